@@ -1,0 +1,21 @@
+"""elfs_ray: choose which images to label.
+
+From unlabelled images and a labelling budget to the coreset that trains the best model, without seeing one label.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Result", "select"]
+
+if TYPE_CHECKING:
+    from elfs_ray.api import Result, select
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: `import elfs_ray` stays quick and free of Ray.
+    if name in __all__:
+        from elfs_ray import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'elfs_ray' has no attribute {name!r}")

@@ -1,0 +1,93 @@
+"""The Python API: one call from images to a coreset."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from elfs_ray.config import load_config
+from elfs_ray.console import Reporter
+from elfs_ray.errors import UsageError
+from elfs_ray.store import Store
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run selected.
+
+    Attributes:
+        run_dir: the run folder, with every artifact, the manifest and the report.
+        coresets: budget (count of images) -> table of the selected samples in rank order, with the columns
+            sample_id, index, uri, rank, score, pseudo_label.
+        manifest: configuration, versions, and the numbers of every stage.
+    """
+
+    run_dir: str
+    coresets: dict[int, pa.Table]
+    manifest: dict[str, Any]
+
+    @property
+    def table(self) -> pa.Table:
+        """The coreset of a run with one budget.
+
+        Raises:
+            UsageError: the run had several budgets.
+        """
+        if len(self.coresets) != 1:
+            raise UsageError(f"this run has the budgets {sorted(self.coresets)}; take result.coresets[BUDGET]")
+        return next(iter(self.coresets.values()))
+
+    @property
+    def report(self) -> str:
+        """Path of the HTML report."""
+        return Store(self.run_dir).path("report.html")
+
+
+def select(
+    input: str | Path,
+    *,
+    budget: float | Sequence[float],
+    num_classes: int,
+    out: str | Path,
+    config: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Result:
+    """Choose the images to label.
+
+    Args:
+        input: image folder, or Parquet file or folder; local, s3:// or gs://.
+        budget: images to select: a count (5000), the fraction to keep (0.1), or several of them.
+        num_classes: number of classes you expect.
+        out: run folder; a second call with the same folder goes on where the first stopped.
+        config: YAML file with options.
+        reporter: shows progress; without, nothing is shown.
+        **options: further options, with a double underscore between section and name: `embed__batch_size=64`.
+
+    Returns:
+        The selected samples and where everything else is.
+
+    Raises:
+        UsageError: a wrong input, option or run folder; the message says what to change.
+        RunError: a stage failed for another cause; calling again goes on where it stopped.
+    """
+    from elfs_ray import pipeline
+
+    budgets = list(budget) if isinstance(budget, Sequence) else [budget]
+    values = {name.replace("__", "."): value for name, value in options.items()}
+    values.update(input=str(input), budgets=budgets, num_classes=num_classes)
+    store = Store(str(out))
+    manifest = pipeline.run(load_config(values, config), store, reporter or Reporter())
+    return Result(store.uri, read_coresets(store, manifest), manifest)
+
+
+def read_coresets(store: Store, manifest: dict[str, Any]) -> dict[int, pa.Table]:
+    """The coresets of the manifest's method and budgets, by count of images."""
+    from elfs_ray.core.pruning import budget_count
+
+    method = manifest["config"]["select"]["method"]
+    num_samples = manifest["stages"]["ingest"]["rows"]["samples"]
+    counts = [budget_count(budget, num_samples) for budget in manifest["config"]["budgets"]]
+    return {count: store.read_table(f"coresets/{method}/{count}") for count in counts}

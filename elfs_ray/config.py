@@ -1,0 +1,315 @@
+"""One typed, validated configuration for all stages, from YAML, the CLI and Python.
+
+Options whose default is `"auto"` are chosen when their stage starts, from the device and the data (`defaults.py`); the
+manifest records both what was asked and what was chosen. Options marked as execution options (workers, actors, block
+sizes) change how fast a result comes, not which; they are left out of the fingerprints that decide what is redone.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from elfs_ray.errors import UsageError
+
+Auto = Literal["auto"]
+EXECUTION = "execution_only"
+
+
+def _execution(default: Any, description: str, **constraints: Any) -> Any:
+    """A field that changes speed or memory, never the result."""
+    return Field(default, description=description, json_schema_extra={EXECUTION: True}, **constraints)
+
+
+def parse_budget(value: float | str) -> float:
+    """Read a labelling budget: a whole number is a count of images, a number with a point is the fraction to keep."""
+    if isinstance(value, bool):
+        raise ValueError("a budget is a count (5000) or a fraction (0.1)")  # noqa: TRY004 - pydantic reports these
+    if isinstance(value, (int, float)):
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        return float(value)
+
+
+def _absolute(value: str | None) -> str | None:
+    """Make a local path absolute: workers have working directories of their own."""
+    if value is None or "://" in value:
+        return value
+    return os.path.abspath(os.path.expanduser(value))
+
+
+Budget = Annotated[int | float, BeforeValidator(parse_budget)]
+Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+AutoInt = Annotated[int, Field(ge=1)] | Auto
+AutoFloat = Annotated[float, Field(gt=0)] | Auto
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and an unknown option is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def identity(self) -> dict[str, Any]:
+        """Every option that can change the result, as plain JSON values."""
+        extras = {name: field.json_schema_extra for name, field in type(self).model_fields.items()}
+        hidden = {name for name, extra in extras.items() if isinstance(extra, dict) and extra.get(EXECUTION)}
+        return self.model_dump(mode="json", exclude=hidden)
+
+
+class IngestConfig(Section):
+    """Listing, checking and numbering the images."""
+
+    image_column: str | None = Field(
+        None, description="table input: column with the image bytes or paths (found by name)"
+    )
+    id_column: str | None = Field(None, description="table input: column with the sample ids (found by name)")
+    max_bad_fraction: float = Field(
+        0.05, ge=0, le=1, description="stop when more than this share of inputs is unusable"
+    )
+    max_pixels: int = Field(100_000_000, ge=1, description="refuse to decode larger images (decompression bombs)")
+    chunk_rows: int = _execution(1024, "inputs checked as one unit of work and of resume", ge=1)
+
+
+class EmbedConfig(Section):
+    """Turning images into embeddings."""
+
+    encoder: str = Field(
+        "efficientnet-lite0",
+        description="efficientnet-lite0 | open_clip:MODEL/PRETRAINED | timm:NAME | torchvision:NAME | hub:swav_resnet50",
+    )
+    weights: Location | None = Field(None, description="local weights file for the encoder instead of a download")
+    image_size: AutoInt = Field(
+        "auto", description="pixels a side fed to the encoder; auto: native on GPU, smaller on CPU"
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="arithmetic of the encoder")
+    batch_size: AutoInt = _execution("auto", "images in one forward pass")
+    actors: AutoInt = _execution("auto", "encoder actors; auto: one for each GPU, or one on CPU")
+    checkpoint_rows: int = _execution(2048, "embeddings written at once: what a kill can lose, for each actor", ge=1)
+
+
+class NeighborsConfig(Section):
+    """Exact k nearest neighbours by cosine similarity."""
+
+    k: int = Field(50, ge=1, description="neighbours of each sample")
+    shards: AutoInt = _execution("auto", "index shards, one actor each")
+    query_rows: int = _execution(4096, "queries searched and saved as one unit", ge=1)
+
+
+class ClusterConfig(Section):
+    """TEMI clustering into pseudo-labels (Adaloglou et al., BMVC 2023)."""
+
+    pca_dim: Annotated[int, Field(ge=0)] | Auto = Field("auto", description="reduce embeddings first; 0: do not")
+    heads: Annotated[int, Field(ge=2)] | Auto = Field("auto", description="clustering heads trained together")
+    hidden_dim: AutoInt = Field("auto", description="width of each head's hidden layer")
+    bottleneck_dim: AutoInt = Field("auto", description="width of each head's normalised bottleneck")
+    epochs: AutoInt = Field("auto", description="passes over the samples")
+    batch_size: AutoInt = Field("auto", description="pairs in one step, over all workers")
+    learning_rate: AutoFloat = Field("auto", description="AdamW, for a batch of 256; scaled with the batch")
+    weight_decay: float = Field(1e-4, ge=0, description="AdamW, on matrices")
+    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of the epochs in which the learning rate rises")
+    beta: float = Field(0.6, gt=0, le=1, description="exponent of the pointwise mutual information")
+    student_temperature: float = Field(0.1, gt=0)
+    teacher_temperature: float = Field(0.1, gt=0)
+    teacher_momentum: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
+        "auto", description="share of the old teacher kept at each step; auto: 0.996, less where steps are few"
+    )
+    prior_momentum: float = Field(0.9, ge=0, lt=1)
+    assignment: Literal["mean", "best_head"] = Field(
+        "mean", description="mean of the aligned heads' probabilities, or the head with the lowest training loss"
+    )
+    workers: AutoInt = _execution("auto", "training workers")
+    checkpoint_epochs: int = _execution(10, "epochs between checkpoints", ge=1)
+
+
+class ProxyConfig(Section):
+    """Proxy classifier trained on pseudo-labels, whose training dynamics rate each sample."""
+
+    model: Literal["auto", "mlp", "resnet18"] = Field(
+        "auto", description="mlp on embeddings (CPU), resnet18 on images (GPU)"
+    )
+    hidden_dim: int = Field(512, ge=1, description="mlp: width of the hidden layer")
+    image_size: AutoInt = Field("auto", description="resnet18: pixels a side")
+    epochs: AutoInt = Field("auto", description="passes over the samples")
+    batch_size: int = Field(256, ge=1, description="samples in one step, over all workers")
+    learning_rate: float = Field(0.1, gt=0, description="SGD with Nesterov momentum, cosine to zero")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    workers: AutoInt = _execution("auto", "training workers")
+    checkpoint_epochs: int = _execution(10, "epochs between checkpoints", ge=1)
+
+
+class BetaSearchConfig(Section):
+    """Search of beta, the share of hardest samples dropped, on a pseudo-label validation split."""
+
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] | Auto = Field("auto", description="candidates; auto: 0, 0.1, ...")
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    seeds: int = Field(3, ge=1, description="trainings for each candidate")
+    steps: int = Field(500, ge=1, description="optimizer steps of each training, whatever the budget")
+    max_failures: int = _execution(2, "times a lost trial is tried again", ge=0)
+
+
+class SelectConfig(Section):
+    """The selection method and its options."""
+
+    method: str = Field("elfs", description="a name that `elfs-ray methods` lists")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the method, such as score")
+    beta: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="use this beta and skip the search")
+
+
+class EvaluateConfig(Section):
+    """Accuracy of a model trained with true labels on the coreset, beside random subsets of the same size."""
+
+    labels: str | None = Field(None, description="true labels: a file, `folders`, or `column:NAME` of the input table")
+    test_input: Location | None = Field(
+        None, description="separate test images; without: the candidates in no training set"
+    )
+    test_labels: str | None = Field(None, description="labels of the test images; default: the same form as `labels`")
+    seeds: int = Field(5, ge=2)
+    hidden_dim: int = Field(512, ge=1)
+    steps: int = Field(1000, ge=1, description="optimizer steps of each training, whatever the budget")
+    batch_size: int = Field(128, ge=1)
+
+
+class ReportConfig(Section):
+    """The HTML report."""
+
+    thumbnails: int = Field(96, ge=0, description="pictures in each gallery")
+
+
+class RayConfig(Section):
+    """How to reach or start Ray."""
+
+    address: str | None = Field(None, description="cluster address; without: $RAY_ADDRESS, else a local Ray")
+    num_cpus: int | None = Field(None, ge=1, description="local Ray: processors to use")
+    num_gpus: int | None = Field(None, ge=0, description="local Ray: GPUs to use")
+    object_store_mb: int | None = Field(None, ge=80, description="local Ray: memory of the object store, MiB")
+
+
+class RunConfig(Section):
+    """A whole run: the input, the budgets, and one section for each stage."""
+
+    input: Location = Field(description="image folder, Parquet file or folder; local, s3:// or gs://")
+    num_classes: int = Field(ge=2, description="clusters to form: the number of classes you expect")
+    budgets: list[Budget] = Field(min_length=1, description="labelling budgets: counts (5000) or fractions (0.1)")
+    seed: int = Field(0, ge=0)
+    ingest: IngestConfig = IngestConfig()
+    embed: EmbedConfig = EmbedConfig()
+    neighbors: NeighborsConfig = NeighborsConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    proxy: ProxyConfig = ProxyConfig()
+    beta_search: BetaSearchConfig = BetaSearchConfig()
+    select: SelectConfig = SelectConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
+    ray: RayConfig = RayConfig()
+
+
+def load_config(
+    values: dict[str, Any],
+    file: str | Path | None = None,
+    overrides: list[str] | None = None,
+    base: dict[str, Any] | None = None,
+) -> RunConfig:
+    """Merge `base`, a YAML file, `stage.option=value` overrides and explicit values, in this order, and validate.
+
+    Raises:
+        UsageError: an unknown option (with the closest known one), a wrong type or range, or an unreadable file.
+    """
+    merged = _overlay(base or {}, _read_yaml(Path(file)) if file else {})
+    for override in overrides or []:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise UsageError(f"--set {override!r} is not of the form stage.option=value, such as embed.batch_size=64")
+        _assign(merged, key.strip().split("."), _parse_yaml(text, f"--set {override}"), override)
+    for key, value in values.items():
+        _assign(merged, key.split("."), value, key)
+    return validate_config(merged)
+
+
+def validate_config(values: dict[str, Any]) -> RunConfig:
+    """Build a `RunConfig`; raises `UsageError` with one line that names the first wrong option."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_explain(error)) from None
+
+
+def fingerprint(*parts: Any) -> str:
+    """SHA-256 (hex, 16 characters) of plain JSON values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """A deep copy of `below` with the options of `above` over it."""
+    merged = dict(below)
+    for name, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _overlay(merged[name], value) if both else value
+    return {name: _overlay(value, {}) if isinstance(value, dict) else value for name, value in merged.items()}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UsageError(f"configuration file {path} cannot be read: {reason}") from None
+    content = _parse_yaml(text, str(path))
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"configuration file {path} holds a {type(content).__name__}, not options; see `elfs-ray run --help`"
+        )
+    return content
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise UsageError(f"{where} is not valid YAML: {problem}") from None
+
+
+def _assign(target: dict[str, Any], path: list[str], value: Any, where: str) -> None:
+    for name in path[:-1]:
+        target = target.setdefault(name, {})
+        if not isinstance(target, dict):
+            raise UsageError(f"{where!r}: {name!r} is an option, not a section; see `elfs-ray run --help`")
+    target[path[-1]] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """One line for the first problem of a validation error."""
+    first = error.errors(include_url=False)[0]
+    # Which member of a union a value was tried against is no part of the option's name.
+    inner_types = ("function-", "constrained-", "literal[", "list[")
+    location = [str(part) for part in first["loc"] if not str(part).startswith(inner_types)]
+    name = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        known = _known_options(location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+        return f"unknown option {name!r}; {hint}"
+    if first["type"] == "missing":
+        flag = {"budgets": "--budget", "num_classes": "--num-classes"}.get(name, f"--{name}")
+        return f"option {name!r} is missing; pass {flag} or set it in the configuration file"
+    return f"option {name!r} has the value {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _known_options(section: list[str]) -> list[str]:
+    model: type[BaseModel] = RunConfig
+    for name in section:
+        inner = model.model_fields[name].annotation if name in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return sorted(model.model_fields)

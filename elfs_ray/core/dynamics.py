@@ -1,0 +1,173 @@
+"""Training dynamics of a proxy classifier, accumulated as it trains: O(N) memory, whatever the number of epochs.
+
+An accumulator is fed every batch of logits with the positions of its samples. Sums are updated in place, so that no
+array of samples, classes and epochs is ever held. Symbols: N samples, b rows in a batch, C classes, T epochs,
+p softmax probabilities, y the label in use, m = p_y - max of the other p (the margin).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from elfs_ray.errors import UsageError
+
+Score = Literal["aum", "aum_logit", "forgetting", "el2n", "entropy", "dual", "dyn_unc"]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Epochs that the windowed scores look at.
+
+    Attributes:
+        el2n_epochs: EL2N sums over the first epochs (Paul et al., 2021; 10 as in the ELFS code).
+        width: epochs in a window of DUAL and Dyn-Unc.
+        dual_epochs: DUAL looks at the first epochs only (Cho et al., 2025).
+    """
+
+    el2n_epochs: int = 10
+    width: int = 10
+    dual_epochs: int = 30
+
+
+class DynamicsAccumulator:
+    """Running sums for all scores of N samples, kept in double precision on the CPU."""
+
+    def __init__(self, num_samples: int, windows: Windows = Windows()) -> None:
+        self.windows = windows
+        self._sums = {name: torch.zeros(num_samples, dtype=torch.float64) for name in _SUMS}
+        self._counts = {name: torch.zeros(num_samples, dtype=torch.int32) for name in _COUNTS}
+        self._was_correct = torch.zeros(num_samples, dtype=torch.bool)
+        # The target probability of the last epochs, column epoch modulo width.
+        self._recent = torch.zeros(num_samples, windows.width, dtype=torch.float32)
+
+    def update(self, positions: Tensor, logits: Tensor, labels: Tensor, epoch: int) -> None:
+        """Take in one batch; each sample comes once in an epoch, and epochs come in order.
+
+        Args:
+            positions: of the samples, int64 [b].
+            logits: float [b, C], before the optimizer step.
+            labels: labels in use, int64 [b].
+            epoch: counted from 0.
+        """
+        logits = logits.detach().float().cpu()
+        rows, positions, labels = torch.arange(len(labels)), positions.cpu(), labels.cpu()
+        log_probabilities = logits.log_softmax(dim=1)
+        probabilities = log_probabilities.exp()
+        target = probabilities[rows, labels]
+        correct = logits.argmax(dim=1) == labels
+
+        sums, counts = self._sums, self._counts
+        sums["aum"][positions] += _margin(probabilities, labels).double()
+        sums["aum_logit"][positions] += _margin(logits, labels).double()
+        if epoch < self.windows.el2n_epochs:
+            error = probabilities.clone()
+            error[rows, labels] -= 1
+            sums["el2n"][positions] += error.norm(dim=1).double()
+        sums["entropy"][positions] = -(probabilities * log_probabilities).sum(dim=1).double()
+        sums["target"][positions] += target.double()
+        sums["target_squared"][positions] += target.double().square()
+        counts["forgetting"][positions] += (self._was_correct[positions] & ~correct).int()
+        counts["correctness"][positions] += correct.int()
+        counts["epochs_seen"][positions] += 1
+        self._was_correct[positions] = correct
+        self._update_windows(positions, target, epoch)
+
+    def _update_windows(self, positions: Tensor, target: Tensor, epoch: int) -> None:
+        width = self.windows.width
+        self._recent[positions, epoch % width] = target
+        if epoch + 1 < width:
+            return
+        window = self._recent[positions].double()
+        deviation = window.std(dim=1, correction=1)
+        self._sums["dyn_unc"][positions] += deviation
+        self._counts["windows"][positions] += 1
+        if epoch < self.windows.dual_epochs:
+            self._sums["dual"][positions] += deviation * (1 - window.mean(dim=1))
+            self._counts["dual_windows"][positions] += 1
+
+    def merge(self, other: "DynamicsAccumulator") -> None:
+        """Take in the samples of another accumulator of the same size; no sample may be in both.
+
+        Raises:
+            ValueError: the sizes differ, or a sample was fed to both.
+        """
+        theirs = other._counts["epochs_seen"] > 0
+        if len(theirs) != len(self._was_correct):
+            raise ValueError(f"cannot merge dynamics of {len(theirs)} samples into those of {len(self._was_correct)}")
+        both = int((theirs & (self._counts["epochs_seen"] > 0)).sum())
+        if both:
+            raise ValueError(f"{both} samples are in both accumulators; split the samples, not the epochs")
+        for name, values in self.state_dict().items():
+            values[theirs] = other.state_dict()[name][theirs]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The whole state, for a checkpoint; the tensors are not copied."""
+        return {**self._sums, **self._counts, "was_correct": self._was_correct, "recent": self._recent}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint."""
+        for name, values in self.state_dict().items():
+            values.copy_(state[name])
+
+    def finalize(self) -> dict[str, np.ndarray]:
+        """Every score, one entry for each sample, [N].
+
+        Keys: `aum` (sum of the margin of probabilities over epochs: ELFS, CCS), `aum_logit` (mean of the margin of
+        logits: Pleiss et al., 2020), `forgetting` (correct -> wrong steps: Toneva et al., 2019) with `never_learned`,
+        `correctness` (epochs in which the sample was right), `last_correct`, `el2n`, `entropy` (last epoch: Coleman et
+        al., 2020), mean and deviation of p_y, `dual` (mean over windows of std (1 - mean) of p_y), `dyn_unc` (mean
+        over windows of std: He et al., 2024), `epochs_seen`. Floats are float32.
+        """
+        sums, counts = self._sums, self._counts
+        seen = counts["epochs_seen"].clamp_min(1)
+        mean = sums["target"] / seen
+        variance = (sums["target_squared"] - seen * mean.square()).clamp_min(0) / (seen - 1).clamp_min(1)
+        floats = {
+            "aum": sums["aum"],
+            "aum_logit": sums["aum_logit"] / seen,
+            "el2n": sums["el2n"],
+            "entropy": sums["entropy"],
+            "target_probability_mean": mean,
+            "target_probability_std": variance.sqrt(),
+            "dual": sums["dual"] / counts["dual_windows"].clamp_min(1),
+            "dyn_unc": sums["dyn_unc"] / counts["windows"].clamp_min(1),
+        }
+        return {
+            **{name: values.float().numpy() for name, values in floats.items()},
+            **{name: counts[name].numpy().copy() for name in ("forgetting", "correctness", "epochs_seen")},
+            "never_learned": (counts["correctness"] == 0).numpy(),
+            "last_correct": self._was_correct.numpy().copy(),
+        }
+
+
+_SUMS = ("aum", "aum_logit", "el2n", "entropy", "target", "target_squared", "dual", "dyn_unc")
+_COUNTS = ("forgetting", "correctness", "epochs_seen", "windows", "dual_windows")
+
+
+def _margin(values: Tensor, labels: Tensor) -> Tensor:
+    """Value of the label minus the largest other value, [b]."""
+    target = values.gather(1, labels[:, None])
+    others = values.scatter(1, labels[:, None], -torch.inf)
+    return target.squeeze(1) - others.amax(dim=1)
+
+
+def hardness(dynamics: Mapping[str, np.ndarray], score: str) -> np.ndarray:
+    """A score turned so that larger means harder, float64 [N]: the one place that knows each score's direction.
+
+    A sample that was never learned counts as forgotten more often than any other.
+
+    Raises:
+        UsageError: an unknown score.
+    """
+    if score not in get_args(Score):
+        raise UsageError(f"score {score!r} is unknown; choose one of {', '.join(get_args(Score))}")
+    values = np.asarray(dynamics[score], dtype=np.float64)
+    if score in ("aum", "aum_logit"):
+        return -values
+    if score == "forgetting":
+        return np.where(dynamics["never_learned"], values.max(initial=0) + 1, values)
+    return values

@@ -1,0 +1,78 @@
+"""Exact nearest neighbours over shards: who holds which rows, and how the shards' answers become one.
+
+Ids are global row numbers everywhere, so that a sample is never its own neighbour, whatever the number of shards.
+Symbols: n rows, d dimensions, q queries, k neighbours.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def shard_ranges(num_rows: int, num_shards: int) -> list[tuple[int, int]]:
+    """Contiguous half-open ranges of nearly equal size that cover all rows; never more ranges than rows."""
+    count = max(1, min(num_shards, num_rows))
+    edges = [num_rows * number // count for number in range(count + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def merge_top_k(parts: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Merge the best rows found by several shards; associative, so parts may be merged in any grouping.
+
+    Args:
+        parts: for each shard, ids int64 [q, k_i] and similarity float32 [q, k_i]; an id of -1 stands for no answer.
+        k: columns to keep, at most the sum of k_i.
+
+    Returns:
+        Ids [q, k] and similarity [q, k], most similar first; equal similarities in order of id.
+    """
+    ids = np.concatenate([part[0] for part in parts], axis=1)
+    similarity = np.concatenate([part[1] for part in parts], axis=1)
+    similarity = np.where(ids < 0, -np.inf, similarity).astype(np.float32, copy=False)
+    order = np.lexsort((ids, -similarity), axis=1)[:, :k]
+    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(similarity, order, axis=1)
+
+
+def drop_self(ids: np.ndarray, similarity: np.ndarray, query_ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Remove each query from its own answers.
+
+    Args:
+        ids: int64 [q, at least k + 1], best first.
+        similarity: float32, the same shape.
+        query_ids: global id of each query, int64 [q].
+        k: neighbours to keep. A query hidden behind k + 1 equal rows is not in its answers; the last one goes instead.
+
+    Returns:
+        Ids [q, k] and similarity [q, k], still best first.
+    """
+    is_self = ids == query_ids[:, None]
+    others_first = np.argsort(is_self, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(ids, others_first, axis=1), np.take_along_axis(similarity, others_first, axis=1)
+
+
+def exact_top_k(vectors: np.ndarray, k: int, block_rows: int = 4096) -> tuple[np.ndarray, np.ndarray]:
+    """Brute-force neighbours, the oracle that any index is compared with.
+
+    Args:
+        vectors: rows of unit length, float32 [n, d], n > k.
+        k: neighbours of each row.
+        block_rows: queries compared at a time.
+
+    Returns:
+        Ids int64 [n, k] and similarity float32 [n, k], best first, equal ones in order of id.
+    """
+    all_ids = np.arange(len(vectors))
+    found = []
+    for start in range(0, len(vectors), block_rows):
+        similarity = vectors[start : start + block_rows] @ vectors.T
+        query_ids = all_ids[start : start + block_rows]
+        ids = np.broadcast_to(all_ids, similarity.shape)
+        found.append(drop_self(*merge_top_k([(ids, similarity)], k + 1), query_ids, k))
+    return np.concatenate([ids for ids, _ in found]), np.concatenate([values for _, values in found])
+
+
+def recall_at_k(found: np.ndarray, exact: np.ndarray) -> float:
+    """Share of the exact neighbours, int64 [q, k], that are among the found ones, int64 [q, any]."""
+    hits = (exact[:, :, None] == found[:, None, :]).any(axis=2)
+    return float(hits.mean())

@@ -1,0 +1,77 @@
+"""Numbers that judge clusters, coresets and repeated measurements."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import linear_sum_assignment
+
+
+class MeanInterval(NamedTuple):
+    """A mean with its spread.
+
+    Attributes:
+        mean: of the values.
+        std: sample standard deviation (n - 1); 0 for a single value.
+        half_width: of the confidence interval of the mean, by Student's t; 0 for a single value.
+        n: number of values.
+    """
+
+    mean: float
+    std: float
+    half_width: float
+    n: int
+
+
+def mean_and_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> MeanInterval:
+    """Mean, deviation and confidence interval of repeated measurements."""
+    values = np.asarray(values, dtype=np.float64)
+    count = len(values)
+    if count < 2:
+        return MeanInterval(float(values.mean()), 0.0, 0.0, count)
+    deviation = float(values.std(ddof=1))
+    quantile = float(stats.t.ppf(0.5 + confidence / 2, count - 1))
+    return MeanInterval(float(values.mean()), deviation, quantile * deviation / count**0.5, count)
+
+
+def contingency(labels: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Counts int64 [number of labels, number of clusters] of samples by label and cluster (both >= 0)."""
+    width = int(clusters.max()) + 1
+    flat = labels.astype(np.int64) * width + clusters
+    return np.bincount(flat, minlength=(int(labels.max()) + 1) * width).reshape(-1, width)
+
+
+def cluster_accuracy(labels: np.ndarray, clusters: np.ndarray) -> float:
+    """Share of samples whose cluster stands for their label, in the best one-to-one matching (Hungarian algorithm).
+
+    Args:
+        labels: true labels, int [n], >= 0.
+        clusters: int [n], >= 0; there may be more or fewer clusters than labels.
+    """
+    counts = contingency(labels, clusters)
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    return float(counts[rows, columns].sum() / counts.sum())
+
+
+def normalized_mutual_information(labels: np.ndarray, clusters: np.ndarray) -> float:
+    """Mutual information over the arithmetic mean of the entropies; 1 where both are constant."""
+    joint = contingency(labels, clusters) / len(labels)
+    by_label, by_cluster = joint.sum(axis=1), joint.sum(axis=0)
+    both = joint > 0
+    information = float((joint[both] * np.log(joint[both] / np.outer(by_label, by_cluster)[both])).sum())
+    entropy = float(stats.entropy(by_label) + stats.entropy(by_cluster)) / 2
+    return information / entropy if entropy > 0 else 1.0
+
+
+def coverage(vectors: np.ndarray, selected: np.ndarray, block_rows: int = 4096) -> float:
+    """Mean over all samples of the cosine similarity to the most similar selected one.
+
+    Args:
+        vectors: rows of unit length, float32 [n, d].
+        selected: positions of the selected rows, int64 [m], m >= 1.
+        block_rows: rows compared at a time.
+    """
+    chosen = vectors[selected].T
+    best = [(vectors[start : start + block_rows] @ chosen).max(axis=1) for start in range(0, len(vectors), block_rows)]
+    return float(np.concatenate(best).mean())

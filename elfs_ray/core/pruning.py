@@ -1,0 +1,159 @@
+"""From scores to subsets: budgets, hardness order, and the pruning rules of ELFS and CCS.
+
+`hardness` is a score in which larger means harder. Ties go to the smaller id, so that the order of the rows does not
+matter. N samples, r = fraction kept.
+"""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+
+from elfs_ray.errors import UsageError
+
+
+def budget_count(budget: float, num_samples: int) -> int:
+    """Number of samples that a budget means: a whole number is a count, a float the fraction to keep.
+
+    Fractions are computed exactly and rounded half up: 0.1 of 50,000 is 5,000, never 4,999.
+
+    Raises:
+        UsageError: not a number, below 1 sample, over N, or a fraction over 1.
+    """
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not math.isfinite(budget):
+        raise UsageError(f"budget {budget!r} is not a number; pass a count (5000) or a fraction to keep (0.1)")
+    if budget <= 0:
+        raise UsageError(f"budget {budget} selects nothing; pass a count from 1 on or a fraction above 0")
+    if isinstance(budget, int):
+        if budget > num_samples:
+            raise UsageError(f"budget {budget} is over the number of images, {num_samples}; pass at most {num_samples}")
+        return budget
+    if budget > 1:
+        raise UsageError(f"budget {budget} is a fraction over 1; pass a count without a point, or a fraction up to 1.0")
+    count = math.floor(Fraction(str(budget)) * num_samples + Fraction(1, 2))
+    if count == 0:
+        raise UsageError(f"budget {budget} of {num_samples} images is less than one image; pass a larger budget")
+    return count
+
+
+def hardness_order(hardness: np.ndarray, ids: np.ndarray | None = None, *, name: str = "hardness") -> np.ndarray:
+    """Positions from hardest to easiest, int64 [n]; ties by smaller id.
+
+    Args:
+        hardness: [n], larger is harder.
+        ids: of the samples, int64 [n]; without: their positions.
+        name: what the scores are called, for the error.
+
+    Raises:
+        UsageError: no samples, or a score that is not a number.
+    """
+    check_scores(hardness, name)
+    ties = np.arange(len(hardness)) if ids is None else ids
+    return np.lexsort((ties, -hardness.astype(np.float64)))
+
+
+def check_scores(scores: np.ndarray, name: str) -> None:
+    """Refuse empty input and NaN, naming the scores."""
+    if len(scores) == 0:
+        raise UsageError(f"{name} is empty: there are no samples to select from")
+    wrong = np.flatnonzero(np.isnan(np.asarray(scores, dtype=np.float64)))
+    if len(wrong):
+        raise UsageError(f"{name} is not a number for {len(wrong)} of {len(scores)} samples, first at row {wrong[0]}")
+
+
+def double_end_prune(hardness: np.ndarray, budget: int, beta: float, ids: np.ndarray | None = None) -> np.ndarray:
+    """ELFS: drop the beta N hardest, keep the next `budget`, drop the easiest (Zheng et al., ICLR 2025, section 4.3).
+
+    A forward slice: with beta + r = 1 nothing is dropped at the easy end, where a slice to minus zero would be empty.
+
+    Args:
+        hardness: [n], larger is harder.
+        budget: samples to keep.
+        beta: share of the hardest to drop, in [0, 1).
+        ids: of the samples, for ties.
+
+    Returns:
+        Positions int64 [budget], hardest first.
+
+    Raises:
+        UsageError: beta out of range, or beta N + budget > N.
+    """
+    order = hardness_order(hardness, ids)
+    dropped = _dropped(beta, budget, len(order))
+    return order[dropped : dropped + budget]
+
+
+def stratified_prune(
+    hardness: np.ndarray,
+    budget: int,
+    beta: float,
+    rng: np.random.Generator,
+    *,
+    ids: np.ndarray | None = None,
+    num_strata: int = 50,
+) -> np.ndarray:
+    """CCS: drop the beta N hardest, then draw evenly over the range of the others' scores (Zheng et al., ICLR 2023).
+
+    The range is cut into strata of equal width. From the smallest stratum on, each gives an equal share of the budget
+    left, or all it has, and what it lacks passes to the others.
+
+    Returns:
+        Positions int64 [budget], hardest first.
+
+    Raises:
+        UsageError: as `double_end_prune`.
+    """
+    order = hardness_order(hardness, ids)
+    pool = order[_dropped(beta, budget, len(order)) :]
+    scores = hardness[pool].astype(np.float64)
+    edges = np.linspace(scores.min(), scores.max(), num_strata + 1)
+    # The inner edges alone: the best score belongs to the last stratum, whatever its sign.
+    stratum = np.searchsorted(edges[1:-1], scores, side="right")
+    counts = np.bincount(stratum, minlength=num_strata)
+    chosen = np.zeros(len(pool), dtype=bool)
+    for number, share in enumerate(stratum_budgets(counts, budget)):
+        members = np.flatnonzero(stratum == number)
+        chosen[rng.choice(members, share, replace=False)] = True
+    return pool[chosen]
+
+
+def stratum_budgets(counts: np.ndarray, budget: int) -> np.ndarray:
+    """Samples to draw from each stratum: equal shares, smaller strata first, the remainder passed on.
+
+    Args:
+        counts: samples in each stratum, int [s].
+        budget: samples to draw, at most the sum of counts.
+
+    Returns:
+        int64 [s] with sum `budget` and no entry over its count.
+    """
+    budgets = np.zeros(len(counts), dtype=np.int64)
+    left = budget
+    order = np.argsort(counts, kind="stable")
+    for done, stratum in enumerate(order):
+        budgets[stratum] = min(counts[stratum], left // (len(order) - done))
+        left -= budgets[stratum]
+    return budgets
+
+
+def beta_grid(keep_fraction: float, step: float = 0.1) -> list[float]:
+    """Candidates 0, step, 2 step, ... for beta, as long as beta + r <= 1 and beta < 1."""
+    largest = Fraction(str(round(1 - keep_fraction, 9)))
+    stride = Fraction(str(step))
+    count = min(math.floor(largest / stride), math.ceil(1 / stride) - 1)
+    return [float(number * stride) for number in range(count + 1)]
+
+
+def _dropped(beta: float, budget: int, num_samples: int) -> int:
+    """Samples dropped at the hard end."""
+    if not 0 <= beta < 1:
+        raise UsageError(f"beta is {beta}, outside 0 <= beta < 1; it is the share of the hardest samples to drop")
+    if not 0 < budget <= num_samples:
+        raise UsageError(f"budget {budget} does not fit {num_samples} samples; pass 1 to {num_samples}")
+    dropped = round(beta * num_samples)
+    if dropped + budget > num_samples:
+        raise UsageError(
+            f"beta {beta:g} drops {dropped} of {num_samples} samples, fewer than the budget of {budget} remain; "
+            f"use a beta up to {math.floor((num_samples - budget) / num_samples * 1000) / 1000:g}"
+        )
+    return dropped

@@ -1,0 +1,171 @@
+"""TEMI deep clustering of embeddings (Adaloglou et al., BMVC 2023), all heads in one set of batched matrices.
+
+Symbols: H heads, B pairs in a batch, N samples, d input width, C classes (clusters). Views are stacked along the batch:
+rows 0..B-1 hold the samples, rows B..2B-1 one neighbour of each.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+
+class TemiHeads(nn.Module):
+    """H independent heads: Linear d -> hidden, GELU, Linear -> bottleneck, L2 norm, weight-normed Linear -> C.
+
+    A loop over heads is what makes the published code slow; here the first layer is one matrix product for all heads
+    and the others are batched ones.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        input_dim: int,
+        num_classes: int,
+        hidden_dim: int = 512,
+        bottleneck_dim: int = 256,
+        *,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+
+        def matrix(*shape: int) -> nn.Parameter:
+            return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02, a=-2, b=2, generator=generator))
+
+        self.hidden_weight = matrix(num_heads, hidden_dim, input_dim)
+        self.hidden_bias = nn.Parameter(torch.zeros(num_heads, hidden_dim))
+        self.bottleneck_weight = matrix(num_heads, bottleneck_dim, hidden_dim)
+        self.bottleneck_bias = nn.Parameter(torch.zeros(num_heads, bottleneck_dim))
+        # The published head creates its last layer after the custom initialisation: PyTorch's default for Linear.
+        bound = 1 / math.sqrt(bottleneck_dim)
+        direction = torch.empty(num_heads, num_classes, bottleneck_dim).uniform_(-bound, bound, generator=generator)
+        self.last_direction = nn.Parameter(direction)
+        self.last_gain = nn.Parameter(torch.ones(num_heads, num_classes, 1))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Logits [H, B, C] of embeddings [B, d]."""
+        num_heads, hidden_dim, input_dim = self.hidden_weight.shape
+        hidden = F.linear(embeddings, self.hidden_weight.view(-1, input_dim), self.hidden_bias.view(-1))
+        hidden = F.gelu(hidden).view(-1, num_heads, hidden_dim).transpose(0, 1)
+        bottleneck = torch.baddbmm(self.bottleneck_bias.unsqueeze(1), hidden, self.bottleneck_weight.transpose(1, 2))
+        last = self.last_gain * F.normalize(self.last_direction, dim=2, eps=0)
+        return F.normalize(bottleneck, dim=2, eps=1e-12) @ last.transpose(1, 2)
+
+    def last_layer(self) -> list[nn.Parameter]:
+        """The parameters that stay frozen in the first epoch."""
+        return [self.last_direction, self.last_gain]
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
+        """Optimizer groups: matrices (the gain among them, as published) decay, biases do not."""
+        biases = [self.hidden_bias, self.bottleneck_bias]
+        matrices = [self.hidden_weight, self.bottleneck_weight, self.last_direction, self.last_gain]
+        return [{"params": matrices, "weight_decay": weight_decay}, {"params": biases, "weight_decay": 0.0}]
+
+
+def uniform_prior(num_heads: int, num_classes: int) -> Tensor:
+    """The class prior [H, C] that training starts from."""
+    return torch.full((num_heads, num_classes), 1 / num_classes)
+
+
+def temi_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    prior: Tensor,
+    *,
+    beta: float = 0.6,
+    student_temperature: float = 0.1,
+    teacher_temperature: float = 0.1,
+    prior_momentum: float = 0.9,
+    all_reduce_mean: Callable[[Tensor], Tensor] = lambda mean: mean,
+) -> tuple[Tensor, Tensor]:
+    """Loss of each head on a batch of pairs, and the class prior updated with this batch.
+
+    Args:
+        student_logits: [H, 2B, C], both views.
+        teacher_logits: [H, 2B, C]; no gradient flows through them.
+        prior: running class prior pk, [H, C].
+        beta: exponent of the pointwise mutual information.
+        student_temperature: divides the student's logits.
+        teacher_temperature: divides the teacher's logits.
+        prior_momentum: share of the old prior kept.
+        all_reduce_mean: averages the batch mean over data-parallel workers.
+
+    Returns:
+        Loss of each head [H], and the new prior [H, C] (used in this loss: it is updated first, as published).
+    """
+    student = F.log_softmax(student_logits / student_temperature, dim=2)
+    with torch.no_grad():
+        teacher = F.log_softmax(teacher_logits / teacher_temperature, dim=2)
+        probabilities = teacher.exp()
+        batch_mean = all_reduce_mean(probabilities.mean(dim=1))
+        prior = prior_momentum * prior + (1 - prior_momentum) * batch_mean
+        log_prior = prior.log().unsqueeze(1)
+        first, second = probabilities.chunk(2, dim=1)
+        weight = (first * second).sum(dim=2).mean(dim=0)
+    other_view = torch.cat(teacher.chunk(2, dim=1)[::-1], dim=1)
+    # log sum_c (ps pt)^beta / pk, in log space: small probabilities do not underflow.
+    information = torch.logsumexp(beta * (student + other_view) - log_prior, dim=2)
+    return -(information * weight.repeat(2)).mean(dim=1), prior
+
+
+def warmup_schedule(step: int, warmup_steps: int) -> float:
+    """Factor of the base learning rate: linear from 0 over the warm-up (both ends included), then constant."""
+    return 1.0 if step >= warmup_steps or warmup_steps <= 1 else step / (warmup_steps - 1)
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Exponential moving average: teacher <- m teacher + (1 - m) student."""
+    for old, new in zip(teacher.parameters(), student.parameters(), strict=True):
+        old.lerp_(new, 1 - momentum)
+
+
+def head_alignment(assignments: np.ndarray, reference: int, num_classes: int) -> np.ndarray:
+    """Numbering of each head's clusters in terms of one head's: heads number their clusters independently.
+
+    Args:
+        assignments: cluster of each sample by each head, int64 [H, N].
+        reference: the head whose numbering is kept.
+        num_classes: C.
+
+    Returns:
+        int64 [H, C]: entry [h, c] is the reference cluster that cluster c of head h overlaps in a best one-to-one
+        matching (Hungarian algorithm on the counts of samples in both).
+    """
+    aligned = np.empty((len(assignments), num_classes), dtype=np.int64)
+    for head, clusters in enumerate(assignments):
+        pairs = clusters * num_classes + assignments[reference]
+        overlap = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+        rows, columns = linear_sum_assignment(overlap, maximize=True)
+        aligned[head, rows] = columns
+    return aligned
+
+
+def consensus(
+    probabilities: np.ndarray, alignment: np.ndarray, heads: Iterable[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pseudo-labels from the mean of aligned heads' probabilities.
+
+    The mean over heads (ELFS, section 4.1) has a meaning only once all heads number their clusters alike.
+
+    Args:
+        probabilities: of each head, float [H, n, C], in the head's own numbering.
+        alignment: from `head_alignment`, int64 [H, C].
+        heads: the heads whose mean decides.
+
+    Returns:
+        Label int32 [n], its mean probability float32 [n], and the share of all H heads that agree, float32 [n].
+    """
+    num_heads, num_samples, num_classes = probabilities.shape
+    deciding = list(heads)
+    mean = np.zeros((num_samples, num_classes), dtype=np.float64)
+    for head in deciding:
+        mean[:, alignment[head]] += probabilities[head]
+    labels = mean.argmax(axis=1)
+    confidence = mean[np.arange(num_samples), labels] / len(deciding)
+    votes = [alignment[head][probabilities[head].argmax(axis=1)] == labels for head in range(num_heads)]
+    return labels.astype(np.int32), confidence.astype(np.float32), np.mean(votes, axis=0, dtype=np.float32)

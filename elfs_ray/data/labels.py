@@ -1,0 +1,131 @@
+"""True labels from where the user has them, for evaluation alone."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.dataset as pads
+import pyarrow.json as pajson
+
+from elfs_ray.data.files import existing
+from elfs_ray.data.sources import ID_COLUMNS
+from elfs_ray.errors import UsageError
+
+LABEL_COLUMNS = ("label", "class", "target", "category", "y")
+FOLDERS = "folders"
+COLUMN_PREFIX = "column:"
+UNLABELLED = -1
+
+
+def labels_signature(spec: str) -> str:
+    """Changes when a label file changes; the other forms depend on the images' source alone."""
+    if spec == FOLDERS or spec.startswith(COLUMN_PREFIX):
+        return spec
+    _, info = existing(spec)
+    return hashlib.blake2b(f"{info.path}\0{info.size}\0{info.mtime_ns}".encode(), digest_size=16).hexdigest()
+
+
+def read_labels(
+    spec: str, sample_ids: Sequence[str], *, source: str, id_column: str | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Labels of the samples, numbered in order of class name (numbers in order of value).
+
+    Args:
+        spec: a CSV, TSV, JSON-lines or Parquet file with an id and a label column; `folders`: the name of the folder
+            that each image is in; `column:NAME`: that column of the images' table.
+        sample_ids: ids of the samples, in order.
+        source: where the images came from, for `column:NAME`.
+        id_column: name of the id column, if it is not one of the usual.
+
+    Returns:
+        int64 [n] with -1 for samples without a label, and the class names.
+
+    Raises:
+        UsageError: no such file or column, two labels for one id, or no id that matches.
+    """
+    if spec == FOLDERS:
+        names = [_folder(sample_id) for sample_id in sample_ids]
+    else:
+        by_id = _from_table(spec, source, id_column)
+        names = [by_id.get(sample_id) for sample_id in sample_ids]
+        if all(name is None for name in names):
+            raise UsageError(
+                f"no id in {spec} is a sample id: labels have ids like {next(iter(by_id), '')!r}, "
+                f"samples like {sample_ids[0]!r}; give both the same ids"
+            )
+    classes = sorted({name for name in names if name is not None}, key=_class_order)
+    numbers = {name: number for number, name in enumerate(classes)}
+    return np.array([UNLABELLED if name is None else numbers[name] for name in names], dtype=np.int64), classes
+
+
+def _folder(sample_id: str) -> str:
+    parent, separator, _ = sample_id.rpartition("/")
+    if not separator:
+        raise UsageError(f"labels 'folders': image {sample_id!r} is in no class folder; put each class into a folder")
+    return parent.rsplit("/", 1)[-1]
+
+
+def _class_order(name: str) -> tuple[float, str]:
+    try:
+        return (float(name), "")
+    except ValueError:
+        return (float("inf"), name)
+
+
+def _from_table(spec: str, source: str, id_column: str | None) -> dict[str, str]:
+    if spec.startswith(COLUMN_PREFIX):
+        label_column, where = spec.removeprefix(COLUMN_PREFIX), source
+        filesystem, info = existing(source)
+        data = pads.dataset(info.path, filesystem=filesystem, format="parquet")
+        found_id = _column(where, data.schema.names, id_column, ID_COLUMNS, "id")
+        table = data.to_table(columns=[found_id, _column(where, data.schema.names, label_column, (), "label")])
+    else:
+        where, table = spec, _read_file(spec)
+        found_id = _column(where, table.column_names, id_column, ID_COLUMNS, "id")
+        label_column = _column(where, table.column_names, None, LABEL_COLUMNS, "label")
+    ids = table[found_id].cast(pa.string()).to_pylist()
+    labels = table[label_column].cast(pa.string()).to_pylist()
+    by_id: dict[str, str] = {}
+    for sample_id, label in zip(ids, labels, strict=True):
+        if label is not None and by_id.setdefault(sample_id, label) != label:
+            raise UsageError(f"{where} gives {sample_id!r} two labels, {by_id[sample_id]!r} and {label!r}; keep one")
+    return by_id
+
+
+def _read_file(path: str) -> pa.Table:
+    filesystem, info = existing(path)
+    ending = info.extension.lower()
+    try:
+        with filesystem.open_input_file(info.path) as file:
+            if ending in ("csv", "tsv", "txt"):
+                delimiter = "\t" if ending == "tsv" else ","
+                # Ids such as 007 must stay text.
+                return pacsv.read_csv(
+                    file, parse_options=pacsv.ParseOptions(delimiter=delimiter), convert_options=_as_text(file)
+                )
+            if ending in ("jsonl", "ndjson", "json"):
+                return pajson.read_json(file)
+            if ending == "parquet":
+                return pads.dataset(info.path, filesystem=filesystem, format="parquet").to_table()
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"labels file {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    raise UsageError(f"labels file {path} is of no known kind; pass .csv, .tsv, .jsonl or .parquet")
+
+
+def _as_text(file: pa.NativeFile) -> pacsv.ConvertOptions:
+    header = file.read(65536).decode("utf-8", errors="replace").splitlines()
+    file.seek(0)
+    names = [name.strip().strip('"') for line in header[:1] for name in line.replace("\t", ",").split(",")]
+    return pacsv.ConvertOptions(column_types={name: pa.string() for name in names})
+
+
+def _column(where: str, names: list[str], asked: str | None, usual: tuple[str, ...], what: str) -> str:
+    wanted = (asked,) if asked else usual
+    found = next((name for name in wanted if name in names), None)
+    if found is None:
+        raise UsageError(
+            f"{where} has no {what} column {' or '.join(map(repr, wanted))}; its columns: {', '.join(names)}"
+        )
+    return found

@@ -1,0 +1,263 @@
+"""Where images come from: a folder of files, or Parquet tables of bytes or paths.
+
+A source lists its inputs once and cuts them into chunks; any process can read a chunk. Positions are dense, in the
+order of the source: sorted paths, or the rows of the sorted tables.
+"""
+
+import difflib
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from elfs_ray.data.files import existing, read_uri
+from elfs_ray.errors import UsageError
+
+ID_COLUMNS = ("sample_id", "image_id", "id", "filename", "file_name", "path")
+BYTES_COLUMNS = ("image", "bytes", "image_bytes", "img", "jpg", "jpeg", "png")
+PATH_COLUMNS = ("uri", "path", "image_path", "file", "filename", "file_name", "image")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A run of inputs that is read at once.
+
+    Attributes:
+        number: of the chunk, from 0.
+        first: position of its first input.
+        rows: inputs in it.
+        paths: the files (folder), or the one table (Parquet).
+        row_group: Parquet: which row group.
+        offset: Parquet: first row within the row group.
+    """
+
+    number: int
+    first: int
+    rows: int
+    paths: tuple[str, ...]
+    row_group: int = 0
+    offset: int = 0
+
+
+class Source(ABC):
+    """A listed source of images."""
+
+    kind: str
+    location: str
+    count: int
+    carries_bytes: bool
+    chunks: list[Chunk]
+
+    @abstractmethod
+    def signature(self) -> str:
+        """Hash of the names, sizes and times of the files: changes when the inputs change."""
+
+    @abstractmethod
+    def read(self, chunk: Chunk) -> pa.Table:
+        """Position int64, sample_id, uri, image (encoded bytes) and error (null, or why there are no bytes)."""
+
+
+def open_source(
+    location: str, *, image_column: str | None = None, id_column: str | None = None, chunk_rows: int = 1024
+) -> Source:
+    """List the images at a local path or URI.
+
+    Raises:
+        UsageError: nothing there, nothing in it, no permission, a table that cannot be read or lacks a column.
+    """
+    filesystem, info = existing(location)
+    if info.type == pafs.FileType.File:
+        if not info.path.endswith(".parquet"):
+            raise UsageError(f"{location} is neither a folder nor a .parquet file; pass a folder of images or a table")
+        return _ParquetSource(location, filesystem, [info], image_column, id_column, chunk_rows)
+    files = _list_files(location, filesystem, info.path)
+    if not files:
+        raise UsageError(f"{location} holds no files; pass a folder with images")
+    if all(file.path.endswith(".parquet") for file in files):
+        return _ParquetSource(location, filesystem, files, image_column, id_column, chunk_rows)
+    if image_column or id_column:
+        raise UsageError(f"{location} is a folder of images: ingest.image_column and ingest.id_column are for tables")
+    return _FolderSource(location, info.path, files, chunk_rows)
+
+
+def _list_files(location: str, filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
+    """Files below a folder in order of path, without hidden ones."""
+    if isinstance(filesystem, pafs.LocalFileSystem) and not os.access(root, os.R_OK | os.X_OK):
+        raise UsageError(f"{location} may not be read by this user; change its permissions")
+    try:
+        found = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
+    except OSError as error:
+        raise UsageError(f"{location} cannot be listed: {' '.join(str(error).split())}") from None
+    visible = [
+        info
+        for info in found
+        if info.type == pafs.FileType.File
+        and not any(part.startswith((".", "_SUCCESS")) for part in info.path[len(root) :].split("/"))
+    ]
+    return sorted(visible, key=lambda info: info.path)
+
+
+def _signature(files: list[pafs.FileInfo]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for info in files:
+        digest.update(f"{info.path}\0{info.size}\0{info.mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+class _FolderSource(Source):
+    kind = "folder"
+    carries_bytes = False
+
+    def __init__(self, location: str, root: str, files: list[pafs.FileInfo], chunk_rows: int) -> None:
+        self.location, self.count = location, len(files)
+        self._root, self._signature = root, _signature(files)
+        self._scheme = location.split("://")[0] + "://" if "://" in location else ""
+        paths = [info.path for info in files]
+        self.chunks = [
+            Chunk(number, first, len(part), tuple(part))
+            for number, first in enumerate(range(0, self.count, chunk_rows))
+            for part in [paths[first : first + chunk_rows]]
+        ]
+
+    def signature(self) -> str:
+        return self._signature
+
+    def read(self, chunk: Chunk) -> pa.Table:
+        uris = [self._scheme + path for path in chunk.paths]
+        return _table(chunk, [path[len(self._root) :].lstrip("/") for path in chunk.paths], uris, _read_files(uris))
+
+
+class _ParquetSource(Source):
+    kind = "parquet"
+
+    def __init__(
+        self,
+        location: str,
+        filesystem: pafs.FileSystem,
+        files: list[pafs.FileInfo],
+        image_column: str | None,
+        id_column: str | None,
+        chunk_rows: int,
+    ) -> None:
+        self.location, self._filesystem, self._signature = location, filesystem, _signature(files)
+        self.chunks, self.count = [], 0
+        for info in files:
+            self._add_file(info.path, chunk_rows)
+        if self.count == 0:
+            raise UsageError(f"{location} holds no rows; pass a table with images")
+        schema = self._open(files[0].path).schema_arrow
+        self._id_column = _find_column(location, schema, id_column, "ingest.id_column", ID_COLUMNS, _is_id)
+        wanted = _find_column(location, schema, image_column, "ingest.image_column", BYTES_COLUMNS, _is_bytes)
+        if wanted is None:
+            wanted = _find_column(location, schema, image_column, "ingest.image_column", PATH_COLUMNS, _is_text)
+        if wanted is None:
+            raise UsageError(
+                f"{location} has no column that looks like images (columns: {', '.join(schema.names)}); "
+                "name it with --set ingest.image_column=NAME"
+            )
+        self._image_column = wanted
+        self.carries_bytes = not _is_text(schema.field(wanted).type)
+
+    def _add_file(self, path: str, chunk_rows: int) -> None:
+        metadata = self._open(path).metadata
+        for group in range(metadata.num_row_groups):
+            rows = metadata.row_group(group).num_rows
+            for offset in range(0, rows, chunk_rows):
+                size = min(chunk_rows, rows - offset)
+                self.chunks.append(Chunk(len(self.chunks), self.count, size, (path,), group, offset))
+                self.count += size
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(path, filesystem=self._filesystem)
+        except (OSError, pa.ArrowInvalid) as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"{path} cannot be read as Parquet ({reason}); mend or remove it") from None
+
+    def signature(self) -> str:
+        return self._signature
+
+    def read(self, chunk: Chunk) -> pa.Table:
+        path = chunk.paths[0]
+        columns = [self._image_column, *([self._id_column] if self._id_column else [])]
+        rows = self._open(path).read_row_group(chunk.row_group, columns=columns).slice(chunk.offset, chunk.rows)
+        name = path.rsplit("/", 1)[-1]
+        numbers = range(chunk.first, chunk.first + chunk.rows)
+        ids = [f"{name}#{number}" for number in numbers]
+        if self._id_column:
+            column = rows[self._id_column]
+            if column.null_count:
+                raise UsageError(f"column {self._id_column!r} of {path} holds nulls; every image needs an id")
+            ids = column.cast(pa.string()).to_pylist()
+        images = rows[self._image_column]
+        if not self.carries_bytes:
+            uris = [_beside(path, self.location, text) for text in images.to_pylist()]
+            return _table(chunk, ids, uris, _read_files(uris))
+        if pa.types.is_struct(images.type):  # Hugging Face: {bytes, path}
+            images = pc.struct_field(images, "bytes")
+        encoded = [(data, None if data else "the image is empty (0 bytes)") for data in images.to_pylist()]
+        return _table(chunk, ids, [f"{path}#{number}" for number in numbers], encoded)
+
+
+def _find_column(
+    location: str, schema: pa.Schema, asked: str | None, option: str, names: tuple[str, ...], fits: object
+) -> str | None:
+    """The column asked for, or the first known name of a fitting type."""
+    if asked is not None:
+        if asked not in schema.names:
+            close = difflib.get_close_matches(asked, schema.names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"columns: {', '.join(schema.names)}"
+            raise UsageError(f"{option}={asked}: {location} has no such column; {hint}")
+        names = (asked,)
+    return next((name for name in names if name in schema.names and fits(schema.field(name).type)), None)  # type: ignore[operator]
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    return _is_text(kind) or pa.types.is_integer(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" for field in kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _beside(table_path: str, location: str, text: str | None) -> str:
+    """A path in a table: absolute, a URI, or relative to the table's folder."""
+    if text is None or "://" in text or text.startswith("/"):
+        return text or ""
+    scheme = location.split("://")[0] + "://" if "://" in location else ""
+    return f"{scheme}{table_path.rsplit('/', 1)[0]}/{text}"
+
+
+def _read_files(uris: list[str]) -> list[tuple[bytes | None, str | None]]:
+    """Bytes of each file, or why there are none."""
+    results: list[tuple[bytes | None, str | None]] = []
+    for uri in uris:
+        try:
+            results.append((read_uri(uri), None))
+        except (OSError, UsageError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            results.append((None, f"the file cannot be read: {reason}"))
+    return results
+
+
+def _table(chunk: Chunk, ids: list[str], uris: list[str], encoded: list[tuple[bytes | None, str | None]]) -> pa.Table:
+    return pa.table(
+        {
+            "position": pa.array(range(chunk.first, chunk.first + chunk.rows), pa.int64()),
+            "sample_id": pa.array(ids, pa.string()),
+            "uri": pa.array(uris, pa.string()),
+            "image": pa.array([data for data, _ in encoded], pa.binary()),
+            "error": pa.array([error for _, error in encoded], pa.string()),
+        }
+    )

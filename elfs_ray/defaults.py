@@ -1,0 +1,94 @@
+"""What `auto` means: the options chosen from the device and the size of the data when a stage starts.
+
+On a GPU the papers' settings; on a CPU settings that end in minutes for tens of thousands of images and were measured
+not to lose to the papers' at equal time (docs/design.md).
+"""
+
+import math
+from typing import TypeVar
+
+from elfs_ray.config import ClusterConfig, EmbedConfig, NeighborsConfig, ProxyConfig, Section
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+# A sample and its neighbours are held as float32 by each index shard; above this many rows, split.
+ROWS_PER_SHARD = 2_000_000
+
+
+def choose_embed(section: EmbedConfig, device: str, units: int, native_size: int, median_side: float) -> EmbedConfig:
+    """Encoder options.
+
+    Args:
+        section: the options asked for.
+        device: `cpu` or `cuda`.
+        units: GPUs, or 1.
+        native_size: pixels a side that the encoder was trained with.
+        median_side: median short side of the images, pixels.
+    """
+    if device == "cuda":
+        size, dtype, batch = native_size, "bfloat16", 256
+    else:
+        # A CPU affords small inputs only, and enlarging tiny images further adds cost but no detail.
+        size, dtype, batch = min(native_size, 128 if median_side <= 64 else 160), "bfloat16", 64
+    return _fill(section, image_size=size, dtype=dtype, batch_size=batch, actors=units)
+
+
+def choose_neighbors(section: NeighborsConfig, cpus: int, num_samples: int) -> NeighborsConfig:
+    """Index shards: one for each two processors, more where the rows would not fit one."""
+    shards = max(math.ceil(num_samples / ROWS_PER_SHARD), min(8, cpus // 2), 1)
+    return _fill(section, shards=min(shards, num_samples))
+
+
+def choose_cluster(
+    section: ClusterConfig, device: str, units: int, num_samples: int, embedding_dim: int
+) -> ClusterConfig:
+    """TEMI options: the paper's on a GPU; on a CPU fewer, narrower heads on PCA-reduced embeddings."""
+    if device == "cuda":
+        chosen = _fill(
+            section,
+            pca_dim=0,
+            heads=50,
+            hidden_dim=512,
+            bottleneck_dim=256,
+            batch_size=512,
+            epochs=200,
+            learning_rate=1e-4,
+            teacher_momentum=0.996,
+            workers=units,
+        )
+    else:
+        batch = max(16, min(1024, num_samples // 16))
+        steps_per_epoch = max(1, num_samples // batch)
+        chosen = _fill(
+            section,
+            pca_dim=min(128, embedding_dim),
+            heads=16,
+            hidden_dim=256,
+            bottleneck_dim=128,
+            batch_size=batch,
+            epochs=min(200, max(40, math.ceil(2000 / steps_per_epoch))),
+            learning_rate=1e-3,
+            teacher_momentum=0.98,
+            workers=1,
+        )
+    batch_size = min(int(chosen.batch_size), num_samples)
+    return chosen.model_copy(update={"batch_size": batch_size, "pca_dim": min(int(chosen.pca_dim), embedding_dim)})
+
+
+def choose_proxy(section: ProxyConfig, device: str, units: int, num_samples: int, median_side: float) -> ProxyConfig:
+    """Proxy options: ResNet-18 on images with a GPU, an MLP on embeddings without."""
+    model = section.model if section.model != "auto" else ("resnet18" if device == "cuda" else "mlp")
+    if model == "resnet18":
+        size, epochs = (32 if median_side <= 48 else 64), 200
+    else:
+        steps_per_epoch = math.ceil(num_samples / section.batch_size)
+        size, epochs = 0, min(200, max(30, math.ceil(2000 / steps_per_epoch)))
+    workers = units if device == "cuda" else 1
+    return _fill(section.model_copy(update={"model": model}), image_size=size, epochs=epochs, workers=workers)
+
+
+def _fill(section: SectionT, **choices: object) -> SectionT:
+    """The section with each option that still says `auto` replaced."""
+    return section.model_copy(
+        update={name: value for name, value in choices.items() if getattr(section, name) == "auto"}
+    )

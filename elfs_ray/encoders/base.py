@@ -1,0 +1,66 @@
+"""What an encoder is: a network that maps images to vectors, and how images are prepared for it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes input.
+
+    Attributes:
+        size: pixels a side.
+        mean: of each channel, after scaling to 0..1.
+        std: of each channel.
+        interpolation: nearest, bilinear, bicubic or lanczos.
+        crop_fraction: the short side is resized to size / crop_fraction before the centre is cut out.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    crop_fraction: float = 1.0
+
+
+@dataclass
+class Encoder:
+    """A network in evaluation mode.
+
+    Attributes:
+        name: as it was asked for.
+        module: maps normalised images [b, 3, size, size] to vectors [b, dim].
+        dim: width of its output.
+        source: where its weights came from.
+    """
+
+    name: str
+    module: nn.Module
+    preprocessing: Preprocessing
+    dim: int
+    source: str
+
+    def __post_init__(self) -> None:
+        """Freeze the network."""
+        self.module.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Vectors of images, on the device of the pixels.
+
+        Args:
+            pixels: uint8 [b, 3, size, size].
+            dtype: arithmetic; half precision runs under autocast.
+
+        Returns:
+            float32 [b, dim].
+        """
+        how = self.preprocessing
+        mean = torch.tensor(how.mean, device=pixels.device).mul_(255).view(1, 3, 1, 1)
+        std = torch.tensor(how.std, device=pixels.device).mul_(255).view(1, 3, 1, 1)
+        images = pixels.to(memory_format=torch.channels_last).float().sub_(mean).div_(std)
+        with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            vectors: Tensor = self.module(images)
+        return vectors.float()

@@ -1,0 +1,47 @@
+"""Reading artifacts as arrays, for the stages that compute on them."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from elfs_ray.store import Store
+
+KEY = ["sample_id", "index"]
+
+
+def read_keys(store: Store, artifact: str = "samples") -> pa.Table:
+    """`sample_id` and `index` of every sample, in order of `index`."""
+    return store.read_table(artifact, columns=KEY)
+
+
+def read_vectors(store: Store, artifact: str = "embeddings", start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Embeddings of the samples start..stop-1, float16 [rows, d]."""
+    rows = None if stop is None else (pc.field("index") >= start) & (pc.field("index") < stop)
+    return fixed_size_matrix(store.read_table(artifact, columns=["vector"], rows=rows)["vector"])
+
+
+def read_neighbor_ids(store: Store) -> np.ndarray:
+    """Neighbours of every sample, int64 [N, k], most similar first."""
+    return fixed_size_matrix(store.read_table("neighbors", columns=["ids"])["ids"])
+
+
+def read_column(store: Store, artifact: str, column: str) -> np.ndarray:
+    """One scalar column of an artifact, in order of `index`."""
+    return store.read_table(artifact, columns=[column])[column].to_numpy()
+
+
+def fixed_size_matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """A fixed-size-list column as a matrix [rows, width]."""
+    width = column.type.list_size
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in column.chunks]
+    return np.concatenate(parts) if parts else np.empty((0, width), column.type.value_type.to_pandas_dtype())
+
+
+def matrix_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
+    """A matrix [rows, width] as a fixed-size-list column."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).reshape(-1)), matrix.shape[1])
+
+
+def part_name(number: int) -> str:
+    """File name of a part of an artifact; parts sort in order of number."""
+    return f"part-{number:06d}.parquet"

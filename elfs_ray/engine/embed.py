@@ -1,0 +1,225 @@
+"""Embed: images to vectors with a pretrained encoder, streamed through Ray Data.
+
+Reads: `samples`. Writes: `embeddings` (one row for each sample, half precision).
+Decoding runs in tasks on CPUs, encoding in a pool of actors (one for each GPU). Finished rows are saved in files of
+`checkpoint_rows`; a second run encodes only the rows that no file holds. On retry a task encodes its rows again, and
+the last step keeps one of equal rows.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import torch
+from ray.data import ActorPoolStrategy, Dataset
+
+from elfs_ray import schema
+from elfs_ray.config import EmbedConfig
+from elfs_ray.data.files import read_uri
+from elfs_ray.data.images import ImageError, decode, to_uint8
+from elfs_ray.defaults import choose_embed
+from elfs_ray.encoders import Encoder, Preprocessing, load_encoder
+from elfs_ray.engine.artifacts import KEY, matrix_column, part_name, read_column
+from elfs_ray.engine.progress import Counter
+from elfs_ray.engine.stage import StageContext, StageResult
+from elfs_ray.errors import RunError
+from elfs_ray.store import Store
+
+ENCODED = "encoded"
+
+
+def run(context: StageContext) -> StageResult:
+    """Encode every sample that has no saved row yet, then put the rows in order."""
+    started = time.monotonic()
+    options, encoder = _choose(context)
+    preprocessing, dim, source = encoder.preprocessing, encoder.dim, encoder.source
+    del encoder  # the actors load their own
+    done = _saved_rows(context)
+    encoded, encode_seconds = 0, 0.0
+    if not done.all():
+        with context.counting("embedding", len(done), "images", int(done.sum())) as counter:
+            for batch in _stream(context, options, preprocessing, done, counter):
+                encoded += int(batch["rows"].sum())
+                encode_seconds += float(batch["encode_seconds"].sum())
+    _consolidate(context, dim)
+    seconds = time.monotonic() - started
+    return StageResult(
+        artifacts={context.artifact("embeddings"): "embeddings"},
+        chosen=options.model_dump(mode="json"),
+        metrics={
+            "encoder": options.encoder,
+            "weights": source,
+            "dim": dim,
+            "images_per_second": round(encoded / seconds, 1),
+            "encode_seconds": round(encode_seconds, 1),
+        },
+    )
+
+
+def _choose(context: StageContext) -> tuple[EmbedConfig, Encoder]:
+    """The options with each `auto` resolved, and the encoder that they name."""
+    if context.prefix:
+        # Test images must go through exactly what the candidates went through.
+        options = EmbedConfig.model_validate(context.chosen("embed"))
+    else:
+        section, hardware = context.config.embed, context.hardware
+        native = load_encoder(section.encoder, weights=section.weights).preprocessing.size
+        table = context.store.read_table("samples", columns=["width", "height"])
+        median_side = float(np.median(np.minimum(table["width"].to_numpy(), table["height"].to_numpy())))
+        options = choose_embed(section, hardware.device, hardware.units, native, median_side)
+    encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
+    return options, encoder
+
+
+def _saved_rows(context: StageContext) -> np.ndarray:
+    """Which samples have a saved row, bool [N]."""
+    done = np.zeros(context.store.count_rows(context.artifact("samples")), dtype=bool)
+    if context.store.part_paths(context.work, ENCODED):
+        done[read_column(context.store, f"{context.work}/{ENCODED}", "index")] = True
+    return done
+
+
+def _stream(
+    context: StageContext, options: EmbedConfig, preprocessing: Preprocessing, done: np.ndarray, counter: Counter
+) -> Iterator[dict[str, np.ndarray]]:
+    """Run read -> decode -> encode -> save; yields counts and seconds as files are saved."""
+    hardware, batch_size = context.hardware, int(options.batch_size)
+    on_gpu = hardware.device == "cuda"
+    actors = int(options.actors)
+    return iter(
+        _pending(context, done)
+        .map_batches(
+            _decode_batch,
+            batch_size=batch_size,
+            batch_format="pyarrow",
+            num_cpus=0.5,
+            fn_kwargs={"preprocessing": preprocessing, "max_pixels": context.config.ingest.max_pixels},
+        )
+        .map_batches(
+            _EncodeBatch,
+            batch_size=batch_size,
+            batch_format="numpy",
+            compute=ActorPoolStrategy(size=actors),
+            num_cpus=0 if on_gpu else 1,
+            num_gpus=1 if on_gpu else 0,
+            fn_constructor_kwargs={
+                "options": options,
+                "threads": max(1, hardware.cpus // actors),
+                "counter": counter,
+            },
+        )
+        .map_batches(
+            _save_batch,
+            batch_size=options.checkpoint_rows,
+            batch_format="numpy",
+            num_cpus=0.25,
+            fn_kwargs={"store": context.store, "folder": f"{context.work}/{ENCODED}"},
+        )
+        .iter_batches(batch_size=None, batch_format="numpy")
+    )
+
+
+def _pending(context: StageContext, done: np.ndarray) -> Dataset:
+    """The samples still to encode, with their bytes or where to read them."""
+    store, samples = context.store, context.artifact("samples")
+    names = store.dataset(samples).schema.names
+    columns = [*KEY, "image" if "image" in names else "uri"]
+    paths = store.part_paths(samples)
+    dataset = ray.data.read_parquet(paths, filesystem=store.filesystem, columns=columns)
+    if not done.any():
+        return dataset
+    done_ref = ray.put(done)
+
+    def not_done(table: pa.Table) -> pa.Table:
+        return table.filter(pa.array(~ray.get(done_ref)[table["index"].to_numpy()]))
+
+    return dataset.map_batches(not_done, batch_format="pyarrow", batch_size=None, num_cpus=0.25)
+
+
+def _decode_batch(table: pa.Table, preprocessing: Preprocessing, max_pixels: int) -> dict[str, Any]:
+    """Pixels uint8 [b, 3, s, s] of a batch of samples."""
+    pixels = np.empty((table.num_rows, 3, preprocessing.size, preprocessing.size), dtype=np.uint8)
+    encoded = table["image"] if "image" in table.column_names else table["uri"]
+    for row, value in enumerate(encoded.to_pylist()):
+        try:
+            image = decode(value if isinstance(value, bytes) else read_uri(value), max_pixels=max_pixels)
+        except (ImageError, OSError) as error:
+            name = table["sample_id"][row].as_py()
+            raise RunError(
+                f"image {name!r} was readable at ingest and no longer is ({error}); restore it, or remove it and run into a new folder"
+            ) from None
+        pixels[row] = to_uint8(image, preprocessing.size, preprocessing.crop_fraction, preprocessing.interpolation)
+    return {
+        "sample_id": table["sample_id"].to_numpy(),
+        "index": table["index"].to_numpy(),
+        "pixels": pixels,
+    }
+
+
+class _EncodeBatch:
+    """Holds the encoder on one device."""
+
+    def __init__(self, options: EmbedConfig, threads: int, counter: Counter) -> None:
+        torch.set_num_threads(threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
+        self._encoder.module.to(self._device, memory_format=torch.channels_last)
+        self._dtype = getattr(torch, options.dtype)
+        self._batch_size = int(options.batch_size)
+        self._counter = counter
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        started = time.perf_counter()
+        rows = len(batch["index"])
+        # Every batch has the same shape: which rows a second run finds together must not change their last bits.
+        pixels = np.zeros((self._batch_size, *batch["pixels"].shape[1:]), dtype=np.uint8)
+        pixels[:rows] = batch["pixels"]
+        images = torch.from_numpy(pixels).to(self._device, non_blocking=True)
+        vectors = self._encoder.encode(images, self._dtype)[:rows].cpu().numpy()
+        if not np.isfinite(vectors).all():
+            raise RunError(
+                f"the encoder gave values that are not finite for image {batch['sample_id'][0]!r} or one near it; "
+                "use --set embed.dtype=float32"
+            )
+        seconds = time.perf_counter() - started
+        self._counter.advance(len(vectors))
+        return {
+            "sample_id": batch["sample_id"],
+            "index": batch["index"],
+            "vector": vectors.astype(np.float16),
+            "encode_seconds": np.full(len(vectors), seconds / len(vectors)),
+        }
+
+
+def _save_batch(batch: dict[str, np.ndarray], store: Store, folder: str) -> dict[str, np.ndarray]:
+    """Save finished rows in a file named by its first row and size, so that a retry writes the same file."""
+    index = batch["index"]
+    table = pa.table({"sample_id": batch["sample_id"], "index": index, "vector": matrix_column(batch["vector"])})
+    name = f"rows-{index.min():012d}-{len(index)}.parquet"
+    store.write_table(table, schema.embeddings(batch["vector"].shape[1]), folder, name)
+    return {"rows": np.array([len(index)]), "encode_seconds": np.array([batch["encode_seconds"].sum()])}
+
+
+def _consolidate(context: StageContext, dim: int) -> None:
+    """Write the saved rows in order of index, one part for each part of `samples`."""
+    store, work = context.store, context.work
+    saved = f"{work}/{ENCODED}"
+
+    @ray.remote(num_cpus=0.5)
+    def write(number: int, samples_path: str) -> None:
+        index = pa.dataset.dataset(samples_path, filesystem=store.filesystem).to_table(columns=["index"])["index"]
+        low, high = index[0].as_py(), index[-1].as_py()
+        in_range = (pc.field("index") >= low) & (pc.field("index") <= high)
+        rows = store.read_table(saved, rows=in_range).sort_by("index")
+        _, first = np.unique(rows["index"].to_numpy(), return_index=True)
+        rows = rows.take(pa.array(first))
+        if not np.array_equal(rows["index"].to_numpy(), index.to_numpy()):
+            raise AssertionError(f"rows {low}..{high} of the embeddings are incomplete")
+        store.write_table(rows, schema.embeddings(dim), work, "embeddings", part_name(number))
+
+    paths = store.part_paths(context.artifact("samples"))
+    ray.get([write.remote(number, path) for number, path in enumerate(paths)])

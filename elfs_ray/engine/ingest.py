@@ -1,0 +1,163 @@
+"""Ingest: list the inputs, check that each image decodes, and number the good ones.
+
+Reads: the user's source. Writes: `samples` (one row for each usable image, `index` dense in the source's order) and
+`quarantine` (every other input with its reason); samples + quarantine = inputs, always.
+Work unit: one chunk of the source, checked by a Ray Data task that saves a file of its own; a retry or a second run
+writes the same file again.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from elfs_ray import schema
+from elfs_ray.config import IngestConfig
+from elfs_ray.data.images import ImageError, inspect
+from elfs_ray.data.sources import Source, open_source
+from elfs_ray.engine.artifacts import part_name
+from elfs_ray.engine.progress import Counter
+from elfs_ray.engine.stage import StageContext, StageResult
+from elfs_ray.errors import UsageError
+from elfs_ray.store import Store
+
+CHECKED = "checked"
+
+
+def run(context: StageContext) -> StageResult:
+    """Check and number the images of the run's input (or of the separate test input)."""
+    options = context.config.ingest
+    location = context.config.evaluate.test_input if context.prefix else context.config.input
+    source = open_source(
+        str(location),
+        image_column=options.image_column,
+        id_column=options.id_column,
+        chunk_rows=options.chunk_rows,
+    )
+    started = time.monotonic()
+    _check_all(context, source)
+    numbers = _number(context, source, options)
+    seconds = time.monotonic() - started
+    return StageResult(
+        artifacts={context.artifact("samples"): "samples", context.artifact("quarantine"): "quarantine"},
+        chosen=options.identity(),
+        metrics={"source": source.kind, **numbers, "images_per_second": round(source.count / seconds, 1)},
+    )
+
+
+def _check_all(context: StageContext, source: Source) -> None:
+    """Check every chunk that has no file yet."""
+    finished = set(context.store.names(context.work, CHECKED))
+    pending = [chunk for chunk in source.chunks if part_name(chunk.number) not in finished]
+    done = source.count - sum(chunk.rows for chunk in pending)
+    if not pending:
+        return
+    shared = ray.put((source, context.store, f"{context.work}/{CHECKED}", context.config.ingest.max_pixels))
+    with context.counting("checking images", source.count, "images", done) as counter:
+        rows = [{"chunk": chunk} for chunk in pending]
+        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000))
+        dataset.map(_check_chunk, fn_kwargs={"shared": shared, "counter": counter}, num_cpus=0.5).materialize()
+
+
+def _check_chunk(row: dict[str, Any], shared: ray.ObjectRef, counter: Counter) -> dict[str, int]:
+    """Read the images of one chunk, check each and save what was found."""
+    source, store, folder, max_pixels = ray.get(shared)
+    chunk = row["chunk"]
+    table = source.read(chunk)
+    store.write_table(_check(table, max_pixels), _checked_schema(source), folder, part_name(chunk.number))
+    counter.advance(table.num_rows)
+    return {"rows": table.num_rows}
+
+
+def _checked_schema(source: Source) -> pa.Schema:
+    fields = list(schema.samples(carries_bytes=source.carries_bytes))
+    nullable = [field.with_nullable(True) for field in fields if field.name != "index"]
+    return pa.schema([pa.field("position", pa.int64()), pa.field("reason", pa.string()), *nullable])
+
+
+def _check(table: pa.Table, max_pixels: int) -> pa.Table:
+    """Columns `width`, `height`, `content_hash` for good images and `reason` for the others."""
+    reasons, widths, heights, hashes = [], [], [], []
+    for image, error in zip(table["image"], table["error"], strict=True):
+        reason, info = error.as_py(), None
+        if reason is None:
+            try:
+                info = inspect(image.as_py(), max_pixels=max_pixels)
+            except ImageError as problem:
+                reason = str(problem)
+        reasons.append(reason)
+        widths.append(info.width if info else None)
+        heights.append(info.height if info else None)
+        hashes.append(info.content_hash if info else None)
+    columns = {"reason": reasons, "width": widths, "height": heights, "content_hash": hashes}
+    types = {"reason": pa.string(), "width": pa.int32(), "height": pa.int32(), "content_hash": pa.string()}
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values, types[name]))
+    return table
+
+
+def _number(context: StageContext, source: Source, options: IngestConfig) -> dict[str, int]:
+    """Give good images their index and write the artifacts; returns the counts."""
+    store, folder = context.store, f"{context.work}/{CHECKED}"
+    listed = store.read_table(folder, columns=["position", "sample_id", "uri", "reason"])
+    if not np.array_equal(listed["position"].to_numpy(), np.arange(source.count)):
+        raise UsageError(f"{source.location} changed while it was read; run the same command again")
+    _refuse_duplicates(listed["sample_id"], source)
+    bad = listed.filter(pc.is_valid(listed["reason"]))
+    _refuse_many_bad(bad, source, options.max_bad_fraction)
+    quarantine = bad.append_column("stage", pa.array(["ingest"] * len(bad), pa.string()))
+    store.write_table(quarantine, schema.QUARANTINE, context.work, "quarantine", part_name(0))
+    _write_samples(store, folder, f"{context.work}/samples", source)
+    samples = store.count_rows(context.work, "samples")
+    if samples + len(bad) != source.count:
+        raise AssertionError(f"{samples} samples + {len(bad)} quarantined != {source.count} inputs")
+    return {"inputs": source.count, "samples": samples, "quarantined": len(bad)}
+
+
+def _write_samples(store: Store, checked: str, target: str, source: Source) -> None:
+    """Write the good rows of each chunk with their index, one task a chunk, a few at a time."""
+    full_schema = schema.samples(carries_bytes=source.carries_bytes)
+
+    @ray.remote(num_cpus=0.5)
+    def write(name: str, first_index: int) -> None:
+        table = store.read_table(checked, name)
+        good = table.filter(pc.is_null(table["reason"]))
+        numbered = good.append_column("index", pa.array(np.arange(first_index, first_index + len(good))))
+        store.write_table(numbered, full_schema, target, name)
+
+    first_index, waiting = 0, []
+    for chunk in source.chunks:
+        name = part_name(chunk.number)
+        good = store.dataset(checked, name).count_rows(filter=pc.is_null(pc.field("reason")))
+        if good:
+            waiting.append(write.remote(name, first_index))
+        first_index += good
+        if len(waiting) >= 64:
+            finished, waiting = ray.wait(waiting)
+            ray.get(finished)
+    ray.get(waiting)
+
+
+def _refuse_duplicates(sample_ids: pa.ChunkedArray, source: Source) -> None:
+    counts = pc.value_counts(sample_ids)
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
+        name, count = repeated[0]["values"].as_py(), repeated[0]["counts"].as_py()
+        raise UsageError(
+            f"sample id {name!r} stands {count} times in {source.location} ({len(repeated)} ids are repeated); "
+            "ids must be unique: name another column with --set ingest.id_column=NAME"
+        )
+
+
+def _refuse_many_bad(bad: pa.Table, source: Source, max_bad_fraction: float) -> None:
+    share = len(bad) / source.count
+    if len(bad) == source.count or share > max_bad_fraction:
+        first = bad.slice(0, 1).to_pylist()[0]
+        raise UsageError(
+            f"{len(bad):,} of {source.count:,} inputs ({share:.1%}) cannot be used, more than "
+            f"ingest.max_bad_fraction={max_bad_fraction:g}; the first is {first['sample_id']!r}: {first['reason']}; "
+            "mend or remove them, or raise the limit with --set ingest.max_bad_fraction=..."
+        )

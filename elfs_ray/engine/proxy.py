@@ -1,0 +1,162 @@
+"""Proxy: a classifier trained on the pseudo-labels with Ray Train, whose training dynamics rate every sample.
+
+Reads: `pseudo_labels`, and `embeddings` (mlp) or `samples` (resnet18). Writes: `dynamics`.
+Workers share each batch and average gradients; every worker sees the logits of the whole batch, so that the dynamics
+do not depend on how many there are. Checkpoints hold the dynamics so far.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from ray.train.torch import get_device
+from torch import Tensor, nn
+
+from elfs_ray import schema
+from elfs_ray.config import ProxyConfig
+from elfs_ray.core.classifier import (
+    MlpClassifier,
+    ResNet18,
+    cosine_factor,
+    epoch_batches,
+    prepare_images,
+    sgd,
+    train_step,
+)
+from elfs_ray.core.dynamics import DynamicsAccumulator
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.data.images import read_pixels
+from elfs_ray.defaults import choose_proxy
+from elfs_ray.engine.artifacts import part_name, read_column, read_keys, read_vectors
+from elfs_ray.engine.progress import Counter
+from elfs_ray.engine.stage import StageContext, StageResult
+from elfs_ray.engine.training import (
+    METRICS_FILE,
+    average_gradients,
+    gather_rows,
+    is_first_worker,
+    load_state,
+    run_training,
+    save_checkpoint,
+    worker_share,
+)
+from elfs_ray.store import Store
+
+DYNAMICS = "dynamics"
+MIN_BATCH_ROWS = 16
+
+
+@dataclass(frozen=True)
+class ProxyTask:
+    """What the workers need to know."""
+
+    store: Store
+    work: str
+    options: ProxyConfig
+    num_classes: int
+    max_pixels: int
+    seed: int
+    counter: Counter
+
+
+def run(context: StageContext) -> StageResult:
+    """Train the proxy and write the dynamics."""
+    store, config, hardware = context.store, context.config, context.hardware
+    sizes = store.read_table("samples", columns=["width", "height"])
+    median_side = float(np.median(np.minimum(sizes["width"].to_numpy(), sizes["height"].to_numpy())))
+    options = choose_proxy(config.proxy, hardware.device, hardware.units, len(sizes), median_side)
+    with context.counting("proxy training", int(options.epochs) * len(sizes), "samples") as counter:
+        task = ProxyTask(
+            store, context.work, options, config.num_classes, config.ingest.max_pixels, context.seed(), counter
+        )
+        metrics = run_training(context, _train, task, int(options.workers))
+    return StageResult(artifacts={DYNAMICS: DYNAMICS}, chosen=options.model_dump(mode="json"), metrics=metrics)
+
+
+def _train(task: ProxyTask) -> None:
+    """One worker: train from the last checkpoint on, recording dynamics; the first worker writes them."""
+    training = _Training(task, get_device())
+    epochs = int(task.options.epochs)
+    for epoch in range(load_state(training.load), epochs):
+        _train_epoch(task, training, epoch)
+        if epoch + 1 == epochs or (epoch + 1) % task.options.checkpoint_epochs == 0:
+            save_checkpoint({"epoch": epoch}, training.state(), epoch + 1)
+    if is_first_worker():
+        task.store.write_json(_write_dynamics(task, training), task.work, METRICS_FILE)
+
+
+class _Training:
+    """Inputs, labels, network, optimizer and dynamics on one device."""
+
+    def __init__(self, task: ProxyTask, device: torch.device) -> None:
+        options, generator = task.options, torch.Generator().manual_seed(task.seed)
+        self.device = device
+        self.on_images = options.model == "resnet18"
+        self.labels = torch.from_numpy(read_column(task.store, "pseudo_labels", "label").astype(np.int64))
+        network: nn.Module
+        if self.on_images:
+            size = int(options.image_size)
+            self.inputs = torch.from_numpy(read_pixels(task.store.dataset("samples"), size, task.max_pixels))
+            network = ResNet18(size, task.num_classes, generator=generator)
+        else:
+            self.inputs = torch.from_numpy(normalize_rows(read_vectors(task.store)))
+            network = MlpClassifier(self.inputs, task.num_classes, options.hidden_dim, generator=generator)
+        self.network = network.to(device)
+        self.optimizer = sgd(self.network, options.learning_rate, options.momentum, options.weight_decay)
+        self.dynamics = DynamicsAccumulator(len(self.labels))
+
+    def batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Inputs of some samples, ready for the network."""
+        inputs = self.inputs[rows].to(self.device)
+        return prepare_images(inputs, generator) if self.on_images else inputs
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "dynamics": self.dynamics.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.dynamics.load_state_dict(state["dynamics"])
+
+
+def _train_epoch(task: ProxyTask, training: _Training, epoch: int) -> None:
+    options, num_samples = task.options, len(training.labels)
+    generator = torch.Generator().manual_seed(task.seed + epoch)
+    batches = list(epoch_batches(num_samples, options.batch_size, MIN_BATCH_ROWS, generator))
+    total_steps = int(options.epochs) * len(batches)
+    training.network.train()
+    seen = 0
+    for number, rows in enumerate(batches):
+        mine = worker_share(len(rows))
+        labels = training.labels[rows]
+        logits = train_step(
+            training.network,
+            training.optimizer,
+            training.batch(rows[mine], generator),
+            labels[mine].to(training.device),
+            options.learning_rate * cosine_factor(epoch * len(batches) + number, total_steps),
+            average_gradients,
+        )
+        training.dynamics.update(rows, gather_rows(logits.float(), len(rows)).cpu(), labels, epoch)
+        seen += len(rows)
+        if is_first_worker():
+            task.counter.reach(epoch * num_samples + seen)
+
+
+def _write_dynamics(task: ProxyTask, training: _Training) -> dict[str, Any]:
+    columns = training.dynamics.finalize()
+    table = read_keys(task.store, "pseudo_labels")
+    for name, kind in schema.DYNAMICS_TYPES.items():
+        table = table.append_column(name, pa.array(columns[name], kind))
+    task.store.write_table(table, schema.DYNAMICS, task.work, DYNAMICS, part_name(0))
+    return {
+        "model": task.options.model,
+        "train_accuracy": round(float(columns["last_correct"].mean()), 4),
+        "mean_aum": round(float(columns["aum"].mean()), 4),
+    }

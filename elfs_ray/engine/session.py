@@ -1,0 +1,127 @@
+"""The connection to Ray, and what the machine or cluster behind it offers."""
+
+import contextlib
+import logging
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+# Read by Ray when it is imported: no usage reports, no progress bars beside ours, no banner.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# Ray Train takes one report of a worker at each health check; at the default of 2 s short epochs would wait for it.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+
+from elfs_ray.config import RayConfig
+from elfs_ray.errors import RunError, UsageError
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What stages plan with."""
+
+    device: Literal["cpu", "cuda"]
+    cpus: int
+    gpus: int
+
+    @property
+    def units(self) -> int:
+        """Devices to spread work over: GPUs, or one where there is none."""
+        return max(1, self.gpus)
+
+
+@contextlib.contextmanager
+def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[Hardware]:
+    """Connect to the cluster named in the configuration or in $RAY_ADDRESS, or start a local Ray; leave it as found.
+
+    Raises:
+        UsageError: the address does not answer.
+    """
+    _quieten(verbose)
+    started_here = not ray.is_initialized()
+    if started_here:
+        _start(config, verbose)
+    try:
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        yield Hardware("cuda" if gpus else "cpu", max(1, int(resources.get("CPU", 1))), gpus)
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, memory and GPUs of this machine, for the manifest."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {
+        "device": "cuda" if gpus else "cpu",
+        "cpus": os.cpu_count(),
+        "processor": _processor_name(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": gpus,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def hardware_summary(hardware: Hardware) -> dict[str, Any]:
+    """The machine's description with what Ray offers to stages."""
+    return {**describe_machine(), "ray": asdict(hardware)}
+
+
+def _start(config: RayConfig, verbose: bool) -> None:
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    # Workers must find this package and the user's plug-ins when it is run from a checkout.
+    common: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+    if address:
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"no Ray cluster answers at {address!r} ({reason}); start one or leave out ray.address"
+            ) from None
+        return
+    memory = config.object_store_mb * 2**20 if config.object_store_mb else None
+    try:
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus,
+            num_gpus=config.num_gpus,
+            object_store_memory=memory,
+            include_dashboard=False,
+            **common,
+        )
+    except (OSError, ValueError, RuntimeError, ConnectionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(f"a local Ray could not be started: {reason}; check free memory and disk in /tmp") from error
+
+
+def _quieten(verbose: bool) -> None:
+    if verbose:
+        return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _processor_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,77 @@
+"""What every stage is given and what it gives back. Stages meet only through the artifacts in the run folder."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from elfs_ray.config import RunConfig
+from elfs_ray.console import Reporter
+from elfs_ray.engine.progress import Counter, counting
+from elfs_ray.engine.session import Hardware
+from elfs_ray.store import Store
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Everything that a stage may use.
+
+    Attributes:
+        unit: name of the piece of work in the manifest, such as `embed` or `beta_search/5000`.
+        work: the unit's work folder, below the run folder; what is finished there survives a kill.
+        prefix: `test/` for the stages that prepare separate test images, else empty.
+        budget: count of images to select, for the stages that run once for each budget.
+    """
+
+    config: RunConfig
+    store: Store
+    unit: str
+    work: str
+    hardware: Hardware
+    reporter: Reporter
+    prefix: str = ""
+    budget: int | None = None
+
+    def artifact(self, name: str) -> str:
+        """Name of an artifact of the images this unit works on."""
+        return self.prefix + name
+
+    def seed(self, *keys: int) -> int:
+        """A 63-bit seed of its own for this unit (and keys, such as an epoch), derived from the run's seed."""
+        sequence = np.random.SeedSequence([self.config.seed, zlib.crc32(self.unit.encode()), *keys])
+        return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+    def chosen(self, unit: str) -> dict[str, Any]:
+        """Options that an earlier unit ran with."""
+        record = self.store.record(unit)
+        if record is None:
+            raise KeyError(unit)
+        options: dict[str, Any] = record["chosen"]
+        return options
+
+    @contextmanager
+    def counting(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Counter]:
+        """Show progress that any process can advance."""
+        with self.reporter.meter(title, total, unit, done) as meter, counting(meter, done) as counter:
+            yield counter
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage made.
+
+    Attributes:
+        artifacts: artifact name -> folder below the work folder that holds it.
+        chosen: the options used, with each `auto` resolved.
+        metrics: numbers for the manifest and the report.
+    """
+
+    artifacts: dict[str, str]
+    chosen: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+StageFunction = Callable[[StageContext], StageResult]

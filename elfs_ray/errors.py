@@ -1,0 +1,17 @@
+"""The errors that a user can cause or mend: one line each, naming the thing, the value seen and the remedy."""
+
+
+class ElfsRayError(Exception):
+    """Base of all expected errors. The CLI prints the message on one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(ElfsRayError, ValueError):
+    """Wrong input, option or configuration: the user must change the call (exit status 2)."""
+
+    exit_code = 2
+
+
+class RunError(ElfsRayError, RuntimeError):
+    """A stage could not finish for a cause outside the call: a lost worker, a full disk (exit status 1)."""

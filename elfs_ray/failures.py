@@ -1,0 +1,57 @@
+"""Turning what Ray, the file system and the libraries raise into one line that a user can act on."""
+
+import errno
+from collections.abc import Iterator
+
+from elfs_ray.errors import ElfsRayError, RunError
+
+
+def as_expected(error: BaseException, unit: str) -> ElfsRayError | None:
+    """The expected error behind an exception, found through the layers that Ray wraps around it; None if unknown."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ElfsRayError) and not _wraps(cause):
+            return cause
+    for cause in causes:
+        if isinstance(cause, OSError) and not _wraps(cause):
+            return _from_os_error(cause, unit)
+    for cause in causes:
+        name = type(cause).__name__
+        if name in ("OutOfMemoryError", "MemoryError"):
+            return RunError(
+                f"{unit} ran out of memory; use a smaller batch, fewer actors, or a larger machine, and run again"
+            )
+        if name in ("ActorDiedError", "WorkerCrashedError", "NodeDiedError", "ObjectLostError", "OwnerDiedError"):
+            reason = str(cause).strip().splitlines()[0]
+            return RunError(
+                f"{unit} lost a worker too often ({reason}); run the same command again to go on from there"
+            )
+    return None
+
+
+def _from_os_error(error: OSError, unit: str) -> RunError | None:
+    text = " ".join(str(error).split())
+    if error.errno == errno.ENOSPC or "No space left on device" in text:
+        return RunError(f"{unit} stopped: the disk is full ({text}); free some space and run the same command again")
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return RunError(f"{unit} stopped: {text}; give this user write permission and run the same command again")
+    return None
+
+
+def _causes(error: BaseException | None, depth: int = 0) -> Iterator[BaseException]:
+    """The exception and all that it carries: causes, contexts, Ray's `cause`, the failures of training workers."""
+    if error is None or depth > 12:
+        return
+    yield error
+    carried = [error.__cause__, getattr(error, "cause", None), error.__context__]
+    carried += list((getattr(error, "worker_failures", None) or {}).values())
+    seen: list[BaseException] = []
+    for inner in carried:
+        if isinstance(inner, BaseException) and inner not in seen:
+            seen.append(inner)
+            yield from _causes(inner, depth + 1)
+
+
+def _wraps(error: BaseException) -> bool:
+    """Whether this is Ray's copy of an exception, whose text is a whole traceback, and not the exception itself."""
+    return isinstance(getattr(error, "cause", None), BaseException)

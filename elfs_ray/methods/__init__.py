@@ -1,0 +1,38 @@
+"""Selection methods by name: the ones here, and those that other packages add."""
+
+import difflib
+from importlib.metadata import entry_points
+from typing import Any
+
+from elfs_ray.errors import UsageError
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod
+from elfs_ray.methods.ccs import Ccs
+from elfs_ray.methods.elfs import Elfs
+from elfs_ray.methods.hardest import Aum, DynUnc, El2n, Entropy, Forgetting
+from elfs_ray.methods.random import Random
+
+__all__ = ["Needs", "Selection", "SelectionInputs", "SelectionMethod", "available_methods", "get_method"]
+
+ENTRY_POINT_GROUP = "elfs_ray.methods"
+BUILT_IN: tuple[type[SelectionMethod], ...] = (Random, Elfs, Ccs, Aum, Forgetting, El2n, Entropy, DynUnc)
+
+
+def available_methods() -> dict[str, type[SelectionMethod]]:
+    """Every method by name; a package's method under the entry point group `elfs_ray.methods` adds or replaces."""
+    methods = {method.name: method for method in BUILT_IN}
+    methods.update({found.name: found.load() for found in entry_points(group=ENTRY_POINT_GROUP)})
+    return methods
+
+
+def get_method(name: str, **options: Any) -> SelectionMethod:
+    """Build a method by name with its options.
+
+    Raises:
+        UsageError: an unknown name or option; the message gives the closest one.
+    """
+    methods = available_methods()
+    if name not in methods:
+        close = difflib.get_close_matches(name, methods, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(sorted(methods))}"
+        raise UsageError(f"unknown method {name!r}; {hint}")
+    return methods[name].with_options(options)

@@ -1,0 +1,114 @@
+"""The contract of a selection method: what it needs, and a ranking of the samples it selects."""
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import numpy as np
+
+from elfs_ray.core.pruning import check_scores
+from elfs_ray.errors import UsageError
+
+
+class Needs(StrEnum):
+    """What a method may ask for beside the samples themselves."""
+
+    EMBEDDINGS = "embeddings"
+    NEIGHBORS = "neighbors"
+    PSEUDO_LABELS = "pseudo-labels"
+    DYNAMICS = "dynamics"
+
+
+@dataclass(frozen=True)
+class SelectionInputs:
+    """What a method selects from; n samples. Only what the method declares in `needs` is given.
+
+    Attributes:
+        ids: of the samples, int64 [n]; ties go to the smaller id.
+        embeddings: rows of unit length, float32 [n, d].
+        neighbor_ids: int64 [n, k], most similar first.
+        neighbor_similarity: float32 [n, k].
+        pseudo_labels: int32 [n].
+        dynamics: scores by name, each [n] (`core.dynamics.DynamicsAccumulator.finalize`).
+
+    Raises:
+        UsageError: there are no samples, the row counts differ, or a value is not a number.
+    """
+
+    ids: np.ndarray
+    embeddings: np.ndarray | None = None
+    neighbor_ids: np.ndarray | None = None
+    neighbor_similarity: np.ndarray | None = None
+    pseudo_labels: np.ndarray | None = None
+    dynamics: Mapping[str, np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that all arrays describe the same samples."""
+        check_scores(self.ids, "ids")
+        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "dynamics"}
+        arrays.update(self.dynamics or {})
+        for name, values in arrays.items():
+            if values is None:
+                continue
+            if len(values) != len(self.ids):
+                raise UsageError(f"{name} has {len(values)} rows, but there are {len(self.ids)} samples")
+            check_scores(values.sum(axis=1) if values.ndim > 1 else values, name)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a method selected.
+
+    Attributes:
+        positions: of the selected samples in rank order, best first, int64 [budget].
+        scores: of all samples, float32 [n], in the method's own unit.
+    """
+
+    positions: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class SelectionMethod(ABC):
+    """One way to select. Its options are its dataclass fields, with defaults.
+
+    A package adds a method by a subclass under the entry point group `elfs_ray.methods`.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    needs: ClassVar[frozenset[Needs]]
+    needs_beta: ClassVar[bool] = False
+
+    @abstractmethod
+    def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
+        """Select exactly `budget` of the samples, which the order of the rows must not change.
+
+        Raises:
+            UsageError: the budget is not in 1..n, or an option does not fit it.
+        """
+
+    @classmethod
+    def with_options(cls, options: Mapping[str, Any]) -> "SelectionMethod":
+        """Build the method from named options.
+
+        Raises:
+            UsageError: an option that the method does not have.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(known) or 'none'}"
+                raise UsageError(f"method {cls.name!r} has no option {name!r}; {hint}")
+        return cls(**options)
+
+
+def check_budget(budget: int, num_samples: int) -> None:
+    """Refuse a budget that the samples cannot meet."""
+    if not 1 <= budget <= num_samples:
+        raise UsageError(f"budget {budget} does not fit {num_samples} samples; pass 1 to {num_samples}")

@@ -1,0 +1,33 @@
+"""ELFS: prune both ends of the difficulty scale (Zheng et al., ICLR 2025, arXiv 2406.04273)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from elfs_ray.core.dynamics import hardness
+from elfs_ray.core.pruning import double_end_prune
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod
+
+
+@dataclass(frozen=True)
+class Elfs(SelectionMethod):
+    """Drop the beta N hardest samples by a proxy's training dynamics, keep the next hardest.
+
+    Attributes:
+        score: difficulty score: aum, aum_logit, forgetting, el2n, entropy, dual or dyn_unc.
+        beta: share of the hardest to drop, found by the beta search.
+    """
+
+    score: str = "aum"
+    beta: float = 0.0
+
+    name = "elfs"
+    summary = "drop the hardest beta N by training dynamics on pseudo-labels, keep the next hardest"
+    source = "Zheng et al., ICLR 2025"
+    needs = frozenset({Needs.DYNAMICS})
+    needs_beta = True
+
+    def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
+        """Hardest of the kept first. The score is the hardness."""
+        scores = hardness(inputs.dynamics or {}, self.score)
+        return Selection(double_end_prune(scores, budget, self.beta, inputs.ids), scores.astype(np.float32))

@@ -1,0 +1,332 @@
+"""The order of the stages, what each depends on, and running the ones whose result is not there yet.
+
+The only file that knows the order. Each piece of work (a `Step`) has a fingerprint over its own options and those of
+all it depends on; a step whose fingerprint stands in the manifest is skipped.
+"""
+
+import contextlib
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from elfs_ray.config import RunConfig, fingerprint
+from elfs_ray.console import Reporter
+from elfs_ray.core.pruning import budget_count
+from elfs_ray.errors import UsageError
+from elfs_ray.failures import as_expected
+from elfs_ray.methods import Needs, get_method
+from elfs_ray.store import MANIFEST, WORK, Store
+
+if TYPE_CHECKING:
+    from elfs_ray.engine.session import Hardware
+
+STAGES = ("ingest", "labels", "embed", "neighbors", "cluster", "proxy", "beta-search", "select", "evaluate", "report")
+"""Stages in the order in which they run, by their names on the command line."""
+
+# Raised when a stage gives other results than before for the same options.
+VERSIONS = {
+    "ingest": 1,
+    "labels": 1,
+    "embed": 1,
+    "neighbors": 1,
+    "cluster": 1,
+    "proxy": 1,
+    "beta-search": 1,
+    "select": 1,
+    "evaluate": 1,
+}
+_MODULES = {"beta-search": "beta_search", "select": "selection"}
+_TEST_PREFIX = "test/"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One piece of work: a stage, for some images and some budget.
+
+    Attributes:
+        stage: its name on the command line.
+        unit: its name in the manifest.
+        fingerprint: of its options and of all it depends on.
+        prefix: `test/` when it prepares the separate test images.
+        budget: images to select, where the stage runs once for each budget.
+    """
+
+    stage: str
+    unit: str
+    fingerprint: str
+    prefix: str = ""
+    budget: int | None = None
+
+
+def run(
+    config: RunConfig, store: Store, reporter: Reporter, *, until: str = "report", verbose: bool = False
+) -> dict[str, Any]:
+    """Run every stage up to `until` whose result is missing; returns the manifest.
+
+    Raises:
+        UsageError: the input, an option or the run folder is wrong.
+        RunError: a stage failed for another cause; running again goes on where it stopped.
+    """
+    check_before_start(config, store)
+    with _locked(store), contextlib.ExitStack() as stack:
+        for name in store.names(WORK):
+            store.finish_publishing(f"{WORK}/{name}")
+        store.update_manifest(**_identity(config, store))
+        execution = _Execution(config, store, reporter, stack, verbose)
+        wanted = STAGES[: STAGES.index(until) + 1]
+        execution.run_steps([step for step in first_steps(config) if step.stage in wanted])
+        if until != "ingest":
+            num_samples = store.count_rows("samples")
+            check_sizes(config, num_samples)
+            execution.run_steps([step for step in later_steps(config, num_samples) if step.stage in wanted])
+        if until == "report" and (execution.worked or not store.exists("report.html")):
+            write_report(store)
+            reporter.line(f"report     {store.path('report.html')}")
+        store.update_manifest(finished=_now())
+    return store.manifest()
+
+
+def check_before_start(config: RunConfig, store: Store) -> None:
+    """Refuse what can be known to be wrong before any work: names, files, budgets, a run folder of another run."""
+    from elfs_ray.data.sources import open_source
+    from elfs_ray.encoders import check_encoder
+
+    get_method(config.select.method, **config.select.options)
+    check_encoder(config.embed.encoder, config.embed.weights)
+    for budget in config.budgets:
+        if budget <= 0 or isinstance(budget, float):
+            budget_count(budget, 10**12)
+    source = open_source(config.input, image_column=config.ingest.image_column, id_column=config.ingest.id_column)
+    for budget in config.budgets:
+        budget_count(budget, source.count)
+    manifest = store.manifest()
+    if manifest and manifest["input"] != config.input:
+        raise UsageError(
+            f"{store.uri} holds a run over {manifest['input']}, not over {config.input}; choose another --out"
+        )
+    if not manifest and [name for name in store.names() if not name.startswith(".")]:
+        raise UsageError(f"{store.uri} is not empty and holds no run ({MANIFEST} is missing); choose another --out")
+
+
+def check_sizes(config: RunConfig, num_samples: int) -> None:
+    """Refuse sizes that do not fit the number of usable images, before the long stages."""
+    if config.num_classes > num_samples:
+        raise UsageError(
+            f"num_classes is {config.num_classes}, but only {num_samples} images are usable; pass a smaller --num-classes"
+        )
+    if config.neighbors.k >= num_samples:
+        raise UsageError(
+            f"neighbors.k is {config.neighbors.k}, but each of the {num_samples} usable images has only "
+            f"{num_samples - 1} others; pass --set neighbors.k={max(1, min(20, num_samples // 2))}"
+        )
+    for budget in config.budgets:
+        count = budget_count(budget, num_samples)
+        beta = config.select.beta
+        if beta is not None and count + round(beta * num_samples) > num_samples:
+            raise UsageError(
+                f"select.beta={beta:g} drops {round(beta * num_samples)} of {num_samples} images, which leaves fewer than "
+                f"the budget of {count}; use a beta up to {1 - count / num_samples:.3f}"
+            )
+
+
+def first_steps(config: RunConfig) -> list[Step]:
+    """The steps that are known before the images are counted."""
+    from elfs_ray.data.sources import open_source
+
+    def ingest(prefix: str, location: str) -> Step:
+        source = open_source(location, image_column=config.ingest.image_column, id_column=config.ingest.id_column)
+        return _step("ingest", [location, source.signature(), config.ingest.identity()], [], prefix=prefix)
+
+    steps = [ingest("", config.input)]
+    if config.evaluate.labels:
+        steps.append(_labels_step(config, steps[0], ""))
+    if config.evaluate.test_input:
+        test = ingest(_TEST_PREFIX, config.evaluate.test_input)
+        steps += [test, _labels_step(config, test, _TEST_PREFIX)]
+    return steps
+
+
+def later_steps(config: RunConfig, num_samples: int) -> list[Step]:
+    """The steps after ingest, of which some run once for each budget."""
+    first = {step.unit: step for step in first_steps(config)}
+    ingest = first["ingest"]
+    embed = _step("embed", config.embed.identity(), [ingest])
+    steps = [embed]
+    prepared = [embed]
+    if "test_ingest" in first:
+        test_embed = _step("embed", config.embed.identity(), [embed, first["test_ingest"]], prefix=_TEST_PREFIX)
+        steps.append(test_embed)
+        prepared.append(test_embed)
+    neighbors = _step("neighbors", config.neighbors.identity(), [embed])
+    seed_and_classes = [config.seed, config.num_classes]
+    cluster = _step("cluster", [config.cluster.identity(), *seed_and_classes], [neighbors])
+    proxy = _step("proxy", [config.proxy.identity(), *seed_and_classes], [cluster])
+    method = get_method(config.select.method, **config.select.options)
+    if method.needs & {Needs.NEIGHBORS, Needs.PSEUDO_LABELS, Needs.DYNAMICS}:
+        steps.append(neighbors)
+    if method.needs & {Needs.PSEUDO_LABELS, Needs.DYNAMICS}:
+        steps.append(cluster)
+    if Needs.DYNAMICS in method.needs:
+        steps.append(proxy)
+    needed = [ingest, *(step for step in steps if step.stage in ("embed", "neighbors", "cluster", "proxy"))]
+    for budget in dict.fromkeys(budget_count(budget, num_samples) for budget in config.budgets):
+        steps += _budget_steps(config, budget, needed, prepared, first)
+    order = {stage: number for number, stage in enumerate(STAGES)}
+    return sorted(steps, key=lambda step: order[step.stage])
+
+
+def _budget_steps(
+    config: RunConfig, budget: int, needed: list[Step], prepared: list[Step], first: dict[str, Step]
+) -> Iterator[Step]:
+    name = config.select.method
+    method = get_method(name, **config.select.options)
+    upstream = list(needed)
+    if method.needs_beta and config.select.beta is None:
+        options = [config.beta_search.identity(), config.select.options, config.proxy.hidden_dim, config.seed, budget]
+        search = _step("beta-search", options, needed, unit=f"beta_search/{budget}", budget=budget)
+        upstream.append(search)
+        yield search
+    options = [config.select.options, config.select.beta, config.seed, budget, name]
+    select = _step("select", options, upstream, unit=f"coresets/{name}/{budget}", budget=budget)
+    yield select
+    if config.evaluate.labels:
+        labels = [step for unit, step in first.items() if unit.endswith("labels")]
+        unit = f"evaluation/{name}/{budget}"
+        yield _step("evaluate", config.evaluate.identity(), [select, *prepared, *labels], unit=unit, budget=budget)
+
+
+def _labels_step(config: RunConfig, ingest: Step, prefix: str) -> Step:
+    from elfs_ray.data.labels import labels_signature
+
+    spec = (config.evaluate.test_labels if prefix else None) or config.evaluate.labels
+    if spec is None:
+        raise UsageError("test images are given without labels; pass --labels, and --test-labels if they differ")
+    return _step("labels", [spec, labels_signature(spec)], [ingest], prefix=prefix)
+
+
+def _step(
+    stage: str,
+    options: Any,
+    upstream: Sequence[Step],
+    *,
+    unit: str | None = None,
+    prefix: str = "",
+    budget: int | None = None,
+) -> Step:
+    key = fingerprint(stage, VERSIONS[stage], options, [step.fingerprint for step in upstream])
+    return Step(stage, unit or prefix.replace("/", "_") + stage, key, prefix, budget)
+
+
+@dataclass
+class _Execution:
+    """Runs steps; connects to Ray when the first step has work to do."""
+
+    config: RunConfig
+    store: Store
+    reporter: Reporter
+    stack: contextlib.ExitStack
+    verbose: bool
+    worked: bool = False
+    _hardware: "Hardware | None" = None
+
+    def run_steps(self, steps: list[Step]) -> None:
+        """Run the steps that are not complete, in order."""
+        for step in steps:
+            if self.store.is_complete(step.unit, step.fingerprint):
+                self.reporter.line(f"{step.unit}: complete")
+                continue
+            try:
+                self._run(step)
+            except Exception as error:
+                expected = as_expected(error, step.unit)
+                if expected is None or self.verbose:
+                    raise
+                raise expected from error
+
+    def _run(self, step: Step) -> None:
+        hardware = self._connect()
+        from elfs_ray.engine.monitor import measured
+        from elfs_ray.engine.stage import StageContext
+
+        work = self.store.work_folder(step.unit, step.fingerprint)
+        context = StageContext(
+            self.config, self.store, step.unit, work, hardware, self.reporter, step.prefix, step.budget
+        )
+        self.reporter.line(f"{step.unit} ...")
+        module = import_module(f"elfs_ray.engine.{_MODULES.get(step.stage, step.stage)}")
+        started = _now()
+        with measured() as usage:
+            result = module.run(context)
+            rows = {name: self.store.count_rows(work, folder) for name, folder in result.artifacts.items()}
+        record = {
+            "stage": step.stage,
+            "fingerprint": step.fingerprint,
+            "chosen": result.chosen,
+            "rows": rows,
+            "started": started,
+            "seconds": round(usage.seconds, 2),
+            "peak_memory_mb": usage.peak_memory_mb,
+            "metrics": result.metrics,
+        }
+        self.store.publish(step.unit, work, result.artifacts, record)
+        self.worked = True
+        counts = ", ".join(f"{count:,} {name}" for name, count in rows.items())
+        self.reporter.line(f"{step.unit}: {counts} in {usage.seconds:.1f} s")
+
+    def _connect(self) -> "Hardware":
+        if self._hardware is None:
+            from elfs_ray.engine.session import hardware_summary, ray_session
+
+            self._hardware = self.stack.enter_context(ray_session(self.config.ray, verbose=self.verbose))
+            self.store.update_manifest(hardware=hardware_summary(self._hardware), versions=_versions())
+        return self._hardware
+
+
+def write_report(store: Store) -> str:
+    """Write `report.html` from what the run folder holds; returns its path."""
+    from elfs_ray.report.render import write_report as write
+
+    return write(store)
+
+
+@contextlib.contextmanager
+def _locked(store: Store) -> Iterator[None]:
+    """One driver at a time works on a local run folder; the lock goes with the process."""
+    if not store.is_local:
+        yield
+        return
+    store.filesystem.create_dir(store.path(), recursive=True)
+    try:
+        with FileLock(store.path(".lock"), timeout=0):
+            yield
+    except Timeout:
+        raise UsageError(f"another process is working on {store.uri}; wait for it or choose another --out") from None
+
+
+def _identity(config: RunConfig, store: Store) -> dict[str, Any]:
+    manifest = store.manifest()
+    return {
+        "name": store.path().rsplit("/", 1)[-1],
+        "input": config.input,
+        "created": manifest.get("created", _now()),
+        "finished": None,
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = ("elfs-ray", "ray", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pyarrow", "scikit-learn")
+    versions = {"python": platform.python_version()}
+    for name in (*names, "faiss-gpu", "faiss-cpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

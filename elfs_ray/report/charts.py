@@ -1,0 +1,111 @@
+"""Charts of the report: arrays in, HTML fragments out. The library is inlined once by the page."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+ACCENT, MUTED, WARNING = "#2f6fde", "#9aa3af", "#c2410c"
+HEIGHT = 320
+
+
+def histogram(values: np.ndarray, cuts: Mapping[str, tuple[float, float]], name: str) -> str:
+    """Distribution of a score, with the range that each budget kept.
+
+    Args:
+        values: [N].
+        cuts: name of the budget -> lowest and highest value kept.
+        name: of the score.
+    """
+    counts, edges = np.histogram(values, bins=60)
+    centres = (edges[:-1] + edges[1:]) / 2
+    figure = go.Figure(go.Bar(x=centres, y=counts, marker_color=MUTED, name="all images", showlegend=False))
+    for label, (low, high) in cuts.items():
+        figure.add_vrect(x0=low, x1=high, fillcolor=ACCENT, opacity=0.18, line_width=0)
+        for edge, text in ((low, f"hard cut, {label}"), (high, f"easy cut, {label}")):
+            figure.add_vline(
+                x=edge, line_color=ACCENT, line_dash="dash", annotation_text=text, annotation_textangle=-90
+            )
+    figure.update_layout(bargap=0.05, xaxis_title=f"{name} (harder to the left)", yaxis_title="images")
+    ranges = "; ".join(f"{label} keeps {low:.2f} to {high:.2f}" for label, (low, high) in cuts.items())
+    return _html(figure, f"Histogram of {name} from {values.min():.2f} to {values.max():.2f}. {ranges}")
+
+
+def beta_curves(rows: Mapping[str, Mapping[float, Sequence[float]]], chosen: Mapping[str, float]) -> str:
+    """Validation accuracy by beta, a curve for each budget.
+
+    Args:
+        rows: budget -> beta -> accuracy of each seed.
+        chosen: budget -> the beta taken.
+    """
+    figure = go.Figure()
+    for budget, by_beta in rows.items():
+        betas = sorted(by_beta)
+        means = [float(np.mean(by_beta[beta])) for beta in betas]
+        spread = [float(np.std(by_beta[beta], ddof=1)) if len(by_beta[beta]) > 1 else 0.0 for beta in betas]
+        figure.add_scatter(x=betas, y=means, error_y={"array": spread}, mode="lines+markers", name=f"budget {budget}")
+        best = chosen[budget]
+        figure.add_scatter(
+            x=[best],
+            y=[float(np.mean(by_beta[best]))],
+            mode="markers",
+            marker={"symbol": "star", "size": 15, "color": WARNING},
+            name=f"chosen for {budget}: {best:g}",
+        )
+    figure.update_layout(
+        xaxis_title="beta: share of the hardest dropped", yaxis_title="accuracy on held-out pseudo-labels"
+    )
+    summary = "; ".join(f"budget {budget}: beta {beta:g} chosen" for budget, beta in chosen.items())
+    return _html(figure, f"Validation accuracy by beta. {summary}")
+
+
+def cluster_shares(pool: Sequence[int], coresets: Mapping[str, Sequence[int]]) -> str:
+    """Share of each cluster among all images beside its share of each coreset."""
+    clusters = list(range(len(pool)))
+    figure = go.Figure(go.Bar(x=clusters, y=_shares(pool), name="all images", marker_color=MUTED))
+    for name, sizes in coresets.items():
+        figure.add_bar(x=clusters, y=_shares(sizes), name=f"coreset {name}")
+    figure.update_layout(barmode="group", xaxis_title="cluster", yaxis_title="share", yaxis_tickformat=".0%")
+    return _html(figure, f"Share of each of {len(pool)} clusters among all images and in the coreset")
+
+
+def accuracies(results: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Test accuracy of every training, by budget and kind of subset."""
+    figure = go.Figure()
+    for subset in dict.fromkeys(name for by_subset in results.values() for name in by_subset):
+        points = [(budget, value) for budget, by_subset in results.items() for value in by_subset.get(subset, [])]
+        figure.add_box(
+            x=[budget for budget, _ in points],
+            y=[value for _, value in points],
+            name=subset,
+            boxpoints="all",
+            jitter=0.4,
+            pointpos=0,
+            marker_color=MUTED if subset == "random" else ACCENT,
+        )
+    figure.update_layout(boxmode="group", xaxis_title="budget", yaxis_title="test accuracy", yaxis_tickformat=".1%")
+    figure.update_xaxes(type="category")
+    return _html(figure, "Test accuracy of each training on the coreset and on random subsets")
+
+
+def _shares(sizes: Sequence[int]) -> list[float]:
+    total = max(1, sum(sizes))
+    return [size / total for size in sizes]
+
+
+def _html(figure: go.Figure, summary: str) -> str:
+    figure.update_layout(
+        height=HEIGHT,
+        margin={"l": 56, "r": 16, "t": 24, "b": 48},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": "#7b8491", "family": "system-ui, sans-serif"},
+        legend={"orientation": "h", "y": 1.12},
+    )
+    figure.update_xaxes(gridcolor="rgba(128,128,128,0.2)", zeroline=False)
+    figure.update_yaxes(gridcolor="rgba(128,128,128,0.2)", zeroline=False)
+    config: dict[str, Any] = {"displaylogo": False, "responsive": True}
+    body = figure.to_html(full_html=False, include_plotlyjs=False, config=config)
+    return f'<figure role="img" aria-label="{escape(summary)}">{body}</figure>'

@@ -1,0 +1,149 @@
+"""The HTML report: one self-contained page made from the manifest and the artifacts alone."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from elfs_ray.report import charts
+from elfs_ray.report.thumbnails import Thumbnail, make_thumbnails
+from elfs_ray.store import Store
+
+REPORT = "report.html"
+QUARANTINE_ROWS = 50
+# Below these the dynamics follow the errors of the pseudo-labels, and a gain over random is unlikely (docs/results.md).
+WEAK_AGREEMENT, WEAK_CONSISTENCY = 0.7, 0.7
+
+
+@dataclass(frozen=True)
+class Coreset:
+    """What the page says of one method and budget."""
+
+    name: str
+    budget: int
+    beta: float | None
+    path: str
+    evaluation: dict[str, Any] | None
+    gallery: list[tuple[str, list[Thumbnail]]] = field(default_factory=list)
+    hardest: list[Thumbnail] = field(default_factory=list)
+    easiest: list[Thumbnail] = field(default_factory=list)
+
+
+def write_report(store: Store) -> str:
+    """Write `report.html` into the run folder and return its path. What the run does not have yet is left out."""
+    manifest = store.manifest()
+    stages = manifest.get("stages", {})
+    coresets = [_coreset(store, manifest, unit) for unit in stages if unit.startswith("coresets/")]
+    environment = Environment(loader=PackageLoader("elfs_ray.report", "."), autoescape=True, trim_blocks=True)
+    page = environment.get_template("template.html").render(
+        manifest=manifest,
+        stages=stages,
+        rates={unit: _rate(record) for unit, record in stages.items()},
+        coresets=coresets,
+        warning=_warning(stages),
+        charts={name: Markup(html) for name, html in _charts(store, stages, coresets).items()},
+        quarantine=_quarantine(store),
+        plotly=Markup(get_plotlyjs()),
+    )
+    store.write_bytes(page.encode(), REPORT)
+    return store.path(REPORT)
+
+
+def _coreset(store: Store, manifest: dict[str, Any], unit: str) -> Coreset:
+    record = manifest["stages"][unit]["metrics"]
+    name = unit.removeprefix("coresets/")
+    evaluation = manifest["stages"].get(f"evaluation/{name}")
+    limit = manifest["config"]["report"]["thumbnails"]
+    table = store.read_table(unit, columns=["index", "score", "pseudo_label"])
+    indices, labels = table["index"].to_numpy(), table["pseudo_label"].to_pylist()
+    gallery = []
+    clusters = sorted({label for label in labels if label is not None})
+    for cluster in clusters:
+        members = [int(index) for index, label in zip(indices, labels, strict=True) if label == cluster]
+        shown = members[: max(1, limit // max(1, len(clusters)))]
+        captions = {index: f"cluster {cluster}" for index in shown}
+        gallery.append((f"cluster {cluster}, {len(members):,} selected", make_thumbnails(store, captions)))
+    hardest, easiest = _pruned(store, indices, limit // 4) if manifest["stages"].get("proxy") else ({}, {})
+    return Coreset(
+        name,
+        record["budget"],
+        record["beta"],
+        store.path(unit),
+        evaluation["metrics"] if evaluation else None,
+        gallery,
+        make_thumbnails(store, hardest),
+        make_thumbnails(store, easiest),
+    )
+
+
+def _pruned(store: Store, selected: np.ndarray, limit: int) -> tuple[dict[int, str], dict[int, str]]:
+    """Indices of the hardest and of the easiest images left out, with their AUM as caption."""
+    table = store.read_table("dynamics", columns=["index", "aum"])
+    indices, aum = table["index"].to_numpy(), table["aum"].to_numpy()
+    order = [row for row in np.argsort(aum, kind="stable") if indices[row] not in set(selected.tolist())]
+    kept = aum[np.isin(indices, selected)]
+    hard = [row for row in order if aum[row] <= kept.min()][:limit]
+    easy = [row for row in reversed(order) if aum[row] >= kept.max()][:limit]
+    return tuple({int(indices[row]): f"AUM {aum[row]:.2f}" for row in rows} for rows in (hard, easy))  # type: ignore[return-value]
+
+
+def _charts(store: Store, stages: dict[str, Any], coresets: list[Coreset]) -> dict[str, str]:
+    made: dict[str, str] = {}
+    if "proxy" in stages and coresets:
+        table = store.read_table("dynamics", columns=["aum"])["aum"].to_numpy()
+        cuts = {}
+        for coreset in coresets:
+            if coreset.beta is not None:
+                aum = table[store.read_table(f"coresets/{coreset.name}", columns=["index"])["index"].to_numpy()]
+                cuts[coreset.name] = (float(aum.min()), float(aum.max()))
+        made["aum"] = charts.histogram(table, cuts, "area under the margin")
+    searches = {unit.split("/")[1]: record for unit, record in stages.items() if unit.startswith("beta_search/")}
+    if searches:
+        rows: dict[str, dict[float, list[float]]] = {}
+        for budget in searches:
+            for row in store.read_table(f"beta_search/{budget}").to_pylist():
+                rows.setdefault(budget, {}).setdefault(row["beta"], []).append(row["validation_accuracy"])
+        chosen = {budget: record["metrics"]["beta"] for budget, record in searches.items()}
+        made["beta"] = charts.beta_curves(rows, chosen)
+    if "cluster" in stages:
+        sizes = {c.name: stages[f"coresets/{c.name}"]["metrics"]["cluster_sizes"] for c in coresets}
+        made["clusters"] = charts.cluster_shares(stages["cluster"]["metrics"]["cluster_sizes"], sizes)
+    results: dict[str, dict[str, list[float]]] = {}
+    for coreset in coresets:
+        if coreset.evaluation:
+            for row in store.read_table(f"evaluation/{coreset.name}").to_pylist():
+                by_subset = results.setdefault(f"{coreset.budget:,}", {})
+                by_subset.setdefault(row["subset"], []).append(row["test_accuracy"])
+    if results:
+        made["accuracy"] = charts.accuracies(results)
+    return made
+
+
+def _warning(stages: dict[str, Any]) -> str:
+    """A plain warning when the pseudo-labels look too weak to trust the difficulty scores."""
+    if "cluster" not in stages:
+        return ""
+    metrics = stages["cluster"]["metrics"]
+    agreement, consistency = metrics["mean_agreement"], metrics["neighbor_consistency"]
+    if agreement >= WEAK_AGREEMENT and consistency >= WEAK_CONSISTENCY:
+        return ""
+    return (
+        f"The pseudo-labels look weak: {agreement:.0%} of the clustering heads agree on an image (weak below "
+        f"{WEAK_AGREEMENT:.0%}) and {consistency:.0%} of neighbours share a pseudo-label (weak below {WEAK_CONSISTENCY:.0%}). "
+        "A gain over a random choice is unlikely; a stronger encoder helps most."
+    )
+
+
+def _rate(record: dict[str, Any]) -> str:
+    rows = max(record["rows"].values(), default=0)
+    return f"{rows / record['seconds']:,.0f} /s" if record["seconds"] else ""
+
+
+def _quarantine(store: Store) -> list[dict[str, Any]]:
+    if not store.exists("quarantine"):
+        return []
+    rows: list[dict[str, Any]] = store.dataset("quarantine").head(QUARANTINE_ROWS).to_pylist()
+    return rows

@@ -1,0 +1,108 @@
+"""The Arrow schema of every artifact: readable with pandas, DuckDB or pyarrow alone.
+
+Each artifact is a folder of Parquet files whose rows carry `sample_id` (the user's own id) and, once the images are
+numbered, `index` (dense, in the order of the input, fixed at ingest). Parts and rows are in ascending `index`.
+"""
+
+import pyarrow as pa
+
+SAMPLE_ID = pa.field("sample_id", pa.string(), nullable=False)
+INDEX = pa.field("index", pa.int64(), nullable=False)
+
+QUARANTINE = pa.schema(
+    [
+        SAMPLE_ID,
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+LABELS_TRUE = pa.schema([SAMPLE_ID, INDEX, pa.field("label", pa.int64()), pa.field("class_name", pa.string())])
+PSEUDO_LABELS = pa.schema(
+    [
+        SAMPLE_ID,
+        INDEX,
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("agreement", pa.float32(), nullable=False),
+    ]
+)
+BETA_SEARCH = pa.schema(
+    [
+        pa.field("budget", pa.int64(), nullable=False),
+        pa.field("beta", pa.float64(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("validation_accuracy", pa.float64(), nullable=False),
+        pa.field("epochs", pa.float64(), nullable=False),
+    ]
+)
+CORESET = pa.schema(
+    [
+        SAMPLE_ID,
+        INDEX,
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("rank", pa.int64(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("pseudo_label", pa.int32()),
+    ]
+)
+EVALUATION = pa.schema(
+    [
+        pa.field("budget", pa.int64(), nullable=False),
+        pa.field("subset", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("train_samples", pa.int64(), nullable=False),
+        pa.field("test_samples", pa.int64(), nullable=False),
+        pa.field("steps", pa.int64(), nullable=False),
+        pa.field("test_accuracy", pa.float64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+    ]
+)
+
+DYNAMICS_TYPES = {
+    "aum": pa.float32(),
+    "aum_logit": pa.float32(),
+    "forgetting": pa.int32(),
+    "never_learned": pa.bool_(),
+    "correctness": pa.int32(),
+    "last_correct": pa.bool_(),
+    "el2n": pa.float32(),
+    "entropy": pa.float32(),
+    "target_probability_mean": pa.float32(),
+    "target_probability_std": pa.float32(),
+    "dual": pa.float32(),
+    "dyn_unc": pa.float32(),
+    "epochs_seen": pa.int32(),
+}
+DYNAMICS = pa.schema([SAMPLE_ID, INDEX, *(pa.field(name, kind) for name, kind in DYNAMICS_TYPES.items())])
+
+
+def samples(*, carries_bytes: bool) -> pa.Schema:
+    """One row for each usable image; `image` holds the encoded bytes where the source is a table of bytes."""
+    fields = [
+        SAMPLE_ID,
+        INDEX,
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("content_hash", pa.string(), nullable=False),
+    ]
+    return pa.schema([*fields, pa.field("image", pa.binary())] if carries_bytes else fields)
+
+
+def embeddings(dim: int) -> pa.Schema:
+    """One row for each sample: its encoder output, not normalised, in half precision."""
+    return pa.schema([SAMPLE_ID, INDEX, pa.field("vector", pa.list_(pa.float16(), dim), nullable=False)])
+
+
+def neighbors(k: int) -> pa.Schema:
+    """One row for each sample: its k most similar other samples by `index`, most similar first."""
+    return pa.schema(
+        [
+            SAMPLE_ID,
+            INDEX,
+            pa.field("ids", pa.list_(pa.int64(), k), nullable=False),
+            pa.field("similarity", pa.list_(pa.float32(), k), nullable=False),
+        ]
+    )

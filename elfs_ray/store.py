@@ -1,0 +1,217 @@
+"""The run folder: where artifacts live, how they are published whole or not at all, and what is complete.
+
+A stage writes into a work folder of its own (`.work/STAGE-FINGERPRINT`), in files that each appear whole, so that a
+killed stage finds its finished pieces again. Publishing has three steps, each safe to repeat: the record of the stage
+is written to the work folder, its artifacts are moved to their place, the record enters `manifest.json`. A stage is
+complete when the manifest holds its fingerprint. Local folders and object stores (s3://, gs://) work alike.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from elfs_ray.errors import UsageError
+
+MANIFEST = "manifest.json"
+WORK = ".work"
+_PENDING_RECORD = "record.json"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A run folder at a local path or an object-store URI. Cheap to send to another process."""
+
+    uri: str
+
+    def __post_init__(self) -> None:
+        """Make a local path absolute: workers have working directories of their own."""
+        if "://" not in self.uri:
+            object.__setattr__(self, "uri", os.path.abspath(os.path.expanduser(self.uri)))
+
+    @cached_property
+    def _location(self) -> tuple[pafs.FileSystem, str]:
+        if "://" in self.uri:
+            filesystem, root = pafs.FileSystem.from_uri(self.uri)
+            return filesystem, root.rstrip("/")
+        return pafs.LocalFileSystem(), self.uri
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
+        return Store, (self.uri,)
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        """The pyarrow file system that holds the folder."""
+        return self._location[0]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on a file system of this machine."""
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def path(self, *parts: str) -> str:
+        """Path inside `filesystem`."""
+        return "/".join([self._location[1], *(part for part in parts if part)])
+
+    def exists(self, *parts: str) -> bool:
+        """Whether a file or folder is there."""
+        return self._kind(self.path(*parts)) != pafs.FileType.NotFound
+
+    def names(self, *parts: str) -> list[str]:
+        """Sorted names of what a folder holds; empty when there is no such folder."""
+        selector = pafs.FileSelector(self.path(*parts), allow_not_found=True)
+        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+
+    def write_bytes(self, data: bytes, *parts: str) -> None:
+        """Write a file that appears whole or not at all."""
+        target = self.path(*parts)
+        self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
+        # An object store shows an object when its upload ends; a local file needs the rename.
+        aside = f"{target}.{uuid.uuid4().hex[:8]}.tmp" if self.is_local else target
+        try:
+            with self.filesystem.open_output_stream(aside) as stream:
+                stream.write(data)
+            if aside != target:
+                self.filesystem.move(aside, target)
+        except BaseException:
+            if aside != target and self._kind(aside) != pafs.FileType.NotFound:
+                self.filesystem.delete_file(aside)
+            raise
+
+    def read_bytes(self, *parts: str) -> bytes:
+        """Read a whole file."""
+        with self.filesystem.open_input_stream(self.path(*parts)) as stream:
+            return stream.read()
+
+    def write_json(self, value: Any, *parts: str) -> None:
+        """Write plain values as indented JSON, atomically."""
+        self.write_bytes((json.dumps(value, indent=2) + "\n").encode(), *parts)
+
+    def read_json(self, *parts: str) -> Any:
+        """Read a JSON file.
+
+        Raises:
+            UsageError: the file is not valid JSON.
+        """
+        try:
+            return json.loads(self.read_bytes(*parts))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise UsageError(f"{self.path(*parts)} is damaged; remove the run folder, or restore that file") from None
+
+    def write_table(self, table: pa.Table, schema: pa.Schema, *parts: str) -> None:
+        """Write one Parquet file, cast to `schema` and atomically.
+
+        Raises:
+            ValueError: the table lacks a column, or a column that may not be null holds nulls.
+        """
+        table = table.select(schema.names).cast(schema)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self.write_bytes(sink.getvalue(), *parts)
+
+    def dataset(self, *parts: str) -> pads.Dataset:
+        """A lazily read artifact (its Parquet parts in order)."""
+        return pads.dataset(self.part_paths(*parts), filesystem=self.filesystem, format="parquet")
+
+    def part_paths(self, *parts: str) -> list[str]:
+        """Paths of the Parquet files of an artifact, in order; or the path of one file that is named."""
+        if parts[-1].endswith(".parquet"):
+            return [self.path(*parts)]
+        return [self.path(*parts, name) for name in self.names(*parts) if name.endswith(".parquet")]
+
+    def read_table(self, *parts: str, columns: list[str] | None = None, rows: pc.Expression | None = None) -> pa.Table:
+        """Read an artifact into memory: all columns or some, all rows or those that an expression keeps."""
+        return self.dataset(*parts).to_table(columns=columns, filter=rows)
+
+    def count_rows(self, *parts: str) -> int:
+        """Rows of an artifact; 0 when it has no part."""
+        return self.dataset(*parts).count_rows() if self.part_paths(*parts) else 0
+
+    def delete(self, *parts: str) -> None:
+        """Remove a file or a folder if it is there."""
+        path = self.path(*parts)
+        kind = self._kind(path)
+        if kind == pafs.FileType.Directory:
+            self.filesystem.delete_dir(path)
+        elif kind == pafs.FileType.File:
+            self.filesystem.delete_file(path)
+
+    def manifest(self) -> dict[str, Any]:
+        """The content of `manifest.json`; empty when there is none yet."""
+        return self.read_json(MANIFEST) if self.exists(MANIFEST) else {}
+
+    def update_manifest(self, **entries: Any) -> None:
+        """Set top-level entries of the manifest. One driver writes a run folder at a time."""
+        self.write_json({**self.manifest(), **entries}, MANIFEST)
+
+    def record(self, unit: str) -> dict[str, Any] | None:
+        """What the manifest says of a published stage."""
+        found: dict[str, Any] | None = self.manifest().get("stages", {}).get(unit)
+        return found
+
+    def is_complete(self, unit: str, fingerprint: str) -> bool:
+        """Whether a stage was published with exactly this fingerprint and its artifacts are in place."""
+        record = self.record(unit)
+        return (
+            record is not None
+            and record["fingerprint"] == fingerprint
+            and all(self.exists(name) for name in record["artifacts"])
+        )
+
+    def work_folder(self, unit: str, fingerprint: str) -> str:
+        """Name, below the run folder, of the work folder of one stage; work of other fingerprints is removed."""
+        prefix = unit.replace("/", "-") + "-"
+        for name in self.names(WORK):
+            if name.startswith(prefix) and name != prefix + fingerprint and len(name) == len(prefix + fingerprint):
+                self.delete(WORK, name)
+        return f"{WORK}/{prefix}{fingerprint}"
+
+    def publish(self, unit: str, work: str, artifacts: Mapping[str, str], record: dict[str, Any]) -> None:
+        """Make the artifacts of a stage visible and complete.
+
+        Args:
+            unit: name of the stage in the manifest, such as `embed` or `coresets/elfs/5000`.
+            work: its work folder.
+            artifacts: name of each artifact below the run folder -> folder below `work` that holds it.
+            record: what the manifest shall say of the stage; must hold `fingerprint`.
+        """
+        self.write_json({**record, "unit": unit, "artifacts": dict(artifacts)}, work, _PENDING_RECORD)
+        self.finish_publishing(work)
+
+    def finish_publishing(self, work: str) -> bool:
+        """Complete a publication that a kill interrupted; returns whether there was one."""
+        if not self.exists(work, _PENDING_RECORD):
+            return False
+        record = self.read_json(work, _PENDING_RECORD)
+        for artifact, source in record["artifacts"].items():
+            if self.exists(work, source):
+                self.delete(artifact)
+                self._move(self.path(work, source), self.path(artifact))
+        unit = record.pop("unit")
+        record["artifacts"] = sorted(record["artifacts"])
+        self.update_manifest(stages={**self.manifest().get("stages", {}), unit: record})
+        self.delete(work)
+        return True
+
+    def _kind(self, path: str) -> pafs.FileType:
+        return self.filesystem.get_file_info(path).type
+
+    def _move(self, source: str, target: str) -> None:
+        if self.is_local:
+            self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
+            self.filesystem.move(source, target)
+            return
+        # Object stores have no rename of folders; the record is written after the last copy.
+        for info in self.filesystem.get_file_info(pafs.FileSelector(source, recursive=True)):
+            if info.type == pafs.FileType.File:
+                self.filesystem.copy_file(info.path, target + info.path[len(source) :])
+        self.filesystem.delete_dir(source)

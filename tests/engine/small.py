@@ -1,0 +1,45 @@
+"""A pipeline run that is real and small: a few hundred digits, and options that end in seconds."""
+
+import shutil
+from pathlib import Path
+
+from elfs_ray.data.digits import write_digits
+
+NUM_IMAGES = 240
+BUDGET = 40
+OPTIONS = {
+    "embed.image_size": 64,
+    "embed.checkpoint_rows": 64,
+    "ingest.chunk_rows": 64,
+    "neighbors.k": 10,
+    "neighbors.shards": 2,
+    "neighbors.query_rows": 100,
+    "cluster.heads": 4,
+    "cluster.epochs": 12,
+    "cluster.checkpoint_epochs": 3,
+    "proxy.epochs": 12,
+    "proxy.checkpoint_epochs": 3,
+    "beta_search.betas": [0.0, 0.2, 0.4],
+    "beta_search.seeds": 1,
+    "beta_search.steps": 30,
+    "evaluate.seeds": 2,
+    "evaluate.steps": 60,
+    "report.thumbnails": 12,
+}
+
+
+def write_small_input(folder: Path) -> tuple[Path, Path]:
+    """The first digits as PNG files, and their labels in a file apart."""
+    images, labels = write_digits(folder / "all")
+    small = folder / "images"
+    small.mkdir()
+    for image in sorted(Path(images).iterdir())[:NUM_IMAGES]:
+        shutil.copy(image, small)
+    return small, Path(labels)
+
+
+def command_line(images: Path, labels: Path, run_dir: Path) -> list[str]:
+    """The same run through the command line."""
+    sets = [f"--set={name}={value}" for name, value in OPTIONS.items()]
+    required = ["--input", str(images), "--budget", str(BUDGET), "--num-classes", "10", "--labels", str(labels)]
+    return ["run", *required, "--out", str(run_dir), *sets]

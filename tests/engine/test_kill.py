@@ -1,0 +1,60 @@
+"""The real process killed with SIGKILL in every stage, and run again: nothing lost, the same coreset."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small import BUDGET, command_line
+
+from elfs_ray.store import Store
+
+STAGES = ["ingest", "embed", "neighbors", "cluster", "proxy", f"beta_search-{BUDGET}", f"evaluation-elfs-{BUDGET}"]
+TIMEOUT_SECONDS = 150
+
+
+def start(arguments: list[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "elfs_ray.cli", *arguments, "--set=ray.num_cpus=2"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def kill_in(stage: str, arguments: list[str], run_dir: Path) -> None:
+    """Start the run and kill it once the work folder of a stage holds something."""
+    process = start(arguments)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not any(path.is_dir() and any(path.iterdir()) for path in run_dir.glob(f".work/{stage}-*")):
+        assert process.poll() is None, f"the run ended before {stage}: {process.stderr.read().decode()}"
+        assert time.monotonic() < deadline, f"{stage} did not start"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+
+def finish(arguments: list[str]) -> None:
+    process = start(arguments)
+    _, errors = process.communicate(timeout=2 * TIMEOUT_SECONDS)
+    assert process.returncode == 0, errors.decode()
+
+
+@pytest.mark.timeout(900)
+def test_killed_in_every_stage(small_input, tmp_path):
+    images, labels = small_input
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    finish(command_line(images, labels, undisturbed))
+    arguments = command_line(images, labels, killed)
+    complete: set[str] = set()
+    for stage in STAGES:
+        kill_in(stage, arguments, killed)
+        published = set(Store(str(killed)).manifest()["stages"]) if (killed / "manifest.json").exists() else set()
+        assert complete <= published
+        complete = published
+    finish(arguments)
+    for artifact in ("samples", "embeddings", "neighbors", "pseudo_labels", "dynamics", f"coresets/elfs/{BUDGET}"):
+        ours, theirs = (Store(str(run)).read_table(artifact) for run in (killed, undisturbed))
+        assert ours.equals(theirs), artifact
+    assert not Store(str(killed)).names(".work")

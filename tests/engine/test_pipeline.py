@@ -1,0 +1,172 @@
+"""The real pipeline on a small real input: artifacts, resume, what is redone, and that labels stay out."""
+
+import shutil
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small import BUDGET, NUM_IMAGES, OPTIONS
+
+from elfs_ray import schema, select
+from elfs_ray.config import load_config
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.knn import exact_top_k
+from elfs_ray.engine.artifacts import read_neighbor_ids, read_vectors
+from elfs_ray.errors import UsageError
+from elfs_ray.pipeline import check_sizes
+from elfs_ray.store import Store
+
+
+def again(result, images, out=None, **changes):
+    """Run with the same options but for some."""
+    values = {**OPTIONS, **changes}
+    return select(images, budget=values.pop("budget", BUDGET), num_classes=10, out=out or result.run_dir, **values)
+
+
+class TestArtifacts:
+    def test_every_image_is_a_sample(self, small_run):
+        store = Store(small_run.run_dir)
+        samples = store.read_table("samples")
+        assert len(samples) + store.count_rows("quarantine") == NUM_IMAGES
+        assert samples["index"].to_pylist() == list(range(NUM_IMAGES))
+        assert samples["sample_id"][0].as_py() == "digit-0000.png"
+        assert set(samples["width"].to_pylist()) == {32}
+
+    @pytest.mark.parametrize(
+        ("artifact", "expected"),
+        [
+            ("samples", schema.samples(carries_bytes=False)),
+            ("quarantine", schema.QUARANTINE),
+            ("labels_true", schema.LABELS_TRUE),
+            ("embeddings", schema.embeddings(1280)),
+            ("neighbors", schema.neighbors(10)),
+            ("pseudo_labels", schema.PSEUDO_LABELS),
+            ("dynamics", schema.DYNAMICS),
+            (f"beta_search/{BUDGET}", schema.BETA_SEARCH),
+            (f"coresets/elfs/{BUDGET}", schema.CORESET),
+            (f"evaluation/elfs/{BUDGET}", schema.EVALUATION),
+        ],
+    )
+    def test_schema(self, small_run, artifact, expected):
+        for path in Store(small_run.run_dir).part_paths(artifact):
+            assert pq.read_schema(path).equals(expected)
+
+    def test_neighbors_are_exact(self, small_run):
+        store = Store(small_run.run_dir)
+        expected, _ = exact_top_k(normalize_rows(read_vectors(store)), 10)
+        found = read_neighbor_ids(store)
+        assert not (found == np.arange(len(found))[:, None]).any()
+        # Equal similarities may stand in another order; the sets agree but for rounding at the last place.
+        same = [len(set(a) & set(b)) for a, b in zip(found.tolist(), expected.tolist(), strict=True)]
+        assert np.mean(same) >= 9.99
+
+    def test_coreset_is_the_best_of_its_rank(self, small_run):
+        coreset = small_run.table
+        assert len(coreset) == BUDGET
+        assert len(set(coreset["sample_id"].to_pylist())) == BUDGET
+        assert coreset["rank"].to_pylist() == list(range(BUDGET))
+
+    def test_beta_is_the_best_mean_of_the_table(self, small_run):
+        rows = Store(small_run.run_dir).read_table(f"beta_search/{BUDGET}").to_pandas()
+        means = rows.groupby("beta")["validation_accuracy"].mean()
+        chosen = small_run.manifest["stages"][f"beta_search/{BUDGET}"]["metrics"]["beta"]
+        assert chosen == means.index[np.flatnonzero(means.to_numpy() == means.max())[0]]
+
+    def test_evaluation_compares_on_one_test_set(self, small_run):
+        rows = Store(small_run.run_dir).read_table(f"evaluation/elfs/{BUDGET}").to_pandas()
+        assert rows.groupby("subset")["seed"].nunique().to_dict() == {"elfs": 2, "random": 2}
+        assert rows["test_samples"].nunique() == 1
+        assert set(rows["train_samples"]) == {BUDGET}
+        assert (rows["test_accuracy"] > 0.3).all()
+
+    def test_manifest_states_what_auto_chose(self, small_run):
+        stages = small_run.manifest["stages"]
+        assert stages["embed"]["chosen"]["dtype"] in ("bfloat16", "float32")
+        assert stages["proxy"]["chosen"]["model"] in ("mlp", "resnet18")
+        assert all(record["seconds"] > 0 and record["peak_memory_mb"] > 0 for record in stages.values())
+        assert {"torch", "ray", "numpy"} <= small_run.manifest["versions"].keys()
+
+
+class TestAgain:
+    def test_nothing_is_done_twice(self, small_run, small_input):
+        before = Store(small_run.run_dir).manifest()["stages"]
+        started = time.monotonic()
+        result = again(small_run, small_input[0], **{"evaluate.labels": str(small_input[1])})
+        assert result.manifest["stages"] == before
+        assert time.monotonic() - started < 60  # no stage ran; a bound against hanging, not a benchmark
+
+    def test_changed_option_redoes_what_depends_on_it(self, small_run, small_input, tmp_path):
+        run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+        before = Store(str(run_dir)).manifest()["stages"]
+        result = again(small_run, small_input[0], out=run_dir, **{"proxy.epochs": 11})
+        redone = {unit for unit, record in result.manifest["stages"].items() if record != before[unit]}
+        assert redone == {"proxy", f"beta_search/{BUDGET}", f"coresets/elfs/{BUDGET}"}
+
+    def test_another_budget_keeps_the_first(self, small_run, small_input, tmp_path):
+        run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+        result = again(small_run, small_input[0], out=run_dir, budget=[BUDGET, 0.5], **{"select.method": "random"})
+        assert {count: len(table) for count, table in result.coresets.items()} == {BUDGET: BUDGET, 120: 120}
+        assert Store(str(run_dir)).count_rows(f"coresets/elfs/{BUDGET}") == BUDGET
+
+    def test_labels_change_nothing_before_evaluation(self, small_run, small_input, tmp_path):
+        """The whole selection without labels gives the same artifacts to the byte."""
+        result = again(small_run, small_input[0], out=tmp_path / "unlabelled")
+        for artifact in ("embeddings", "neighbors", "pseudo_labels", "dynamics", f"coresets/elfs/{BUDGET}"):
+            ours, theirs = (Store(run.run_dir).read_table(artifact) for run in (result, small_run))
+            assert ours.equals(theirs), artifact
+
+
+class TestQuarantine:
+    @pytest.fixture
+    def mixed(self, small_input, tmp_path):
+        folder = tmp_path / "mixed"
+        folder.mkdir()
+        for image in sorted(small_input[0].iterdir())[:30]:
+            shutil.copy(image, folder)
+        (folder / "empty.png").write_bytes(b"")
+        (folder / "truncated.png").write_bytes((folder / "digit-0000.png").read_bytes()[:60])
+        (folder / "notes.txt").write_text("not an image")
+        return folder
+
+    def test_bad_images_are_set_aside_with_their_reason(self, ray_session, mixed, tmp_path):
+        out = tmp_path / "run"
+        options = {**OPTIONS, "ingest.max_bad_fraction": 0.2, "neighbors.k": 5, "select.method": "random"}
+        result = select(mixed, budget=10, num_classes=2, out=out, **options)
+        quarantine = Store(str(out)).read_table("quarantine").to_pandas().set_index("sample_id")["reason"]
+        assert set(quarantine.index) == {"empty.png", "truncated.png", "notes.txt"}
+        assert "0 bytes" in quarantine["empty.png"]
+        assert result.manifest["stages"]["ingest"]["rows"] == {"samples": 30, "quarantine": 3}
+
+    def test_too_many_bad_images_stop_the_run(self, ray_session, mixed, tmp_path):
+        with pytest.raises(UsageError, match=r"3 of 33 inputs \(9.1%\) cannot be used, more than ingest.max_bad"):
+            select(mixed, budget=10, num_classes=2, out=tmp_path / "run", **OPTIONS)
+        assert not Store(str(tmp_path / "run")).exists("samples")
+
+
+def test_table_input_with_bytes(ray_session, small_input, tmp_path):
+    """A Parquet source gives the same embeddings as the same files in a folder."""
+    paths = sorted(small_input[0].iterdir())[:50]
+    table = pa.table({"image_id": [path.name for path in paths], "image": [path.read_bytes() for path in paths]})
+    pq.write_table(table, tmp_path / "images.parquet", row_group_size=20)
+    options = {**OPTIONS, "neighbors.k": 5, "select.method": "random"}
+    from_table = select(tmp_path / "images.parquet", budget=5, num_classes=2, out=tmp_path / "run", **options)
+    store = Store(from_table.run_dir)
+    assert store.read_table("samples", columns=["sample_id"])["sample_id"].to_pylist() == table["image_id"].to_pylist()
+    assert "image" in store.dataset("samples").schema.names
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_classes": 300}, "num_classes is 300, but only 240 images are usable"),
+        ({"neighbors": {"k": 240}}, "neighbors.k is 240, but each of the 240 usable images has only 239 others"),
+        ({"budgets": [241]}, "241"),
+        ({"select": {"beta": 0.9}, "budgets": [40]}, "select.beta=0.9 drops 216 of 240 images"),
+    ],
+)
+def test_sizes_are_checked_before_the_long_stages(changes, message):
+    config = load_config({"input": "/x", "num_classes": 10, "budgets": [40], **changes})
+    with pytest.raises(UsageError, match=message):
+        check_sizes(config, 240)
