@@ -27,7 +27,7 @@ def _execution(default: Any, description: str, **constraints: Any) -> Any:
 
 
 def parse_budget(value: float | str) -> float:
-    """Read a labelling budget: a whole number is a count of images, a number with a point is the fraction to keep."""
+    """Read a labelling budget: a whole number is a count of images, one with a point the fraction to keep."""
     if isinstance(value, bool):
         raise ValueError("a budget is a count (5000) or a fraction (0.1)")  # noqa: TRY004 - pydantic reports these
     if isinstance(value, (int, float)):
@@ -82,7 +82,7 @@ class EmbedConfig(Section):
 
     encoder: str = Field(
         "efficientnet-lite0",
-        description="efficientnet-lite0 | open_clip:MODEL/PRETRAINED | timm:NAME | torchvision:NAME | hub:swav_resnet50",
+        description="efficientnet-lite0, open_clip:MODEL/PRETRAINED, timm:NAME, torchvision:NAME or hub:swav_resnet50",
     )
     weights: Location | None = Field(None, description="local weights file for the encoder instead of a download")
     image_size: AutoInt = Field(

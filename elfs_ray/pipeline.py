@@ -117,7 +117,8 @@ def check_sizes(config: RunConfig, num_samples: int) -> None:
     """Refuse sizes that do not fit the number of usable images, before the long stages."""
     if config.num_classes > num_samples:
         raise UsageError(
-            f"num_classes is {config.num_classes}, but only {num_samples} images are usable; pass a smaller --num-classes"
+            f"num_classes is {config.num_classes}, but only {num_samples} images are usable; "
+            "pass a smaller --num-classes"
         )
     if config.neighbors.k >= num_samples:
         raise UsageError(
@@ -129,8 +130,8 @@ def check_sizes(config: RunConfig, num_samples: int) -> None:
         beta = config.select.beta
         if beta is not None and count + round(beta * num_samples) > num_samples:
             raise UsageError(
-                f"select.beta={beta:g} drops {round(beta * num_samples)} of {num_samples} images, which leaves fewer than "
-                f"the budget of {count}; use a beta up to {1 - count / num_samples:.3f}"
+                f"select.beta={beta:g} drops {round(beta * num_samples)} of {num_samples} images, which leaves fewer "
+                f"than the budget of {count}; use a beta up to {1 - count / num_samples:.3f}"
             )
 
 

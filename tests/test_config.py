@@ -105,5 +105,5 @@ def test_wrong_file_is_named(tmp_path, content, message):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(UsageError, match="run.yaml cannot be read: No such file or directory"):
+    with pytest.raises(UsageError, match=r"run\.yaml cannot be read: No such file or directory"):
         load_config(REQUIRED, tmp_path / "run.yaml")

@@ -1,4 +1,4 @@
-"""Classifiers trained on embeddings or images, and the loop that trains them: the proxy, the search of beta, evaluation.
+"""Classifiers trained on embeddings or images, and the loop that trains them: proxy, search of beta, evaluation.
 
 Symbols: N samples, b rows in a batch, C classes, d embedding width.
 """
@@ -106,7 +106,7 @@ def prepare_images(images: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def epoch_batches(num_samples: int, batch_size: int, min_rows: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Sample positions of each batch of an epoch in a random order; a last batch under `min_rows` joins the one before."""
+    """Positions of each batch of an epoch in random order; a last batch under `min_rows` joins the one before."""
     order = torch.randperm(num_samples, generator=generator)
     starts = list(range(0, num_samples, batch_size))
     if len(starts) > 1 and num_samples - starts[-1] < min_rows:
@@ -133,7 +133,7 @@ def train_step(
     inputs: Tensor,
     labels: Tensor,
     learning_rate: float,
-    after_backward: Callable[[nn.Module], None] = lambda model: None,
+    after_backward: Callable[[nn.Module], None] = lambda _: None,
 ) -> Tensor:
     """One cross-entropy step; returns the logits [b, C] it was computed from.
 

@@ -95,14 +95,15 @@ class DynamicsAccumulator:
         Raises:
             ValueError: the sizes differ, or a sample was fed to both.
         """
-        theirs = other._counts["epochs_seen"] > 0
+        added = other.state_dict()
+        theirs = added["epochs_seen"] > 0
         if len(theirs) != len(self._was_correct):
             raise ValueError(f"cannot merge dynamics of {len(theirs)} samples into those of {len(self._was_correct)}")
         both = int((theirs & (self._counts["epochs_seen"] > 0)).sum())
         if both:
             raise ValueError(f"{both} samples are in both accumulators; split the samples, not the epochs")
         for name, values in self.state_dict().items():
-            values[theirs] = other.state_dict()[name][theirs]
+            values[theirs] = added[name][theirs]
 
     def state_dict(self) -> dict[str, Tensor]:
         """The whole state, for a checkpoint; the tensors are not copied."""

@@ -20,7 +20,7 @@ def budget_count(budget: float, num_samples: int) -> int:
     Raises:
         UsageError: not a number, below 1 sample, over N, or a fraction over 1.
     """
-    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not math.isfinite(budget):
+    if isinstance(budget, bool) or not math.isfinite(budget):
         raise UsageError(f"budget {budget!r} is not a number; pass a count (5000) or a fraction to keep (0.1)")
     if budget <= 0:
         raise UsageError(f"budget {budget} selects nothing; pass a count from 1 on or a fraction above 0")

@@ -168,4 +168,4 @@ def consensus(
     labels = mean.argmax(axis=1)
     confidence = mean[np.arange(num_samples), labels] / len(deciding)
     votes = [alignment[head][probabilities[head].argmax(axis=1)] == labels for head in range(num_heads)]
-    return labels.astype(np.int32), confidence.astype(np.float32), np.mean(votes, axis=0, dtype=np.float32)
+    return labels.astype(np.int32), confidence.astype(np.float32), np.asarray(votes).mean(axis=0, dtype=np.float32)

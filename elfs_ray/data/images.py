@@ -128,7 +128,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow would clip: scale 16-bit grey, and what lies in no known range by its own extremes.
         values = np.asarray(image, dtype=np.float64)
-        is_16_bit = image.mode.startswith("I") and values.size > 0 and 0 <= values.min() and values.max() <= 65535
+        is_16_bit = image.mode.startswith("I") and values.size > 0 and values.min() >= 0 and values.max() <= 65535
         low, high = (0.0, 65535.0) if is_16_bit else (float(values.min()), float(values.max()))
         scaled = (values - low) / max(high - low, 1e-12) * 255
         return Image.fromarray(np.round(scaled).astype(np.uint8)).convert("RGB")

@@ -45,6 +45,7 @@ def read_labels(
     Raises:
         UsageError: no such file or column, two labels for one id, or no id that matches.
     """
+    names: list[str | None]
     if spec == FOLDERS:
         names = [_folder(sample_id) for sample_id in sample_ids]
     else:

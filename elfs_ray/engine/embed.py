@@ -93,7 +93,7 @@ def _stream(
     return iter(
         _pending(context, done)
         .map_batches(
-            _decode_batch,
+            _decode_batch,  # type: ignore[arg-type] # Ray's annotations know no further arguments
             batch_size=batch_size,
             batch_format="pyarrow",
             num_cpus=0.5,
@@ -113,7 +113,7 @@ def _stream(
             },
         )
         .map_batches(
-            _save_batch,
+            _save_batch,  # type: ignore[arg-type]
             batch_size=options.checkpoint_rows,
             batch_format="numpy",
             num_cpus=0.25,
@@ -150,7 +150,8 @@ def _decode_batch(table: pa.Table, preprocessing: Preprocessing, max_pixels: int
         except (ImageError, OSError) as error:
             name = table["sample_id"][row].as_py()
             raise RunError(
-                f"image {name!r} was readable at ingest and no longer is ({error}); restore it, or remove it and run into a new folder"
+                f"image {name!r} was readable at ingest and no longer is ({error}); restore it, "
+                "or remove it and run into a new folder"
             ) from None
         pixels[row] = to_uint8(image, preprocessing.size, preprocessing.crop_fraction, preprocessing.interpolation)
     return {
@@ -167,7 +168,7 @@ class _EncodeBatch:
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
-        self._encoder.module.to(self._device, memory_format=torch.channels_last)
+        self._encoder.module.to(self._device).to(memory_format=torch.channels_last)
         self._dtype = getattr(torch, options.dtype)
         self._batch_size = int(options.batch_size)
         self._counter = counter

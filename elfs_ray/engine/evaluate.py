@@ -113,7 +113,7 @@ def _train_all(
     task = _train_one.options(num_cpus=1, num_gpus=0.25 if hardware.device == "cuda" else 0)
     with context.counting("evaluating", len(subsets), "trainings") as counter:
         running = []
-        for name, seed, positions in subsets:
+        for _, seed, positions in subsets:
             running.append(task.remote(shared, positions, num_classes, options, context.seed(seed, 1)))
         results = []
         for result in running:

@@ -59,10 +59,14 @@ def _check_all(context: StageContext, source: Source) -> None:
     with context.counting("checking images", source.count, "images", done) as counter:
         rows = [{"chunk": chunk} for chunk in pending]
         dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000))
-        dataset.map(_check_chunk, fn_kwargs={"shared": shared, "counter": counter}, num_cpus=0.5).materialize()
+        dataset.map(
+            _check_chunk,  # type: ignore[arg-type] # Ray's annotations know no further arguments
+            fn_kwargs={"shared": shared, "counter": counter},
+            num_cpus=0.5,
+        ).materialize()
 
 
-def _check_chunk(row: dict[str, Any], shared: ray.ObjectRef, counter: Counter) -> dict[str, int]:
+def _check_chunk(row: dict[str, Any], shared: "ray.ObjectRef[Any]", counter: Counter) -> dict[str, int]:
     """Read the images of one chunk, check each and save what was found."""
     source, store, folder, max_pixels = ray.get(shared)
     chunk = row["chunk"]

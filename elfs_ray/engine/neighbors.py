@@ -68,7 +68,7 @@ def _search_all(context: StageContext, options: NeighborsConfig, num_samples: in
     shards = _start_shards(context, int(options.shards), num_samples)
     done = num_samples - sum(stop - start for _, start, stop in pending)
     with context.counting("neighbours", num_samples, "samples", done) as counter:
-        waiting: list[ray.ObjectRef] = []
+        waiting: list[ray.ObjectRef[int]] = []
         for number, start, stop in pending:
             queries = _read_block.remote(store, start, stop)
             parts = [shard.search.remote(queries, options.k + 1) for shard in shards]
@@ -84,7 +84,9 @@ def _search_all(context: StageContext, options: NeighborsConfig, num_samples: in
 def _start_shards(context: StageContext, count: int, num_samples: int) -> list[ActorHandle[Any]]:
     hardware = context.hardware
     on_gpu = hardware.gpus >= count
-    actor = _Shard.options(num_cpus=0.5, num_gpus=1 if on_gpu else 0, max_restarts=3, max_task_retries=3)
+    actor = _Shard.options(  # type: ignore[attr-defined] # added by the decorator
+        num_cpus=0.5, num_gpus=1 if on_gpu else 0, max_restarts=3, max_task_retries=3
+    )
     threads = max(1, hardware.cpus // count)
     return [
         actor.remote(context.store, start, stop, threads, on_gpu) for start, stop in shard_ranges(num_samples, count)
@@ -99,7 +101,7 @@ class _Shard:
         faiss.omp_set_num_threads(threads)
         vectors = normalize_rows(read_vectors(store, start=start, stop=stop))
         self._start = start
-        self._index = faiss.IndexFlatIP(vectors.shape[1])
+        self._index: Any = faiss.IndexFlatIP(vectors.shape[1])
         if on_gpu:
             self._index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, self._index)
         self._index.add(vectors)

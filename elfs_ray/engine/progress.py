@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -29,9 +30,9 @@ class _CounterActor:
 
 
 class Counter:
-    """Handle on the count of finished units; cheap to send to workers. Counting never waits and never fails a worker."""
+    """Handle on the count of finished units, cheap to send. Counting never waits and never fails a worker."""
 
-    def __init__(self, actor: ActorHandle) -> None:
+    def __init__(self, actor: ActorHandle[Any]) -> None:
         self._actor = actor
 
     def advance(self, count: int) -> None:
@@ -46,7 +47,7 @@ class Counter:
 @contextmanager
 def counting(meter: Meter, done: int = 0) -> Iterator[Counter]:
     """Poll a counter from a thread of the driver and show it on `meter`."""
-    actor = _CounterActor.remote(done)
+    actor = _CounterActor.remote(done)  # type: ignore[attr-defined] # added by the decorator
     stop = threading.Event()
 
     def poll() -> None:

@@ -44,9 +44,10 @@ def write_report(store: Store) -> str:
         rates={unit: _rate(record) for unit, record in stages.items()},
         coresets=coresets,
         warning=_warning(stages),
-        charts={name: Markup(html) for name, html in _charts(store, stages, coresets).items()},
+        # The charts escape their own texts; Plotly is the library's.
+        charts={name: Markup(html) for name, html in _charts(store, stages, coresets).items()},  # noqa: S704
         quarantine=_quarantine(store),
-        plotly=Markup(get_plotlyjs()),
+        plotly=Markup(get_plotlyjs()),  # noqa: S704
     )
     store.write_bytes(page.encode(), REPORT)
     return store.path(REPORT)
@@ -64,7 +65,7 @@ def _coreset(store: Store, manifest: dict[str, Any], unit: str) -> Coreset:
     for cluster in clusters:
         members = [int(index) for index, label in zip(indices, labels, strict=True) if label == cluster]
         shown = members[: max(1, limit // max(1, len(clusters)))]
-        captions = {index: f"cluster {cluster}" for index in shown}
+        captions = dict.fromkeys(shown, f"cluster {cluster}")
         gallery.append((f"cluster {cluster}, {len(members):,} selected", make_thumbnails(store, captions)))
     hardest, easiest = _pruned(store, indices, limit // 4) if manifest["stages"].get("proxy") else ({}, {})
     return Coreset(
@@ -83,43 +84,61 @@ def _pruned(store: Store, selected: np.ndarray, limit: int) -> tuple[dict[int, s
     """Indices of the hardest and of the easiest images left out, with their AUM as caption."""
     table = store.read_table("dynamics", columns=["index", "aum"])
     indices, aum = table["index"].to_numpy(), table["aum"].to_numpy()
-    order = [row for row in np.argsort(aum, kind="stable") if indices[row] not in set(selected.tolist())]
-    kept = aum[np.isin(indices, selected)]
-    hard = [row for row in order if aum[row] <= kept.min()][:limit]
-    easy = [row for row in reversed(order) if aum[row] >= kept.max()][:limit]
-    return tuple({int(indices[row]): f"AUM {aum[row]:.2f}" for row in rows} for rows in (hard, easy))  # type: ignore[return-value]
+    is_kept = np.isin(indices, selected)
+    order = np.argsort(aum, kind="stable")
+    order = order[~is_kept[order]]
+    hard = order[aum[order] <= aum[is_kept].min()][:limit]
+    easy = order[aum[order] >= aum[is_kept].max()][::-1][:limit]
+
+    def captions(rows: np.ndarray) -> dict[int, str]:
+        return {int(indices[row]): f"AUM {aum[row]:.2f}" for row in rows}
+
+    return captions(hard), captions(easy)
 
 
 def _charts(store: Store, stages: dict[str, Any], coresets: list[Coreset]) -> dict[str, str]:
-    made: dict[str, str] = {}
-    if "proxy" in stages and coresets:
-        table = store.read_table("dynamics", columns=["aum"])["aum"].to_numpy()
-        cuts = {}
-        for coreset in coresets:
-            if coreset.beta is not None:
-                aum = table[store.read_table(f"coresets/{coreset.name}", columns=["index"])["index"].to_numpy()]
-                cuts[coreset.name] = (float(aum.min()), float(aum.max()))
-        made["aum"] = charts.histogram(table, cuts, "area under the margin")
+    """Every chart that the run has the numbers for, by its name in the template; others are empty."""
+    return {
+        "aum": _aum_chart(store, coresets) if "proxy" in stages and coresets else "",
+        "beta": _beta_chart(store, stages),
+        "clusters": _cluster_chart(stages, coresets) if "cluster" in stages else "",
+        "accuracy": _accuracy_chart(store, coresets),
+    }
+
+
+def _aum_chart(store: Store, coresets: list[Coreset]) -> str:
+    aum = store.read_table("dynamics", columns=["aum"])["aum"].to_numpy()
+    cuts = {}
+    for coreset in coresets:
+        if coreset.beta is not None:
+            kept = aum[store.read_table(f"coresets/{coreset.name}", columns=["index"])["index"].to_numpy()]
+            cuts[coreset.name] = (float(kept.min()), float(kept.max()))
+    return charts.histogram(aum, cuts, "area under the margin")
+
+
+def _beta_chart(store: Store, stages: dict[str, Any]) -> str:
     searches = {unit.split("/")[1]: record for unit, record in stages.items() if unit.startswith("beta_search/")}
-    if searches:
-        rows: dict[str, dict[float, list[float]]] = {}
-        for budget in searches:
-            for row in store.read_table(f"beta_search/{budget}").to_pylist():
-                rows.setdefault(budget, {}).setdefault(row["beta"], []).append(row["validation_accuracy"])
-        chosen = {budget: record["metrics"]["beta"] for budget, record in searches.items()}
-        made["beta"] = charts.beta_curves(rows, chosen)
-    if "cluster" in stages:
-        sizes = {c.name: stages[f"coresets/{c.name}"]["metrics"]["cluster_sizes"] for c in coresets}
-        made["clusters"] = charts.cluster_shares(stages["cluster"]["metrics"]["cluster_sizes"], sizes)
+    rows: dict[str, dict[float, list[float]]] = {}
+    for budget in searches:
+        for row in store.read_table(f"beta_search/{budget}").to_pylist():
+            rows.setdefault(budget, {}).setdefault(row["beta"], []).append(row["validation_accuracy"])
+    chosen = {budget: record["metrics"]["beta"] for budget, record in searches.items()}
+    return charts.beta_curves(rows, chosen) if rows else ""
+
+
+def _cluster_chart(stages: dict[str, Any], coresets: list[Coreset]) -> str:
+    sizes = {coreset.name: stages[f"coresets/{coreset.name}"]["metrics"]["cluster_sizes"] for coreset in coresets}
+    return charts.cluster_shares(stages["cluster"]["metrics"]["cluster_sizes"], sizes)
+
+
+def _accuracy_chart(store: Store, coresets: list[Coreset]) -> str:
     results: dict[str, dict[str, list[float]]] = {}
     for coreset in coresets:
         if coreset.evaluation:
+            by_subset = results.setdefault(f"{coreset.budget:,}", {})
             for row in store.read_table(f"evaluation/{coreset.name}").to_pylist():
-                by_subset = results.setdefault(f"{coreset.budget:,}", {})
                 by_subset.setdefault(row["subset"], []).append(row["test_accuracy"])
-    if results:
-        made["accuracy"] = charts.accuracies(results)
-    return made
+    return charts.accuracies(results) if results else ""
 
 
 def _warning(stages: dict[str, Any]) -> str:
@@ -132,7 +151,8 @@ def _warning(stages: dict[str, Any]) -> str:
         return ""
     return (
         f"The pseudo-labels look weak: {agreement:.0%} of the clustering heads agree on an image (weak below "
-        f"{WEAK_AGREEMENT:.0%}) and {consistency:.0%} of neighbours share a pseudo-label (weak below {WEAK_CONSISTENCY:.0%}). "
+        f"{WEAK_AGREEMENT:.0%}) and {consistency:.0%} of neighbours share a pseudo-label (weak below "
+        f"{WEAK_CONSISTENCY:.0%}). "
         "A gain over a random choice is unlikely; a stronger encoder helps most."
     )
 

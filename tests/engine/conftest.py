@@ -1,9 +1,9 @@
 """One small run, shared by the tests that look at its results."""
 
 import pytest
-from small import BUDGET, OPTIONS, write_small_input
 
 from elfs_ray import select
+from small import BUDGET, OPTIONS, write_small_input
 
 
 @pytest.fixture(scope="session")

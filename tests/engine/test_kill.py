@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from small import BUDGET, command_line
 
 from elfs_ray.store import Store
+from small import BUDGET, command_line
 
 STAGES = ["ingest", "embed", "neighbors", "cluster", "proxy", f"beta_search-{BUDGET}", f"evaluation-elfs-{BUDGET}"]
 TIMEOUT_SECONDS = 150

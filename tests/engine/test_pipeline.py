@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small import BUDGET, NUM_IMAGES, OPTIONS
 
 from elfs_ray import schema, select
 from elfs_ray.config import load_config
@@ -17,6 +16,7 @@ from elfs_ray.engine.artifacts import read_neighbor_ids, read_vectors
 from elfs_ray.errors import UsageError
 from elfs_ray.pipeline import check_sizes
 from elfs_ray.store import Store
+from small import BUDGET, NUM_IMAGES, OPTIONS
 
 
 def again(result, images, out=None, **changes):
