@@ -11,10 +11,12 @@ from rich.table import Table
 from elfs_ray import __version__
 from elfs_ray.config import RunConfig, load_config
 from elfs_ray.console import ConsoleReporter
-from elfs_ray.errors import ElfsRayError, UsageError
+from elfs_ray.errors import ElfsRayError, UsageError, one_line
 from elfs_ray.store import Store
 
 EXIT_INTERRUPTED = 130
+# What the parser raises on wrong use; Typer exports one of its subclasses only.
+CommandLineError: Any = typer.BadParameter.__bases__[0]
 out = Console()
 err = Console(stderr=True)
 app = typer.Typer(
@@ -58,15 +60,23 @@ def main() -> None:
     """Entry point of the `elfs-ray` command; exit status 0, 1 (failed), 2 (wrong use) or 130 (interrupted)."""
     debug = "--debug" in sys.argv[1:]
     try:
-        app(standalone_mode=True)
-    except ElfsRayError as error:
-        if debug:
-            err.print_exception()
-        _complain(str(error))
+        sys.exit(app(standalone_mode=False) or 0)
+    except CommandLineError as error:
+        if error.format_message():  # without a command, Typer has shown the help
+            command = error.ctx.command_path if error.ctx else "elfs-ray"
+            _complain(f"{error.format_message().rstrip('.')}; see `{command} -h`")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _complain("stopped; run the same command again to go on from here")
         sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the last resort before a traceback
+        if debug:
+            err.print_exception()
+        if isinstance(error, ElfsRayError):
+            _complain(str(error))
+            sys.exit(error.exit_code)
+        _complain(f"unexpected {type(error).__name__}: {one_line(error)}; add --debug for details, and report them")
+        sys.exit(1)
 
 
 @app.callback(invoke_without_command=True)

@@ -5,6 +5,7 @@ manifest records both what was asked and what was chosen. Options marked as exec
 sizes) change how fast a result comes, not which; they are left out of the fingerprints that decide what is redone.
 """
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -15,10 +16,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from elfs_ray.errors import UsageError
+from elfs_ray.errors import UsageError, one_line
 
 Auto = Literal["auto"]
 EXECUTION = "execution_only"
+_BUDGET_FORMS = "a budget is a count (5000) or a fraction to keep (0.1)"
 
 
 def _execution(default: Any, description: str, **constraints: Any) -> Any:
@@ -29,13 +31,13 @@ def _execution(default: Any, description: str, **constraints: Any) -> Any:
 def parse_budget(value: float | str) -> float:
     """Read a labelling budget: a whole number is a count of images, one with a point the fraction to keep."""
     if isinstance(value, bool):
-        raise ValueError("a budget is a count (5000) or a fraction (0.1)")  # noqa: TRY004 - pydantic reports these
+        raise ValueError(_BUDGET_FORMS)  # noqa: TRY004 - pydantic reports these
     if isinstance(value, (int, float)):
         return value
-    try:
-        return int(value)
-    except ValueError:
-        return float(value)
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    raise ValueError(_BUDGET_FORMS)
 
 
 def _absolute(value: str | None) -> str | None:
@@ -138,7 +140,7 @@ class ProxyConfig(Section):
     image_size: AutoInt = Field("auto", description="resnet18: pixels a side")
     epochs: AutoInt = Field("auto", description="passes over the samples")
     batch_size: int = Field(256, ge=1, description="samples in one step, over all workers")
-    learning_rate: float = Field(0.1, gt=0, description="SGD with Nesterov momentum, cosine to zero")
+    learning_rate: AutoFloat = Field("auto", description="SGD with Nesterov momentum, cosine to zero")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     workers: AutoInt = _execution("auto", "training workers")
@@ -275,7 +277,7 @@ def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
+        problem = one_line(error)
         raise UsageError(f"{where} is not valid YAML: {problem}") from None
 
 
@@ -293,6 +295,8 @@ def _explain(error: ValidationError) -> str:
     # Which member of a union a value was tried against is no part of the option's name.
     inner_types = ("function-", "constrained-", "literal[", "list[")
     location = [str(part) for part in first["loc"] if not str(part).startswith(inner_types)]
+    if location[:1] == ["budgets"]:
+        location = ["budget"]
     name = ".".join(location)
     if first["type"] == "extra_forbidden":
         known = _known_options(location[:-1])
@@ -300,9 +304,10 @@ def _explain(error: ValidationError) -> str:
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
         return f"unknown option {name!r}; {hint}"
     if first["type"] == "missing":
-        flag = {"budgets": "--budget", "num_classes": "--num-classes"}.get(name, f"--{name}")
+        flag = {"budget": "--budget", "num_classes": "--num-classes"}.get(name, f"--{name}")
         return f"option {name!r} is missing; pass {flag} or set it in the configuration file"
-    return f"option {name!r} has the value {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"option {name!r} has the value {first['input']!r}: {message[0].lower()}{message[1:]}"
 
 
 def _known_options(section: list[str]) -> list[str]:

@@ -14,6 +14,12 @@ SectionT = TypeVar("SectionT", bound=Section)
 # A sample and its neighbours are held as float32 by each index shard; above this many rows, split.
 ROWS_PER_SHARD = 2_000_000
 
+# SGD with momentum 0.9. An MLP on embeddings diverges from about 0.3 on. As a proxy it learns more slowly: the margins
+# then separate wrong pseudo-labels better than those of a network that fits everything in its first epochs.
+MLP_LEARNING_RATE = 0.02
+MLP_PROXY_LEARNING_RATE = 0.005
+RESNET_PROXY_LEARNING_RATE = 0.1
+
 
 def choose_embed(section: EmbedConfig, device: str, units: int, native_size: int, median_side: float) -> EmbedConfig:
     """Encoder options.
@@ -66,7 +72,7 @@ def choose_cluster(
             hidden_dim=256,
             bottleneck_dim=128,
             batch_size=batch,
-            epochs=min(200, max(40, math.ceil(2000 / steps_per_epoch))),
+            epochs=min(200, max(40, math.ceil(1000 / steps_per_epoch))),
             learning_rate=1e-3,
             teacher_momentum=0.98,
             workers=1,
@@ -79,12 +85,19 @@ def choose_proxy(section: ProxyConfig, device: str, units: int, num_samples: int
     """Proxy options: ResNet-18 on images with a GPU, an MLP on embeddings without."""
     model = section.model if section.model != "auto" else ("resnet18" if device == "cuda" else "mlp")
     if model == "resnet18":
-        size, epochs = (32 if median_side <= 48 else 64), 200
+        size, epochs, learning_rate = (32 if median_side <= 48 else 64), 200, RESNET_PROXY_LEARNING_RATE
     else:
         steps_per_epoch = math.ceil(num_samples / section.batch_size)
         size, epochs = 0, min(200, max(30, math.ceil(2000 / steps_per_epoch)))
+        learning_rate = MLP_PROXY_LEARNING_RATE
     workers = units if device == "cuda" else 1
-    return _fill(section.model_copy(update={"model": model}), image_size=size, epochs=epochs, workers=workers)
+    return _fill(
+        section.model_copy(update={"model": model}),
+        image_size=size,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        workers=workers,
+    )
 
 
 def _fill(section: SectionT, **choices: object) -> SectionT:

@@ -1,5 +1,9 @@
 """The errors that a user can cause or mend: one line each, naming the thing, the value seen and the remedy."""
 
+import os
+
+_REASON_LENGTH = 200
+
 
 class ElfsRayError(Exception):
     """Base of all expected errors. The CLI prints the message on one line and exits with `exit_code`."""
@@ -15,3 +19,10 @@ class UsageError(ElfsRayError, ValueError):
 
 class RunError(ElfsRayError, RuntimeError):
     """A stage could not finish for a cause outside the call: a lost worker, a full disk (exit status 1)."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, in one short line: the system's own words for an error number, else its text."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return " ".join(str(error).split())[:_REASON_LENGTH] or type(error).__name__

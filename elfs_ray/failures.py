@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Iterator
 
-from elfs_ray.errors import ElfsRayError, RunError
+from elfs_ray.errors import ElfsRayError, RunError, one_line
 
 
 def as_expected(error: BaseException, unit: str) -> ElfsRayError | None:
@@ -30,11 +30,14 @@ def as_expected(error: BaseException, unit: str) -> ElfsRayError | None:
 
 
 def _from_os_error(error: OSError, unit: str) -> RunError | None:
-    text = " ".join(str(error).split())
-    if error.errno == errno.ENOSPC or "No space left on device" in text:
-        return RunError(f"{unit} stopped: the disk is full ({text}); free some space and run the same command again")
+    if error.errno == errno.ENOSPC or "No space left on device" in str(error):
+        place = error.filename or one_line(error)
+        return RunError(f"{unit} stopped: the disk is full ({place}); free some space and run the same command again")
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return RunError(f"{unit} stopped: {text}; give this user write permission and run the same command again")
+        place = error.filename or error
+        return RunError(
+            f"{unit} stopped: {one_line(error)} ({place}); mend the permissions and run the same command again"
+        )
     return None
 
 

@@ -17,12 +17,13 @@ from filelock import FileLock, Timeout
 from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.console import Reporter
 from elfs_ray.core.pruning import budget_count
-from elfs_ray.errors import UsageError
+from elfs_ray.errors import UsageError, one_line
 from elfs_ray.failures import as_expected
 from elfs_ray.methods import Needs, get_method
 from elfs_ray.store import MANIFEST, WORK, Store
 
 if TYPE_CHECKING:
+    from elfs_ray.data.sources import Source
     from elfs_ray.engine.session import Hardware
 
 STAGES = ("ingest", "labels", "embed", "neighbors", "cluster", "proxy", "beta-search", "select", "evaluate", "report")
@@ -72,18 +73,18 @@ def run(
         UsageError: the input, an option or the run folder is wrong.
         RunError: a stage failed for another cause; running again goes on where it stopped.
     """
-    check_before_start(config, store)
+    first = check_before_start(config, store)
     with _locked(store), contextlib.ExitStack() as stack:
         for name in store.names(WORK):
             store.finish_publishing(f"{WORK}/{name}")
         store.update_manifest(**_identity(config, store))
         execution = _Execution(config, store, reporter, stack, verbose)
         wanted = STAGES[: STAGES.index(until) + 1]
-        execution.run_steps([step for step in first_steps(config) if step.stage in wanted])
+        execution.run_steps([step for step in first if step.stage in wanted])
         if until != "ingest":
             num_samples = store.count_rows("samples")
             check_sizes(config, num_samples)
-            execution.run_steps([step for step in later_steps(config, num_samples) if step.stage in wanted])
+            execution.run_steps([step for step in later_steps(config, first, num_samples) if step.stage in wanted])
         if until == "report" and (execution.worked or not store.exists("report.html")):
             write_report(store)
             reporter.line(f"report     {store.path('report.html')}")
@@ -91,9 +92,12 @@ def run(
     return store.manifest()
 
 
-def check_before_start(config: RunConfig, store: Store) -> None:
-    """Refuse what can be known to be wrong before any work: names, files, budgets, a run folder of another run."""
-    from elfs_ray.data.sources import open_source
+def check_before_start(config: RunConfig, store: Store) -> list[Step]:
+    """Refuse what can be known to be wrong before any work: names, files, budgets, a run folder of another run.
+
+    Returns:
+        The first steps, since listing the inputs is the longest of the checks.
+    """
     from elfs_ray.encoders import check_encoder
 
     get_method(config.select.method, **config.select.options)
@@ -101,9 +105,11 @@ def check_before_start(config: RunConfig, store: Store) -> None:
     for budget in config.budgets:
         if budget <= 0 or isinstance(budget, float):
             budget_count(budget, 10**12)
-    source = open_source(config.input, image_column=config.ingest.image_column, id_column=config.ingest.id_column)
+    source = _open_source(config, config.input)
     for budget in config.budgets:
         budget_count(budget, source.count)
+    if store.is_file:
+        raise UsageError(f"{store.uri} is a file, not a folder; choose another --out")
     manifest = store.manifest()
     if manifest and manifest["input"] != config.input:
         raise UsageError(
@@ -111,6 +117,7 @@ def check_before_start(config: RunConfig, store: Store) -> None:
         )
     if not manifest and [name for name in store.names() if not name.startswith(".")]:
         raise UsageError(f"{store.uri} is not empty and holds no run ({MANIFEST} is missing); choose another --out")
+    return first_steps(config, source)
 
 
 def check_sizes(config: RunConfig, num_samples: int) -> None:
@@ -135,26 +142,24 @@ def check_sizes(config: RunConfig, num_samples: int) -> None:
             )
 
 
-def first_steps(config: RunConfig) -> list[Step]:
-    """The steps that are known before the images are counted."""
-    from elfs_ray.data.sources import open_source
+def first_steps(config: RunConfig, source: "Source") -> list[Step]:
+    """The steps that are known before the images are counted; `source` is the listed input."""
 
-    def ingest(prefix: str, location: str) -> Step:
-        source = open_source(location, image_column=config.ingest.image_column, id_column=config.ingest.id_column)
-        return _step("ingest", [location, source.signature(), config.ingest.identity()], [], prefix=prefix)
+    def ingest(prefix: str, images: "Source") -> Step:
+        return _step("ingest", [images.location, images.signature(), config.ingest.identity()], [], prefix=prefix)
 
-    steps = [ingest("", config.input)]
+    steps = [ingest("", source)]
     if config.evaluate.labels:
         steps.append(_labels_step(config, steps[0], ""))
     if config.evaluate.test_input:
-        test = ingest(_TEST_PREFIX, config.evaluate.test_input)
+        test = ingest(_TEST_PREFIX, _open_source(config, config.evaluate.test_input))
         steps += [test, _labels_step(config, test, _TEST_PREFIX)]
     return steps
 
 
-def later_steps(config: RunConfig, num_samples: int) -> list[Step]:
+def later_steps(config: RunConfig, first_steps: Sequence[Step], num_samples: int) -> list[Step]:
     """The steps after ingest, of which some run once for each budget."""
-    first = {step.unit: step for step in first_steps(config)}
+    first = {step.unit: step for step in first_steps}
     ingest = first["ingest"]
     embed = _step("embed", config.embed.identity(), [ingest])
     steps = [embed]
@@ -199,6 +204,12 @@ def _budget_steps(
         labels = [step for unit, step in first.items() if unit.endswith("labels")]
         unit = f"evaluation/{name}/{budget}"
         yield _step("evaluate", config.evaluate.identity(), [select, *prepared, *labels], unit=unit, budget=budget)
+
+
+def _open_source(config: RunConfig, location: str) -> "Source":
+    from elfs_ray.data.sources import open_source
+
+    return open_source(location, image_column=config.ingest.image_column, id_column=config.ingest.id_column)
 
 
 def _labels_step(config: RunConfig, ingest: Step, prefix: str) -> Step:
@@ -301,7 +312,10 @@ def _locked(store: Store) -> Iterator[None]:
     if not store.is_local:
         yield
         return
-    store.filesystem.create_dir(store.path(), recursive=True)
+    try:
+        store.filesystem.create_dir(store.path(), recursive=True)
+    except OSError as error:
+        raise UsageError(f"{store.uri} cannot be made ({one_line(error)}); choose another --out") from None
     try:
         with FileLock(store.path(".lock"), timeout=0):
             yield

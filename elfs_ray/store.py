@@ -58,6 +58,11 @@ class Store:
         """Whether the folder is on a file system of this machine."""
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
+    @property
+    def is_file(self) -> bool:
+        """Whether something stands at the place that is no folder."""
+        return self._kind(self.path()) == pafs.FileType.File
+
     def path(self, *parts: str) -> str:
         """Path inside `filesystem`."""
         return "/".join([self._location[1], *(part for part in parts if part)])

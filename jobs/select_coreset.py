@@ -1,6 +1,6 @@
 """Ray job: the whole pipeline. Takes the options of `elfs-ray run`, reads them nowhere else, and ends with its status.
 
-    ray job submit --working-dir . -- python jobs/select_coreset.py --input s3://... --budget 5000 --num-classes 10 \
+ray job submit --working-dir . -- python jobs/select_coreset.py --input s3://... --budget 5000 --num-classes 10 \
         --out s3://...
 """
 

@@ -1,7 +1,49 @@
+"""What all tests share: one Ray, one way of drawing random numbers, no deadlines."""
+
+import contextlib
+import os
+
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# Machines are shared: a test says what is right, never how long it takes. The same examples on every run.
+settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("default")
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """One small local Ray for the whole suite."""
+    from elfs_ray.config import RayConfig
+    from elfs_ray.engine.session import ray_session
+
+    with ray_session(RayConfig(num_cpus=2, object_store_mb=200)) as hardware:
+        yield hardware
+
+
+@pytest.fixture
+def ordinary_user(tmp_path):
+    """A block that runs without the rights of root, whom no permission stops."""
+    nobody = 65534
+
+    @contextlib.contextmanager
+    def run_as():
+        if os.getuid() != 0:
+            yield
+            return
+        for folder in (tmp_path, *tmp_path.parents):
+            if folder.stat().st_uid == 0 and not folder.stat().st_mode & 0o001:
+                folder.chmod(folder.stat().st_mode | 0o111)
+        os.setresuid(nobody, nobody, 0)
+        try:
+            yield
+        finally:
+            os.setresuid(0, 0, 0)
+
+    return run_as

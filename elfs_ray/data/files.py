@@ -5,7 +5,7 @@ import os
 
 import pyarrow.fs as pafs
 
-from elfs_ray.errors import UsageError
+from elfs_ray.errors import UsageError, one_line
 
 
 def resolve(location: str) -> tuple[pafs.FileSystem, str]:
@@ -19,7 +19,7 @@ def resolve(location: str) -> tuple[pafs.FileSystem, str]:
     try:
         filesystem, path = pafs.FileSystem.from_uri(location)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{location} cannot be opened: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{location} cannot be opened: {one_line(error)}") from None
     return filesystem, path.rstrip("/")
 
 
@@ -33,7 +33,7 @@ def existing(location: str) -> tuple[pafs.FileSystem, pafs.FileInfo]:
     try:
         info = filesystem.get_file_info(path)
     except OSError as error:
-        raise UsageError(f"{location} cannot be opened: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{location} cannot be opened: {one_line(error)}") from None
     if info.type == pafs.FileType.NotFound:
         raise UsageError(f"{location} does not exist; {_closest(path)}")
     return filesystem, info

@@ -15,6 +15,7 @@ import pyarrow.dataset as pads
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from elfs_ray.data.files import read_uri
+from elfs_ray.errors import one_line
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -153,6 +154,6 @@ def _reasons() -> Iterator[None]:
     except Image.DecompressionBombError:
         raise ImageError("far too many pixels (a decompression bomb)") from None
     except _DECODING_ERRORS as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = one_line(error)
         kind = "truncated" if "truncated" in text.lower() or isinstance(error, EOFError) else "damaged"
         raise ImageError(f"the image is {kind}: {text}") from None

@@ -11,7 +11,7 @@ import pyarrow.json as pajson
 
 from elfs_ray.data.files import existing
 from elfs_ray.data.sources import ID_COLUMNS
-from elfs_ray.errors import UsageError
+from elfs_ray.errors import UsageError, one_line
 
 LABEL_COLUMNS = ("label", "class", "target", "category", "y")
 FOLDERS = "folders"
@@ -111,7 +111,7 @@ def _read_file(path: str) -> pa.Table:
             if ending == "parquet":
                 return pads.dataset(info.path, filesystem=filesystem, format="parquet").to_table()
     except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"labels file {path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        raise UsageError(f"labels file {path} cannot be read: {one_line(error)}") from None
     raise UsageError(f"labels file {path} is of no known kind; pass .csv, .tsv, .jsonl or .parquet")
 
 

@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from elfs_ray.data.files import existing, read_uri
-from elfs_ray.errors import UsageError
+from elfs_ray.errors import UsageError, one_line
 
 ID_COLUMNS = ("sample_id", "image_id", "id", "filename", "file_name", "path")
 BYTES_COLUMNS = ("image", "bytes", "image_bytes", "img", "jpg", "jpeg", "png")
@@ -92,7 +92,7 @@ def _list_files(location: str, filesystem: pafs.FileSystem, root: str) -> list[p
     try:
         found = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
     except OSError as error:
-        raise UsageError(f"{location} cannot be listed: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{location} cannot be listed: {one_line(error)}") from None
     visible = [
         info
         for info in found
@@ -176,7 +176,7 @@ class _ParquetSource(Source):
         try:
             return pq.ParquetFile(path, filesystem=self._filesystem)
         except (OSError, pa.ArrowInvalid) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise UsageError(f"{path} cannot be read as Parquet ({reason}); mend or remove it") from None
 
     def signature(self) -> str:
@@ -246,7 +246,7 @@ def _read_files(uris: list[str]) -> list[tuple[bytes | None, str | None]]:
         try:
             results.append((read_uri(uri), None))
         except (OSError, UsageError) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            reason = one_line(error)
             results.append((None, f"the file cannot be read: {reason}"))
     return results
 

@@ -35,9 +35,8 @@ def check_encoder(name: str, weights: str | None = None) -> None:
     if family not in FAMILIES or not model:
         close = difflib.get_close_matches(name, NAMES, n=1)
         forms = ", ".join([*NAMES, "open_clip:MODEL/PRETRAINED", "timm:NAME", "torchvision:NAME"])
-        raise UsageError(
-            f"unknown encoder {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"choose one of {forms}")
-        )
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UsageError(f"unknown encoder {name!r}; {hint}choose one of {forms}")
     if family == "open_clip":
         from elfs_ray.encoders import open_clip_models
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from elfs_ray.encoders.base import Encoder, Preprocessing
 from elfs_ray.encoders.weights import downloading, load_into, read_state_dict, unknown_name
-from elfs_ray.errors import UsageError
+from elfs_ray.errors import UsageError, one_line
 
 _HEADS = ("fc", "classifier", "head", "heads")
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -90,7 +90,7 @@ def _output_width(name: str, module: nn.Module, size: int) -> int:
     try:
         return int(module.eval()(torch.zeros(1, 3, size, size)).shape[-1])
     except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error)
         raise UsageError(
             f"torchvision:{name} does not take {size} pixels ({reason}); leave out embed.image_size"
         ) from None

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from elfs_ray.errors import UsageError
+from elfs_ray.errors import UsageError, one_line
 
 T = TypeVar("T")
 _WRAPPERS = ("state_dict", "model", "teacher", "model_state_dict", "model_state")
@@ -49,7 +49,7 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
             "save its state_dict() alone with torch.save, or as .safetensors"
         ) from None
     except Exception as error:  # noqa: BLE001 - damaged files raise whatever their bytes lead to
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error)
         raise UsageError(
             f"weights file {path} cannot be read ({reason}); pass a .pt, .pth or .safetensors file"
         ) from None

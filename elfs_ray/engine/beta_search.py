@@ -18,13 +18,13 @@ from elfs_ray.core.classifier import MlpClassifier, accuracy, train_for_steps
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.pruning import beta_grid
 from elfs_ray.core.splits import stratified_split
+from elfs_ray.defaults import MLP_LEARNING_RATE
 from elfs_ray.engine.artifacts import part_name, read_column, read_vectors
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method
 
 TRIALS = "trials"
-LEARNING_RATE = 0.1
 BATCH_SIZE = 128
 GPU_SHARE = 0.25
 
@@ -162,7 +162,7 @@ class _BetaTrial(tune.Trainable):
             labels,
             steps=data["steps"],
             batch_size=BATCH_SIZE,
-            learning_rate=LEARNING_RATE,
+            learning_rate=MLP_LEARNING_RATE,
             generator=generator,
         )
         validation = data["validation"]

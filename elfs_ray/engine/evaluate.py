@@ -18,12 +18,12 @@ from elfs_ray.config import EvaluateConfig
 from elfs_ray.core.classifier import MlpClassifier, accuracy, train_for_steps
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
+from elfs_ray.defaults import MLP_LEARNING_RATE
 from elfs_ray.engine.artifacts import part_name, read_column, read_vectors
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import UsageError
 from elfs_ray.store import Store
 
-LEARNING_RATE = 0.05
 MIN_TEST_SAMPLES = 20
 RUNS = "runs"
 
@@ -152,7 +152,7 @@ def _train_one(
         labels,
         steps=options.steps,
         batch_size=options.batch_size,
-        learning_rate=LEARNING_RATE,
+        learning_rate=MLP_LEARNING_RATE,
         generator=generator,
     )
     test_inputs = torch.from_numpy(normalize_rows(data["test_vectors"])).to(device)

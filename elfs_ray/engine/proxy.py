@@ -42,6 +42,7 @@ from elfs_ray.engine.training import (
     save_checkpoint,
     worker_share,
 )
+from elfs_ray.errors import UsageError
 from elfs_ray.store import Store
 
 DYNAMICS = "dynamics"
@@ -104,7 +105,7 @@ class _Training:
             self.inputs = torch.from_numpy(normalize_rows(read_vectors(task.store)))
             network = MlpClassifier(self.inputs, task.num_classes, options.hidden_dim, generator=generator)
         self.network = network.to(device)
-        self.optimizer = sgd(self.network, options.learning_rate, options.momentum, options.weight_decay)
+        self.optimizer = sgd(self.network, float(options.learning_rate), options.momentum, options.weight_decay)
         self.dynamics = DynamicsAccumulator(len(self.labels))
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -140,7 +141,7 @@ def _train_epoch(task: ProxyTask, training: _Training, epoch: int) -> None:
             training.optimizer,
             training.batch(rows[mine], generator),
             labels[mine].to(training.device),
-            options.learning_rate * cosine_factor(epoch * len(batches) + number, total_steps),
+            float(options.learning_rate) * cosine_factor(epoch * len(batches) + number, total_steps),
             average_gradients,
         )
         training.dynamics.update(rows, gather_rows(logits.float(), len(rows)).cpu(), labels, epoch)
@@ -151,6 +152,10 @@ def _train_epoch(task: ProxyTask, training: _Training, epoch: int) -> None:
 
 def _write_dynamics(task: ProxyTask, training: _Training) -> dict[str, Any]:
     columns = training.dynamics.finalize()
+    if not np.isfinite(columns["aum"]).all():
+        raise UsageError(
+            f"proxy training diverged at proxy.learning_rate={task.options.learning_rate}; set a smaller one"
+        )
     table = read_keys(task.store, "pseudo_labels")
     for name, kind in schema.DYNAMICS_TYPES.items():
         table = table.append_column(name, pa.array(columns[name], kind))

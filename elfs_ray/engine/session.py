@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # Ray Train takes one report of a worker at each health check; at the default of 2 s short epochs would wait for it.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+# Threads that spin while they wait make a shared machine several times slower, and win little on a free one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 
 from elfs_ray.config import RayConfig
-from elfs_ray.errors import RunError, UsageError
+from elfs_ray.errors import RunError, UsageError, one_line
 
 
 @dataclass(frozen=True)
@@ -86,23 +89,24 @@ def _start(config: RayConfig, verbose: bool) -> None:
         try:
             ray.init(address=address, **common)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise UsageError(
                 f"no Ray cluster answers at {address!r} ({reason}); start one or leave out ray.address"
             ) from None
         return
     memory = config.object_store_mb * 2**20 if config.object_store_mb else None
     try:
-        ray.init(
-            address="local",
-            num_cpus=config.num_cpus,
-            num_gpus=config.num_gpus,
-            object_store_memory=memory,
-            include_dashboard=False,
-            **common,
-        )
+        with contextlib.nullcontext() if verbose else _standard_error_closed():
+            ray.init(
+                address="local",
+                num_cpus=config.num_cpus,
+                num_gpus=config.num_gpus,
+                object_store_memory=memory,
+                include_dashboard=False,
+                **common,
+            )
     except (OSError, ValueError, RuntimeError, ConnectionError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise RunError(f"a local Ray could not be started: {reason}; check free memory and disk in /tmp") from error
 
 
@@ -117,6 +121,20 @@ def _quieten(verbose: bool) -> None:
     context.print_on_execution_start = False
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def _standard_error_closed() -> Iterator[None]:
+    """Drop what Ray's own C++ code prints while it starts, which no option turns off; failures come as exceptions."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _processor_name() -> str:

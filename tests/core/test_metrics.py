@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import normalized_mutual_info_score
+
+from elfs_ray.core.metrics import cluster_accuracy, coverage, mean_and_interval, normalized_mutual_information
+
+
+def test_cluster_accuracy_by_hand():
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    clusters = np.array([2, 2, 1, 1, 1, 0])
+    assert cluster_accuracy(labels, clusters) == pytest.approx(5 / 6)
+
+
+def test_cluster_accuracy_with_more_clusters_than_labels():
+    assert cluster_accuracy(np.array([0, 0, 1, 1]), np.array([0, 1, 2, 3])) == pytest.approx(0.5)
+
+
+@given(st.integers(0, 2**16), st.integers(1, 6))
+def test_renaming_clusters_changes_nothing(seed, num_classes):
+    rng = np.random.default_rng(seed)
+    labels, clusters = rng.integers(num_classes, size=(2, 50))
+    renamed = rng.permutation(num_classes)[clusters]
+    assert cluster_accuracy(labels, clusters) == cluster_accuracy(labels, renamed)
+
+
+@given(st.integers(0, 2**16))
+def test_mutual_information_equals_scikit_learn(seed):
+    labels, clusters = np.random.default_rng(seed).integers(4, size=(2, 40))
+    expected = normalized_mutual_info_score(labels, clusters)
+    assert normalized_mutual_information(labels, clusters) == pytest.approx(expected, abs=1e-9)
+
+
+def test_interval_is_students():
+    values = [0.70, 0.72, 0.71, 0.75, 0.73]
+    low, high = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
+    result = mean_and_interval(values)
+    assert (result.mean - result.half_width, result.mean + result.half_width) == pytest.approx((low, high))
+    assert result.std == pytest.approx(np.std(values, ddof=1))
+
+
+def test_single_value_has_no_spread():
+    assert mean_and_interval([0.5]) == (0.5, 0.0, 0.0, 1)
+
+
+def test_coverage_by_hand():
+    vectors = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
+    assert coverage(vectors, np.array([0, 1]), block_rows=2) == pytest.approx((1 + 1 + 0.8) / 3)

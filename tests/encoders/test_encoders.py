@@ -1,0 +1,161 @@
+"""Encoders by name, with random weights from local files: nothing here needs a network."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from elfs_ray.data.digits import write_digits
+from elfs_ray.data.images import decode, to_uint8
+from elfs_ray.encoders import check_encoder, load_encoder
+from elfs_ray.errors import UsageError
+
+
+def pixels(size, count=2):
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+class TestEfficientNetLite0:
+    def test_packaged_weights_tell_digits_apart(self, tmp_path):
+        """Real weights on real images: the nearest of a few other digits is mostly of the same class."""
+        encoder = load_encoder("efficientnet-lite0", image_size=96)
+        images, labels = write_digits(tmp_path)
+        names = sorted(images.iterdir())[:120]
+        classes = np.array([int(line.split(",")[1]) for line in labels.read_text().splitlines()[1:121]])
+        batch = np.stack([to_uint8(decode(name.read_bytes(), max_pixels=10**6), 96) for name in names])
+        vectors = nn.functional.normalize(encoder.encode(torch.from_numpy(batch)), dim=1)
+        similarity = (vectors @ vectors.T).fill_diagonal_(-1)
+        assert (classes[similarity.argmax(dim=1)] == classes).mean() > 0.6
+
+    def test_half_precision_is_close(self):
+        encoder = load_encoder("efficientnet-lite0", image_size=64)
+        exact, half = encoder.encode(pixels(64)), encoder.encode(pixels(64), torch.bfloat16)
+        assert exact.shape == (2, 1280)
+        assert half.dtype == torch.float32
+        assert nn.functional.cosine_similarity(exact, half).min() > 0.98
+
+    def test_preprocessing(self):
+        how = load_encoder("efficientnet-lite0").preprocessing
+        assert (how.size, how.mean, how.std) == (224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+    def test_never_trains(self):
+        encoder = load_encoder("efficientnet-lite0")
+        assert not encoder.module.training
+        assert not any(parameter.requires_grad for parameter in encoder.module.parameters())
+
+
+def saved(tmp_path, state, name="weights.pt"):
+    path = tmp_path / name
+    torch.save(state, path)
+    return str(path)
+
+
+class TestLocalWeights:
+    def test_torchvision(self, tmp_path):
+        from torchvision import models
+
+        network = models.resnet18(weights=None)
+        encoder = load_encoder("torchvision:resnet18", weights=saved(tmp_path, network.state_dict()), image_size=64)
+        assert encoder.encode(pixels(64)).shape == (2, encoder.dim) == (2, 512)
+        network.fc = nn.Identity()
+        how = encoder.preprocessing
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (how.mean, how.std))
+        expected = network.eval()((pixels(64) / 255 - mean) / std)
+        torch.testing.assert_close(encoder.encode(pixels(64)), expected.detach(), rtol=1e-4, atol=1e-4)
+
+    def test_timm_vision_transformer_at_another_size(self, tmp_path):
+        import timm
+
+        network = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+        weights = saved(tmp_path, {"teacher": {f"backbone.{k}": v for k, v in network.state_dict().items()}})
+        encoder = load_encoder("timm:vit_tiny_patch16_224", weights=weights, image_size=64)
+        assert encoder.encode(pixels(64)).shape == (2, 192)
+        assert "weights.pt (sha256 " in encoder.source
+
+    def test_open_clip(self, tmp_path):
+        import open_clip
+
+        network = open_clip.create_model("ViT-S-32-alt", pretrained=None)
+        encoder = load_encoder("open_clip:ViT-S-32-alt", weights=saved(tmp_path, network.state_dict()), image_size=64)
+        assert encoder.encode(pixels(64)).shape == (2, encoder.dim) == (2, 256)
+
+    def test_swav(self, tmp_path):
+        from torchvision import models
+
+        state = {f"module.{name}": value for name, value in models.resnet50(weights=None).state_dict().items()}
+        state["module.prototypes.weight"] = torch.zeros(3, 3)
+        encoder = load_encoder("hub:swav_resnet50", weights=saved(tmp_path, state), image_size=64)
+        assert encoder.encode(pixels(64)).shape == (2, 2048)
+
+    def test_safetensors(self, tmp_path):
+        from safetensors.torch import save_file
+        from torchvision import models
+
+        path = tmp_path / "weights.safetensors"
+        save_file(models.resnet18(weights=None).state_dict(), path)
+        assert load_encoder("torchvision:resnet18", weights=str(path), image_size=64).dim == 512
+
+
+class Stranger:
+    """Anything that is not a tensor."""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"other.weight": torch.zeros(3)},
+            r"is not of this encoder: 0 of \d+ tensors match, 'conv1.weight' is missing",
+        ),
+        ([1, 2], "holds no tensors by name"),
+        (Stranger(), "holds more than tensors and is not loaded, as it could run code"),
+    ],
+)
+def test_wrong_weights_are_refused(tmp_path, content, message):
+    with pytest.raises(UsageError, match=message):
+        load_encoder("torchvision:resnet18", weights=saved(tmp_path, content))
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(UsageError, match=r"weights\.pt .*(cannot be read|could run code)"):
+        load_encoder("torchvision:resnet18", weights=str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("efficientnet-lite", "did you mean 'efficientnet-lite0'"),
+        ("resnet50", "choose one of efficientnet-lite0"),
+        ("timm:vit_smal_patch16_dinov3", "did you mean vit_small"),
+        ("torchvision:resnet51", "did you mean resnet"),
+        ("open_clip:ViT-B-33/openai", "did you mean ViT-B-32"),
+        ("open_clip:ViT-B-32", "names no weights; write open_clip:ViT-B-32/PRETRAINED with one of openai"),
+        ("open_clip:ViT-B-32/opanai", "did you mean openai"),
+        ("timm:", "unknown encoder 'timm:'"),
+    ],
+)
+def test_wrong_names_are_refused_with_the_closest(name, message):
+    with pytest.raises(UsageError, match=message):
+        check_encoder(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["timm:vit_tiny_patch16_224.augreg_in21k", "torchvision:resnet18", "hub:swav_resnet50", "open_clip:RN50/openai"],
+)
+def test_a_failed_download_says_how_to_pass_a_local_file(name, monkeypatch, tmp_path):
+    """Every address is made to answer with nothing, and the caches are empty."""
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "")
+    message = rf"the weights of {name} could not be downloaded \(.*\); pass a local file with --weights FILE"
+    with pytest.raises(UsageError, match=message):
+        load_encoder(name)
+
+
+def test_missing_weights_file():
+    with pytest.raises(UsageError, match=r"weights file /no/such\.pt does not exist"):
+        check_encoder("efficientnet-lite0", "/no/such.pt")

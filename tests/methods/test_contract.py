@@ -1,0 +1,145 @@
+"""What every selection method must do, run over all of them; and each method's own rule on a case worked by hand."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from elfs_ray.errors import UsageError
+from elfs_ray.methods import SelectionInputs, available_methods, get_method
+from elfs_ray.schema import DYNAMICS_TYPES
+
+N, DIM, K = 60, 6, 5
+METHODS = sorted(available_methods())
+
+
+def make_inputs(seed=0, count=N, **changes):
+    """Random inputs of every kind a method may need."""
+    rng = np.random.default_rng(seed)
+    embeddings = rng.normal(size=(count, DIM)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    neighbor_ids = np.array([rng.permutation(np.delete(np.arange(count), row))[:K] for row in range(count)])
+    values = {
+        "ids": np.arange(count),
+        "embeddings": embeddings,
+        "neighbor_ids": neighbor_ids,
+        "neighbor_similarity": np.sort(rng.random(neighbor_ids.shape, dtype=np.float32))[:, ::-1],
+        "pseudo_labels": rng.integers(4, size=count).astype(np.int32),
+        "dynamics": {name: rng.random(count).astype(kind.to_pandas_dtype()) for name, kind in DYNAMICS_TYPES.items()},
+    }
+    return SelectionInputs(**{**values, **changes})
+
+
+def select(name, inputs, budget, seed=0):
+    return get_method(name).select(inputs, budget, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("name", METHODS)
+class TestContract:
+    @pytest.mark.parametrize("budget", [1, 2, 17, N - 1, N])
+    def test_exact_budget_without_repeats(self, name, budget):
+        selection = select(name, make_inputs(), budget)
+        assert len(selection.positions) == budget
+        assert len(set(selection.positions.tolist())) == budget
+        assert selection.positions.min() >= 0
+        assert selection.positions.max() < N
+
+    def test_types_of_the_answer(self, name):
+        selection = select(name, make_inputs(), 9)
+        assert selection.positions.dtype == np.int64
+        assert selection.scores.dtype == np.float32
+        assert selection.scores.shape == (N,)
+
+    def test_same_seed_same_answer(self, name):
+        first, second = (select(name, make_inputs(), 20, seed=5) for _ in range(2))
+        assert first.positions.tolist() == second.positions.tolist()
+
+    def test_constant_scores_are_no_error(self, name):
+        flat = {key: np.ones(N, kind.to_pandas_dtype()) for key, kind in DYNAMICS_TYPES.items()}
+        assert len(select(name, make_inputs(dynamics=flat), 7).positions) == 7
+
+    def test_double_precision_scores_give_the_same(self, name):
+        inputs = make_inputs()
+        wide = {key: values.astype(np.float64) for key, values in inputs.dynamics.items()}
+        expected = select(name, inputs, 20).positions.tolist()
+        assert select(name, make_inputs(dynamics=wide), 20).positions.tolist() == expected
+
+    @pytest.mark.parametrize("budget", [0, -1, N + 1])
+    def test_a_budget_that_does_not_fit_is_refused(self, name, budget):
+        with pytest.raises(UsageError, match=f"budget {budget} does not fit {N} samples"):
+            select(name, make_inputs(), budget)
+
+    def test_says_what_it_is(self, name):
+        method = available_methods()[name]
+        assert method.name == name
+        assert len(method.summary) > 10
+        assert method.source
+
+    def test_an_option_it_does_not_have_is_an_error(self, name):
+        with pytest.raises(UsageError, match=f"method '{name}' has no option 'gama'"):
+            get_method(name, gama=1)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"random", "ccs"}))
+def test_the_order_of_the_rows_does_not_matter(name):
+    inputs, order = make_inputs(), np.random.default_rng(1).permutation(N)
+    shuffled = make_inputs(ids=order, dynamics={key: values[order] for key, values in inputs.dynamics.items()})
+    expected = select(name, inputs, 20).positions.tolist()
+    assert order[select(name, shuffled, 20).positions].tolist() == expected
+
+
+def test_random_draws_by_id_and_nests():
+    order = np.random.default_rng(1).permutation(N)
+    small = select("random", make_inputs(), 10).positions
+    assert order[select("random", make_inputs(ids=order), 10).positions].tolist() == small.tolist()
+    assert select("random", make_inputs(), 30).positions[:10].tolist() == small.tolist()
+
+
+def test_elfs_by_hand():
+    """Ten samples, the hardest has the smallest margin sum; beta 0.2 drops two, the next three are kept."""
+    aum = np.array([9, 1, 8, 2, 7, 3, 6, 4, 5, 0], np.float32)
+    inputs = SelectionInputs(ids=np.arange(10), dynamics={"aum": aum})
+    selection = get_method("elfs", beta=0.2).select(inputs, 3, np.random.default_rng(0))
+    assert selection.positions.tolist() == [3, 5, 7]
+    assert selection.scores.tolist() == (-aum).tolist()
+
+
+def test_elfs_takes_the_score_it_is_told():
+    """A published option named forgetting silently selected by AUM."""
+    dynamics = {"aum": np.arange(6.0), "forgetting": np.arange(6.0), "never_learned": np.zeros(6, bool)}
+    inputs = SelectionInputs(ids=np.arange(6), dynamics=dynamics)
+    by_aum = get_method("elfs").select(inputs, 2, np.random.default_rng(0)).positions
+    by_forgetting = get_method("elfs", score="forgetting").select(inputs, 2, np.random.default_rng(0)).positions
+    assert (by_aum.tolist(), by_forgetting.tolist()) == ([0, 1], [5, 4])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ids": np.arange(0)}, "ids is empty"),
+        ({"pseudo_labels": np.zeros(3, np.int32)}, "pseudo_labels has 3 rows, but there are 60 samples"),
+        ({"embeddings": np.full((N, 2), np.nan, np.float32)}, "embeddings is not a number for 60 of 60 samples"),
+        ({"dynamics": {"aum": np.where(np.arange(N) == 4, np.nan, 1.0)}}, "aum is not a number for 1 of 60 samples"),
+    ],
+)
+def test_wrong_inputs_are_named(changes, message):
+    with pytest.raises(UsageError, match=message):
+        make_inputs(**changes)
+
+
+def test_unknown_method_suggests_the_closest():
+    with pytest.raises(UsageError, match="unknown method 'efls'; did you mean 'elfs'"):
+        get_method("efls")
+
+
+def test_methods_and_core_leave_ray_alone():
+    """They must run on a machine without Ray, and without reading files."""
+    code = (
+        "import pkgutil, importlib, sys, elfs_ray.core, elfs_ray.methods;"
+        "[importlib.import_module(f'{p.__name__}.{m.name}')"
+        " for p in (elfs_ray.core, elfs_ray.methods) for m in pkgutil.iter_modules(p.__path__)];"
+        "sys.exit(', '.join({'ray', 'pyarrow', 'faiss'} & sys.modules.keys()) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
