@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from small import BUDGET, OPTIONS, write_small_input
+
 # Machines are shared: a test says what is right, never how long it takes. The same examples on every run.
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("default")
@@ -47,3 +49,19 @@ def ordinary_user(tmp_path):
             os.setresuid(0, 0, 0)
 
     return run_as
+
+
+@pytest.fixture(scope="session")
+def small_input(tmp_path_factory):
+    """Folder of images and file of labels."""
+    return write_small_input(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="session")
+def small_run(ray_session, small_input, tmp_path_factory):
+    """Result of the whole pipeline on the small input, shared by the tests that look at it and change nothing."""
+    from elfs_ray import select
+
+    images, labels = small_input
+    out = tmp_path_factory.mktemp("runs") / "small"
+    return select(images, budget=BUDGET, num_classes=10, out=out, **OPTIONS, **{"evaluate.labels": str(labels)})

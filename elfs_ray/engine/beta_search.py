@@ -2,7 +2,8 @@
 
 Reads: `embeddings`, `pseudo_labels`, `dynamics`. Writes: `beta_search/BUDGET` (one row for each beta and seed).
 One Ray Tune trial for each beta and seed, in actors that are used again: a trial costs its training, not a process.
-Finished trials are kept by Tune; a second run of the driver does the others.
+Each trial saves its row when it ends; a second run of the driver does the others. (Tune's own restore needs a snapshot
+of the experiment, which a kill early in the search leaves without, and forgets the trials since the last one.)
 """
 
 from typing import Any
@@ -33,14 +34,8 @@ def run(context: StageContext) -> StageResult:
     """Try every beta with every seed and take the best mean; ties go to the smaller beta."""
     options, budget = context.config.beta_search, int(context.budget or 0)
     store = context.store
-    num_samples = store.count_rows("pseudo_labels")
-    betas = _betas(options, budget / num_samples)
-    results = _search(context, betas, num_samples)
-    rows = sorted(
-        ({"budget": budget, **{name: result[name] for name in ("beta", "seed", "validation_accuracy", "epochs")}}
-         for result in results),
-        key=lambda row: (row["beta"], row["seed"]),
-    )  # fmt: skip
+    betas = _betas(options, budget / store.count_rows("pseudo_labels"))
+    rows = _search(context, betas)
     store.write_table(pa.Table.from_pylist(rows), schema.BETA_SEARCH, context.work, "table", part_name(0))
     means = {
         beta: float(np.mean([row["validation_accuracy"] for row in rows if row["beta"] == beta])) for beta in betas
@@ -66,46 +61,44 @@ def _betas(options: BetaSearchConfig, keep_fraction: float) -> list[float]:
     return possible
 
 
-def _search(context: StageContext, betas: list[float], num_samples: int) -> list[dict[str, Any]]:
-    """Run the trials that are not finished yet; returns the last result of each."""
-    options, store, hardware = context.config.beta_search, context.store, context.hardware
-    location = store.path(context.work)
-    seeds = list(range(options.seeds))
-    with context.counting("beta search", len(betas) * len(seeds), "trials") as counter:
-        data = {**_load(context, num_samples), "counter": counter}
-        on_gpu = hardware.device == "cuda"
-        trainable = tune.with_resources(
-            tune.with_parameters(_BetaTrial, data=data), {"GPU": GPU_SHARE} if on_gpu else {"CPU": 1}
-        )
-        filesystem = None if store.is_local else store.filesystem
-        path = f"{location}/{TRIALS}"
-        if tune.Tuner.can_restore(path, storage_filesystem=filesystem):
-            tuner = tune.Tuner.restore(
-                path, trainable, resume_errored=True, restart_errored=True, storage_filesystem=filesystem
-            )
-        else:
-            tuner = tune.Tuner(
-                trainable,
-                param_space={"beta": tune.grid_search(betas), "seed": tune.grid_search(seeds)},
-                tune_config=tune.TuneConfig(metric="validation_accuracy", mode="max", reuse_actors=True),
-                run_config=tune.RunConfig(
-                    name=TRIALS,
-                    storage_path=location,
-                    storage_filesystem=filesystem,
-                    failure_config=tune.FailureConfig(max_failures=options.max_failures),
-                    verbose=0,
-                ),
-            )
-        results = tuner.fit()
+def _search(context: StageContext, betas: list[float]) -> list[dict[str, Any]]:
+    """Run the trials that have not ended yet; returns a row for each beta and seed, in this order."""
+    store, work = context.store, context.work
+    trials = [{"beta": beta, "seed": seed} for beta in betas for seed in range(context.config.beta_search.seeds)]
+    ended = set(store.names(work, TRIALS))
+    pending = [trial for trial in trials if _file_name(trial) not in ended]
+    if pending:
+        with context.counting("beta search", len(trials), "trials", len(trials) - len(pending)) as counter:
+            _run_trials(context, pending, {**_load(context), "counter": counter})
+    return [store.read_json(work, TRIALS, _file_name(trial)) for trial in trials]
+
+
+def _run_trials(context: StageContext, trials: list[dict[str, Any]], data: dict[str, Any]) -> None:
+    """One Ray Tune trial for each beta and seed, in actors that go on from trial to trial."""
+    options, store = context.config.beta_search, context.store
+    resources = {"GPU": GPU_SHARE} if context.hardware.device == "cuda" else {"CPU": 1.0}
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(_BetaTrial, data=data), resources),
+        param_space={"trial": tune.grid_search(trials)},
+        tune_config=tune.TuneConfig(metric="validation_accuracy", mode="max", reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=store.path(context.work),
+            storage_filesystem=None if store.is_local else store.filesystem,
+            failure_config=tune.FailureConfig(max_failures=options.max_failures),
+            verbose=0,
+        ),
+    )
+    results = tuner.fit()
     if results.errors:
         raise results.errors[0]
-    return [
-        {**dict(result.metrics or {}), **dict(result.config or {})}
-        for result in (results[number] for number in range(len(results)))
-    ]
 
 
-def _load(context: StageContext, num_samples: int) -> dict[str, Any]:
+def _file_name(trial: dict[str, Any]) -> str:
+    return f"beta-{trial['beta']:g}-seed-{trial['seed']}.json"
+
+
+def _load(context: StageContext) -> dict[str, Any]:
     """What every trial needs: inputs, pseudo-labels, dynamics and the fixed 90 / 10 split."""
     config, store = context.config, context.store
     labels = read_column(store, "pseudo_labels", "label").astype(np.int64)
@@ -113,8 +106,11 @@ def _load(context: StageContext, num_samples: int) -> dict[str, Any]:
     rng = np.random.default_rng(context.seed())
     training, validation = stratified_split(labels, config.beta_search.validation_fraction, rng)
     # The same share of a tenth fewer samples: the split is to stand for the whole.
-    budget = max(1, round(int(context.budget or 0) * len(training) / num_samples))
+    budget = max(1, round(int(context.budget or 0) * len(training) / len(labels)))
     return {
+        "store": store,
+        "work": context.work,
+        "full_budget": int(context.budget or 0),
         "vectors": read_vectors(store),
         "labels": labels,
         "dynamics": {name: values[training] for name, values in dynamics.items()},
@@ -137,23 +133,19 @@ class _BetaTrial(tune.Trainable):
         self, config: dict[str, Any], data: dict[str, Any]
     ) -> None:
         torch.set_num_threads(1)
-        self._data, self._options = data, config
+        self._data, self._trial = data, config["trial"]
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._inputs = torch.from_numpy(normalize_rows(data["vectors"])).to(self._device)
         self._labels = torch.tensor(data["labels"], device=self._device)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._options = new_config
+        self._trial = new_config["trial"]
         return True
 
     def step(self) -> dict[str, Any]:
-        data, options = self._data, self._options
-        budget = min(data["budget"], len(data["training"]) - round(options["beta"] * len(data["training"])))
-        method = get_method(data["method"], **data["method_options"], beta=options["beta"])
-        rng = np.random.default_rng([data["seed"], options["seed"]])
-        inputs_of_method = SelectionInputs(ids=data["training"], dynamics=data["dynamics"])
-        rows = data["training"][method.select(inputs_of_method, budget, rng).positions]
-        generator = torch.Generator().manual_seed(data["seed"] + options["seed"])
+        data, beta, seed = self._data, self._trial["beta"], self._trial["seed"]
+        generator = torch.Generator().manual_seed(data["seed"] + seed)
+        rows = _coreset(data, beta, np.random.default_rng([data["seed"], seed]))
         inputs, labels = self._inputs[rows], self._labels[rows]
         network = MlpClassifier(inputs, data["num_classes"], data["hidden_dim"], generator=generator).to(self._device)
         train_for_steps(
@@ -166,15 +158,28 @@ class _BetaTrial(tune.Trainable):
             generator=generator,
         )
         validation = data["validation"]
-        data["counter"].advance(1)
-        return {
+        row = {
+            "budget": data["full_budget"],
+            "beta": beta,
+            "seed": seed,
             "validation_accuracy": accuracy(network, self._inputs[validation], self._labels[validation]),
             "epochs": data["steps"] * BATCH_SIZE / len(rows),
-            "done": True,
         }
+        data["store"].write_json(row, data["work"], TRIALS, _file_name(self._trial))
+        data["counter"].advance(1)
+        return {**row, "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to save: a trial is one step."""
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Nothing to load."""
+
+
+def _coreset(data: dict[str, Any], beta: float, rng: np.random.Generator) -> np.ndarray:
+    """What the method selects of the training split with this beta, positions among all samples."""
+    training = data["training"]
+    budget = min(data["budget"], len(training) - round(beta * len(training)))
+    method = get_method(data["method"], **data["method_options"], beta=beta)
+    inputs = SelectionInputs(ids=training, dynamics=data["dynamics"])
+    return training[method.select(inputs, budget, rng).positions]

@@ -129,7 +129,7 @@ def _pending(context: StageContext, done: np.ndarray) -> Dataset:
     names = store.dataset(samples).schema.names
     columns = [*KEY, "image" if "image" in names else "uri"]
     paths = store.part_paths(samples)
-    dataset = ray.data.read_parquet(paths, filesystem=store.filesystem, columns=columns)
+    dataset = ray.data.read_parquet(paths, filesystem=store.filesystem).select_columns(columns)
     if not done.any():
         return dataset
     done_ref = ray.put(done)

@@ -50,7 +50,7 @@ def test_killed_in_every_stage(small_input, tmp_path):
     complete: set[str] = set()
     for stage in STAGES:
         kill_in(stage, arguments, killed)
-        published = set(Store(str(killed)).manifest()["stages"]) if (killed / "manifest.json").exists() else set()
+        published = set(Store(str(killed)).manifest().get("stages", {}))
         assert complete <= published
         complete = published
     finish(arguments)

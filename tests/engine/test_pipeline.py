@@ -1,7 +1,6 @@
 """The real pipeline on a small real input: artifacts, resume, what is redone, and that labels stay out."""
 
 import shutil
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +31,7 @@ class TestArtifacts:
         assert len(samples) + store.count_rows("quarantine") == NUM_IMAGES
         assert samples["index"].to_pylist() == list(range(NUM_IMAGES))
         assert samples["sample_id"][0].as_py() == "digit-0000.png"
-        assert set(samples["width"].to_pylist()) == {32}
+        assert set(samples["width"].to_pylist()) == {64}
 
     @pytest.mark.parametrize(
         ("artifact", "expected"),
@@ -92,10 +91,8 @@ class TestArtifacts:
 class TestAgain:
     def test_nothing_is_done_twice(self, small_run, small_input):
         before = Store(small_run.run_dir).manifest()["stages"]
-        started = time.monotonic()
         result = again(small_run, small_input[0], **{"evaluate.labels": str(small_input[1])})
         assert result.manifest["stages"] == before
-        assert time.monotonic() - started < 60  # no stage ran; a bound against hanging, not a benchmark
 
     def test_changed_option_redoes_what_depends_on_it(self, small_run, small_input, tmp_path):
         run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")

@@ -24,7 +24,7 @@ OPTIONS = {
     "beta_search.steps": 30,
     "evaluate.seeds": 2,
     "evaluate.steps": 60,
-    "report.thumbnails": 12,
+    "report.thumbnails": 40,
 }
 
 
