@@ -12,13 +12,13 @@ class ElfsRayError(Exception):
 
 
 class UsageError(ElfsRayError, ValueError):
-    """Wrong input, option or configuration: the user must change the call (exit status 2)."""
+    """Something that the user must change: input, option, configuration, permissions, a full disk (exit status 2)."""
 
     exit_code = 2
 
 
 class RunError(ElfsRayError, RuntimeError):
-    """A stage could not finish for a cause outside the call: a lost worker, a full disk (exit status 1)."""
+    """A stage could not finish for a cause that running again may pass: a lost worker, no memory (exit status 1)."""
 
 
 def one_line(error: BaseException) -> str:

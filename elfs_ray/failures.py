@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Iterator
 
-from elfs_ray.errors import ElfsRayError, RunError, one_line
+from elfs_ray.errors import ElfsRayError, RunError, UsageError, one_line
 
 
 def as_expected(error: BaseException, unit: str) -> ElfsRayError | None:
@@ -29,15 +29,13 @@ def as_expected(error: BaseException, unit: str) -> ElfsRayError | None:
     return None
 
 
-def _from_os_error(error: OSError, unit: str) -> RunError | None:
+def _from_os_error(error: OSError, unit: str) -> UsageError | None:
+    place = error.filename or error
     if error.errno == errno.ENOSPC or "No space left on device" in str(error):
-        place = error.filename or one_line(error)
-        return RunError(f"{unit} stopped: the disk is full ({place}); free some space and run the same command again")
+        return UsageError(f"{unit} stopped: the disk is full ({place}); free some space and run the same command again")
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        place = error.filename or error
-        return RunError(
-            f"{unit} stopped: {one_line(error)} ({place}); mend the permissions and run the same command again"
-        )
+        reason = one_line(error)
+        return UsageError(f"{unit} stopped: {reason} ({place}); mend the permissions and run the same command again")
     return None
 
 

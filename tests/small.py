@@ -1,12 +1,16 @@
 """A pipeline run that is real and small: a few hundred digits, and options that end in seconds."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from elfs_ray.data.digits import write_digits
 
 NUM_IMAGES = 240
 BUDGET = 40
+TIMEOUT_SECONDS = 150
 OPTIONS = {
     "embed.image_size": 64,
     "embed.checkpoint_rows": 64,
@@ -43,3 +47,17 @@ def command_line(images: Path, labels: Path, run_dir: Path) -> list[str]:
     sets = [f"--set={name}={value}" for name, value in OPTIONS.items()]
     required = ["--input", str(images), "--budget", str(BUDGET), "--num-classes", "10", "--labels", str(labels)]
     return ["run", *required, "--out", str(run_dir), *sets]
+
+
+def start(arguments: list[str]) -> subprocess.Popen[bytes]:
+    """The command line in a process of its own."""
+    command = [sys.executable, "-m", "elfs_ray.cli", *arguments, "--set=ray.num_cpus=2"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(arguments: list[str]) -> None:
+    """Run to the end, which must be a good one."""
+    process = start(arguments)
+    _, errors = process.communicate(timeout=2 * TIMEOUT_SECONDS)
+    assert process.returncode == 0, errors.decode()

@@ -23,11 +23,15 @@ def histogram(values: np.ndarray, cuts: Mapping[str, tuple[float, float]], name:
     centres = (edges[:-1] + edges[1:]) / 2
     figure = go.Figure(go.Bar(x=centres, y=counts, marker_color=MUTED, name="all images", showlegend=False))
     for label, (low, high) in cuts.items():
-        figure.add_vrect(x0=low, x1=high, fillcolor=ACCENT, opacity=0.18, line_width=0)
-        for edge, text in ((low, f"hard cut, {label}"), (high, f"easy cut, {label}")):
-            figure.add_vline(
-                x=edge, line_color=ACCENT, line_dash="dash", annotation_text=text, annotation_textangle=-90
-            )
+        figure.add_vrect(
+            x0=low,
+            x1=high,
+            fillcolor=ACCENT,
+            opacity=0.18,
+            line={"color": ACCENT, "dash": "dash", "width": 2},
+            annotation_text=f"kept: {label}",
+            annotation_position="outside top left",
+        )
     figure.update_layout(bargap=0.05, xaxis_title=f"{name} (harder to the left)", yaxis_title="images")
     ranges = "; ".join(f"{label} keeps {low:.2f} to {high:.2f}" for label, (low, high) in cuts.items())
     return _html(figure, f"Histogram of {name} from {values.min():.2f} to {values.max():.2f}. {ranges}")
@@ -98,9 +102,11 @@ def _shares(sizes: Sequence[int]) -> list[float]:
 def _html(figure: go.Figure, summary: str) -> str:
     figure.update_layout(
         height=HEIGHT,
-        margin={"l": 56, "r": 16, "t": 24, "b": 48},
+        margin={"l": 56, "r": 16, "t": 36, "b": 48},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
+        colorway=[ACCENT, "#0f9d77", "#b4690e", "#8b5cf6", "#c2417c"],
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": ACCENT},
         font={"color": "#7b8491", "family": "system-ui, sans-serif"},
         legend={"orientation": "h", "y": 1.12},
     )

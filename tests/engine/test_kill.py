@@ -1,25 +1,15 @@
 """The real process killed with SIGKILL in every stage, and run again: nothing lost, the same coreset."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from elfs_ray.store import Store
-from small import BUDGET, command_line
+from small import BUDGET, TIMEOUT_SECONDS, command_line, finish, start
 
 STAGES = ["ingest", "embed", "neighbors", "cluster", "proxy", f"beta_search-{BUDGET}", f"evaluation-elfs-{BUDGET}"]
-TIMEOUT_SECONDS = 150
-
-
-def start(arguments: list[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "elfs_ray.cli", *arguments, "--set=ray.num_cpus=2"]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def kill_in(stage: str, arguments: list[str], run_dir: Path) -> None:
@@ -33,12 +23,6 @@ def kill_in(stage: str, arguments: list[str], run_dir: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
-
-
-def finish(arguments: list[str]) -> None:
-    process = start(arguments)
-    _, errors = process.communicate(timeout=2 * TIMEOUT_SECONDS)
-    assert process.returncode == 0, errors.decode()
 
 
 @pytest.mark.timeout(900)

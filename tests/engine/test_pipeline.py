@@ -115,6 +115,26 @@ class TestAgain:
             assert ours.equals(theirs), artifact
 
 
+class TestRefuses:
+    def test_a_folder_that_holds_a_run_over_other_images(self, small_run, small_input, tmp_path):
+        before = Store(small_run.run_dir).manifest()
+        other = shutil.copytree(small_input[0], tmp_path / "other")
+        with pytest.raises(UsageError, match=r"holds a run over .*images, not over .*other; choose another --out"):
+            again(small_run, other)
+        assert Store(small_run.run_dir).manifest() == before
+
+    def test_ids_that_come_twice(self, ray_session, small_input, tmp_path):
+        images = [path.read_bytes() for path in sorted(small_input[0].iterdir())[:4]]
+        pq.write_table(pa.table({"id": ["a", "b", "a", "c"], "image": images}), tmp_path / "images.parquet")
+        message = r"sample id 'a' stands 2 times in .*images\.parquet \(1 ids are repeated\); ids must be unique"
+        with pytest.raises(UsageError, match=message):
+            select(tmp_path / "images.parquet", budget=2, num_classes=2, out=tmp_path / "run", **OPTIONS)
+
+    def test_more_classes_than_images(self, ray_session, small_input, tmp_path):
+        with pytest.raises(UsageError, match="num_classes is 300, but only 240 images are usable"):
+            select(small_input[0], budget=5, num_classes=300, out=tmp_path / "run", **OPTIONS)
+
+
 class TestQuarantine:
     @pytest.fixture
     def mixed(self, small_input, tmp_path):
