@@ -193,8 +193,9 @@ def _budget_steps(
     method = get_method(name, **config.select.options)
     upstream = list(needed)
     if method.needs_beta and config.select.beta is None:
-        options = [config.beta_search.identity(), config.select.options, config.proxy.hidden_dim, config.seed, budget]
-        search = _step("beta-search", options, needed, unit=f"beta_search/{budget}", budget=budget)
+        searched = [config.beta_search.identity(), name, config.select.options, config.proxy.hidden_dim]
+        unit = f"beta_search/{name}/{budget}"
+        search = _step("beta-search", [*searched, config.seed, budget], needed, unit=unit, budget=budget)
         upstream.append(search)
         yield search
     options = [config.select.options, config.select.beta, config.seed, budget, name]

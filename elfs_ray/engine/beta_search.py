@@ -1,6 +1,6 @@
 """Beta search: for one budget, which share of the hardest samples to drop, by accuracy on held-out pseudo-labels.
 
-Reads: `embeddings`, `pseudo_labels`, `dynamics`. Writes: `beta_search/BUDGET` (one row for each beta and seed).
+Reads: `embeddings`, `pseudo_labels`, `dynamics`. Writes: `beta_search/METHOD/BUDGET` (one row for each beta and seed).
 One Ray Tune trial for each beta and seed, in actors that are used again: a trial costs its training, not a process.
 Each trial saves its row when it ends; a second run of the driver does the others. (Tune's own restore needs a snapshot
 of the experiment, which a kill early in the search leaves without, and forgets the trials since the last one.)
@@ -42,7 +42,7 @@ def run(context: StageContext) -> StageResult:
     }
     best = max(betas, key=lambda beta: (round(means[beta], 12), -beta))
     return StageResult(
-        artifacts={f"beta_search/{budget}": "table"},
+        artifacts={f"beta_search/{context.config.select.method}/{budget}": "table"},
         chosen={**options.model_dump(mode="json"), "betas": betas},
         metrics={"beta": best, "mean_validation_accuracy": round(means[best], 4), "trials": len(rows)},
     )

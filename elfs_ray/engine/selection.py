@@ -20,7 +20,8 @@ def run(context: StageContext) -> StageResult:
     method_options, beta = dict(options.options), None
     method_class = type(get_method(options.method, **options.options))
     if method_class.needs_beta:
-        beta = options.beta if options.beta is not None else _found_beta(store, budget)
+        search = f"beta_search/{options.method}/{budget}"
+        beta = options.beta if options.beta is not None else _found_beta(store, search)
         method_options["beta"] = beta
     method = get_method(options.method, **method_options)
     rng = np.random.default_rng(context.seed())
@@ -49,10 +50,10 @@ def run(context: StageContext) -> StageResult:
     )
 
 
-def _found_beta(store: Store, budget: int) -> float:
-    record = store.record(f"beta_search/{budget}")
+def _found_beta(store: Store, search: str) -> float:
+    record = store.record(search)
     if record is None:
-        raise KeyError(f"beta_search/{budget}")
+        raise KeyError(search)
     return float(record["metrics"]["beta"])
 
 

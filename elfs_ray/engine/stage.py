@@ -20,7 +20,7 @@ class StageContext:
     """Everything that a stage may use.
 
     Attributes:
-        unit: name of the piece of work in the manifest, such as `embed` or `beta_search/5000`.
+        unit: name of the piece of work in the manifest, such as `embed` or `coresets/elfs/5000`.
         work: the unit's work folder, below the run folder; what is finished there survives a kill.
         prefix: `test/` for the stages that prepare separate test images, else empty.
         budget: count of images to select, for the stages that run once for each budget.

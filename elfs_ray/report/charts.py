@@ -38,30 +38,30 @@ def histogram(values: np.ndarray, cuts: Mapping[str, tuple[float, float]], name:
 
 
 def beta_curves(rows: Mapping[str, Mapping[float, Sequence[float]]], chosen: Mapping[str, float]) -> str:
-    """Validation accuracy by beta, a curve for each budget.
+    """Validation accuracy by beta, a curve for each method and budget.
 
     Args:
-        rows: budget -> beta -> accuracy of each seed.
-        chosen: budget -> the beta taken.
+        rows: method and budget -> beta -> accuracy of each seed.
+        chosen: method and budget -> the beta taken.
     """
     figure = go.Figure()
-    for budget, by_beta in rows.items():
+    for name, by_beta in rows.items():
         betas = sorted(by_beta)
         means = [float(np.mean(by_beta[beta])) for beta in betas]
         spread = [float(np.std(by_beta[beta], ddof=1)) if len(by_beta[beta]) > 1 else 0.0 for beta in betas]
-        figure.add_scatter(x=betas, y=means, error_y={"array": spread}, mode="lines+markers", name=f"budget {budget}")
-        best = chosen[budget]
+        figure.add_scatter(x=betas, y=means, error_y={"array": spread}, mode="lines+markers", name=name)
+        best = chosen[name]
         figure.add_scatter(
             x=[best],
             y=[float(np.mean(by_beta[best]))],
             mode="markers",
             marker={"symbol": "star", "size": 15, "color": WARNING},
-            name=f"chosen for {budget}: {best:g}",
+            name=f"chosen for {name}: {best:g}",
         )
     figure.update_layout(
         xaxis_title="beta: share of the hardest dropped", yaxis_title="accuracy on held-out pseudo-labels"
     )
-    summary = "; ".join(f"budget {budget}: beta {beta:g} chosen" for budget, beta in chosen.items())
+    summary = "; ".join(f"{name}: beta {beta:g} chosen" for name, beta in chosen.items())
     return _html(figure, f"Validation accuracy by beta. {summary}")
 
 

@@ -117,12 +117,13 @@ def _aum_chart(store: Store, coresets: list[Coreset]) -> str:
 
 
 def _beta_chart(store: Store, stages: dict[str, Any]) -> str:
-    searches = {unit.split("/")[1]: record for unit, record in stages.items() if unit.startswith("beta_search/")}
+    prefix = "beta_search/"
+    searches = {unit.removeprefix(prefix): record for unit, record in stages.items() if unit.startswith(prefix)}
     rows: dict[str, dict[float, list[float]]] = {}
-    for budget in searches:
-        for row in store.read_table(f"beta_search/{budget}").to_pylist():
-            rows.setdefault(budget, {}).setdefault(row["beta"], []).append(row["validation_accuracy"])
-    chosen = {budget: record["metrics"]["beta"] for budget, record in searches.items()}
+    for name in searches:
+        for row in store.read_table(f"beta_search/{name}").to_pylist():
+            rows.setdefault(name, {}).setdefault(row["beta"], []).append(row["validation_accuracy"])
+    chosen = {name: record["metrics"]["beta"] for name, record in searches.items()}
     return charts.beta_curves(rows, chosen) if rows else ""
 
 

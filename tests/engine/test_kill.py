@@ -9,7 +9,7 @@ import pytest
 from elfs_ray.store import Store
 from small import BUDGET, TIMEOUT_SECONDS, command_line, finish, start
 
-STAGES = ["ingest", "embed", "neighbors", "cluster", "proxy", f"beta_search-{BUDGET}", f"evaluation-elfs-{BUDGET}"]
+STAGES = ["ingest", "embed", "neighbors", "cluster", "proxy", f"beta_search-elfs-{BUDGET}", f"evaluation-elfs-{BUDGET}"]
 
 
 def kill_in(stage: str, arguments: list[str], run_dir: Path) -> None:

@@ -43,7 +43,7 @@ class TestArtifacts:
             ("neighbors", schema.neighbors(10)),
             ("pseudo_labels", schema.PSEUDO_LABELS),
             ("dynamics", schema.DYNAMICS),
-            (f"beta_search/{BUDGET}", schema.BETA_SEARCH),
+            (f"beta_search/elfs/{BUDGET}", schema.BETA_SEARCH),
             (f"coresets/elfs/{BUDGET}", schema.CORESET),
             (f"evaluation/elfs/{BUDGET}", schema.EVALUATION),
         ],
@@ -68,9 +68,9 @@ class TestArtifacts:
         assert coreset["rank"].to_pylist() == list(range(BUDGET))
 
     def test_beta_is_the_best_mean_of_the_table(self, small_run):
-        rows = Store(small_run.run_dir).read_table(f"beta_search/{BUDGET}").to_pandas()
+        rows = Store(small_run.run_dir).read_table(f"beta_search/elfs/{BUDGET}").to_pandas()
         means = rows.groupby("beta")["validation_accuracy"].mean()
-        chosen = small_run.manifest["stages"][f"beta_search/{BUDGET}"]["metrics"]["beta"]
+        chosen = small_run.manifest["stages"][f"beta_search/elfs/{BUDGET}"]["metrics"]["beta"]
         assert chosen == means.index[np.flatnonzero(means.to_numpy() == means.max())[0]]
 
     def test_evaluation_compares_on_one_test_set(self, small_run):
@@ -99,7 +99,14 @@ class TestAgain:
         before = Store(str(run_dir)).manifest()["stages"]
         result = again(small_run, small_input[0], out=run_dir, **{"proxy.epochs": 11})
         redone = {unit for unit, record in result.manifest["stages"].items() if record != before[unit]}
-        assert redone == {"proxy", f"beta_search/{BUDGET}", f"coresets/elfs/{BUDGET}"}
+        assert redone == {"proxy", f"beta_search/elfs/{BUDGET}", f"coresets/elfs/{BUDGET}"}
+
+    def test_each_method_searches_its_own_beta(self, small_run, small_input, tmp_path):
+        run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+        result = again(small_run, small_input[0], out=run_dir, **{"select.method": "ccs"})
+        stages = result.manifest["stages"]
+        assert stages[f"beta_search/ccs/{BUDGET}"]["fingerprint"] != stages[f"beta_search/elfs/{BUDGET}"]["fingerprint"]
+        assert stages[f"beta_search/elfs/{BUDGET}"] == small_run.manifest["stages"][f"beta_search/elfs/{BUDGET}"]
 
     def test_another_budget_keeps_the_first(self, small_run, small_input, tmp_path):
         run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
