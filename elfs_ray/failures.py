@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from elfs_ray.errors import ElfsRayError, RunError, UsageError, one_line
 
 
-def as_expected(error: BaseException, unit: str) -> ElfsRayError | None:
+def as_expected(error: BaseException, unit: str, run_dir: str) -> ElfsRayError | None:
     """The expected error behind an exception, found through the layers that Ray wraps around it; None if unknown."""
     causes = list(_causes(error))
     for cause in causes:
@@ -14,7 +14,7 @@ def as_expected(error: BaseException, unit: str) -> ElfsRayError | None:
             return cause
     for cause in causes:
         if isinstance(cause, OSError) and not _wraps(cause):
-            return _from_os_error(cause, unit)
+            return _from_os_error(cause, unit, run_dir)
     for cause in causes:
         name = type(cause).__name__
         if name in ("OutOfMemoryError", "MemoryError"):
@@ -29,10 +29,12 @@ def as_expected(error: BaseException, unit: str) -> ElfsRayError | None:
     return None
 
 
-def _from_os_error(error: OSError, unit: str) -> UsageError | None:
-    place = error.filename or error
+def _from_os_error(error: OSError, unit: str, run_dir: str) -> UsageError | None:
+    place = error.filename or run_dir
     if error.errno == errno.ENOSPC or "No space left on device" in str(error):
-        return UsageError(f"{unit} stopped: the disk is full ({place}); free some space and run the same command again")
+        return UsageError(
+            f"{unit} stopped: the disk is full (writing to {place}); free some space and run the same command again"
+        )
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         reason = one_line(error)
         return UsageError(f"{unit} stopped: {reason} ({place}); mend the permissions and run the same command again")

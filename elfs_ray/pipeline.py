@@ -256,7 +256,7 @@ class _Execution:
             try:
                 self._run(step)
             except Exception as error:
-                expected = as_expected(error, step.unit)
+                expected = as_expected(error, step.unit, self.store.uri)
                 if expected is None or self.verbose:
                     raise
                 raise expected from error
