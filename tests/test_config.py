@@ -64,8 +64,8 @@ WRONG = [
     ("embed.dtype=int8", "option 'embed.dtype' has the value 'int8': input should be"),
     ("seed.value=3", "option 'seed' has the value {'value': 3}: input should be a valid integer"),
     ("embed.image_size=[", "--set embed.image_size=[ is not valid YAML"),
-    ("budgets=[]", "option 'budgets' has the value []: list should have at least 1 item"),
-    ("budgets=[true]", "option 'budgets.0' has the value True"),
+    ("budgets=[]", "option 'budget' has the value []: list should have at least 1 item"),
+    ("budgets=[true]", "option 'budget' has the value True"),
     ("beta_search.betas=[1.0]", "option 'beta_search.betas.0' has the value 1.0: input should be less than 1"),
 ]
 
@@ -84,7 +84,8 @@ def test_wrong_option_is_named(override, message):
 )
 def test_missing_option_names_its_flag(name, flag):
     values = {key: value for key, value in REQUIRED.items() if key != name}
-    with pytest.raises(UsageError, match=f"option '{name}' is missing; pass {flag} or set it"):
+    shown = flag.removeprefix("--").replace("-", "_")
+    with pytest.raises(UsageError, match=f"option '{shown}' is missing; pass {flag} or set it"):
         load_config(values)
 
 
