@@ -173,11 +173,12 @@ def later_steps(config: RunConfig, first_steps: Sequence[Step], num_samples: int
     cluster = _step("cluster", [config.cluster.identity(), *seed_and_classes], [neighbors])
     proxy = _step("proxy", [config.proxy.identity(), *seed_and_classes], [cluster])
     method = get_method(config.select.method, **config.select.options)
-    if method.needs & {Needs.NEIGHBORS, Needs.PSEUDO_LABELS, Needs.DYNAMICS}:
+    needs = method.requirements()
+    if needs & {Needs.NEIGHBORS, Needs.PSEUDO_LABELS, Needs.DYNAMICS}:
         steps.append(neighbors)
-    if method.needs & {Needs.PSEUDO_LABELS, Needs.DYNAMICS}:
+    if needs & {Needs.PSEUDO_LABELS, Needs.DYNAMICS}:
         steps.append(cluster)
-    if Needs.DYNAMICS in method.needs:
+    if Needs.DYNAMICS in needs:
         steps.append(proxy)
     needed = [ingest, *(step for step in steps if step.stage in ("embed", "neighbors", "cluster", "proxy"))]
     for budget in dict.fromkeys(budget_count(budget, num_samples) for budget in config.budgets):

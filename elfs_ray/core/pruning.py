@@ -8,6 +8,7 @@ import math
 from fractions import Fraction
 
 import numpy as np
+from scipy import stats
 
 from elfs_ray.errors import UsageError
 
@@ -142,6 +143,43 @@ def beta_grid(keep_fraction: float, step: float = 0.1) -> list[float]:
     stride = Fraction(str(step))
     count = min(math.floor(largest / stride), math.ceil(1 / stride) - 1)
     return [float(number * stride) for number in range(count + 1)]
+
+
+def beta_sampling_weights(
+    scores: np.ndarray, mean_target: np.ndarray, keep_fraction: float, exponent: float, ids: np.ndarray | None = None
+) -> np.ndarray:
+    """Weights of DUAL's draw: the score times a beta density that moves to easy samples as less is kept.
+
+    Cho et al., 2025 (arXiv 2502.06905), section 4.3: b = 15 (1 - anchor) (1 - p^c_d), a = 16 - b, with p the share pruned
+    and the anchor the mean of `mean_target` over the ten highest scores.
+
+    Args:
+        scores: DUAL, [n], >= 0.
+        mean_target: mean probability of the label over training, [n], in 0..1.
+        keep_fraction: share kept, r = 1 - p.
+        exponent: c_d.
+        ids: of the samples, for ties among the ten.
+
+    Returns:
+        float64 [n], >= 0, not normalised.
+    """
+    mean = np.clip(mean_target.astype(np.float64), 1e-6, 1 - 1e-6)
+    anchor = mean[hardness_order(scores, ids, name="dual")[:10]].mean()
+    b = 15 * (1 - anchor) * (1 - (1 - keep_fraction) ** exponent)
+    density = stats.beta.pdf(mean, 16 - b, max(b, 1e-6))
+    return np.asarray(density * scores.astype(np.float64))
+
+
+def weighted_order(weights: np.ndarray, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Positions in the order of a draw without replacement, with probability in proportion to the weights.
+
+    Gumbel noise on the logarithms (Efraimidis and Spirakis, 2006): the first m are a draw of m. Samples of weight 0 come
+    last. The noise goes by id, so that the order of the rows does not matter.
+    """
+    noise = np.empty(len(weights))
+    noise[np.argsort(ids)] = rng.gumbel(size=len(weights))
+    with np.errstate(divide="ignore"):
+        return np.lexsort((ids, -(np.log(weights) + noise)))
 
 
 def _dropped(beta: float, budget: int, num_samples: int) -> int:

@@ -25,7 +25,7 @@ def run(context: StageContext) -> StageResult:
         method_options["beta"] = beta
     method = get_method(options.method, **method_options)
     rng = np.random.default_rng(context.seed())
-    selection = method.select(_inputs(store, method.needs), budget, rng)
+    selection = method.select(_inputs(store, method.requirements()), budget, rng)
 
     positions = pa.array(selection.positions)
     rows = store.read_table("samples", columns=["sample_id", "index", "uri"]).take(positions)

@@ -7,14 +7,22 @@ from typing import Any
 from elfs_ray.errors import UsageError
 from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod
 from elfs_ray.methods.ccs import Ccs
+from elfs_ray.methods.d2 import D2
+from elfs_ray.methods.dual import Dual
 from elfs_ray.methods.elfs import Elfs
 from elfs_ray.methods.hardest import Aum, DynUnc, El2n, Entropy, Forgetting
+from elfs_ray.methods.kcenter import KCenter
+from elfs_ray.methods.moderate import Moderate
+from elfs_ray.methods.prototypicality import Prototypicality
 from elfs_ray.methods.random import Random
+from elfs_ray.methods.zcore import ZCore
 
 __all__ = ["Needs", "Selection", "SelectionInputs", "SelectionMethod", "available_methods", "get_method"]
 
 ENTRY_POINT_GROUP = "elfs_ray.methods"
-BUILT_IN: tuple[type[SelectionMethod], ...] = (Random, Elfs, Ccs, Aum, Forgetting, El2n, Entropy, DynUnc)
+BUILT_IN: tuple[type[SelectionMethod], ...] = (
+    Random, Elfs, Ccs, Aum, Forgetting, El2n, Entropy, DynUnc, Dual, D2, ZCore, KCenter, Prototypicality, Moderate,
+)  # fmt: skip
 
 
 def available_methods() -> dict[str, type[SelectionMethod]]:

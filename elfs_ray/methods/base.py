@@ -29,7 +29,7 @@ class SelectionInputs:
     Attributes:
         ids: of the samples, int64 [n]; ties go to the smaller id.
         embeddings: rows of unit length, float32 [n, d].
-        neighbor_ids: int64 [n, k], most similar first.
+        neighbor_ids: positions of other samples, int64 [n, k], most similar first.
         neighbor_similarity: float32 [n, k].
         pseudo_labels: int32 [n].
         dynamics: scores by name, each [n] (`core.dynamics.DynamicsAccumulator.finalize`).
@@ -92,6 +92,10 @@ class SelectionMethod(ABC):
             UsageError: the budget is not in 1..n, or an option does not fit it.
         """
 
+    def requirements(self) -> frozenset[Needs]:
+        """What these options need: `needs`, and more where an option asks for it."""
+        return self.needs
+
     @classmethod
     def with_options(cls, options: Mapping[str, Any]) -> "SelectionMethod":
         """Build the method from named options.
@@ -106,6 +110,13 @@ class SelectionMethod(ABC):
                 hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(known) or 'none'}"
                 raise UsageError(f"method {cls.name!r} has no option {name!r}; {hint}")
         return cls(**options)
+
+
+def given(values: np.ndarray | None) -> np.ndarray:
+    """An input that the method declared, and so was given."""
+    if values is None:
+        raise TypeError("an input that the method declares in `requirements` was not given")
+    return values
 
 
 def check_budget(budget: int, num_samples: int) -> None:

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from elfs_ray.core.pruning import (
     beta_grid,
+    beta_sampling_weights,
     budget_count,
     double_end_prune,
     hardness_order,
     stratified_prune,
     stratum_budgets,
+    weighted_order,
 )
 from elfs_ray.errors import UsageError
 
@@ -154,3 +156,32 @@ class TestStratified:
 def test_beta_grid_leaves_room_for_the_budget(keep, last, count):
     grid = beta_grid(keep)
     assert (grid[0], grid[-1], len(grid)) == (0.0, last, count)
+
+
+class TestBetaSampling:
+    DUAL = np.load(Path(__file__).parent.parent / "golden" / "dual_a.npz")
+
+    @pytest.mark.parametrize("row", range(8))
+    def test_weights_equal_the_published(self, row):
+        pruned, exponent = self.DUAL["beta_cfg_prune_rate"][row], self.DUAL["beta_cfg_c_d"][row]
+        weights = beta_sampling_weights(self.DUAL["beta_score"], self.DUAL["beta_pred_mean_T30"], 1 - pruned, exponent)
+        np.testing.assert_allclose(weights / weights.sum(), self.DUAL["beta_exp_cifar__p"][row], atol=1e-7)
+
+    def test_small_budgets_prefer_easy_samples(self):
+        scores, mean = np.ones(100), np.linspace(0.05, 0.95, 100)
+        means = []
+        for keep in (0.9, 0.3, 0.05):
+            weights = beta_sampling_weights(scores, mean, keep, 5.5)
+            means.append((weights * mean).sum() / weights.sum())
+        assert means == sorted(means)
+
+
+class TestWeightedOrder:
+    def test_first_place_is_in_proportion_to_the_weight(self):
+        rng = np.random.default_rng(0)
+        weights, ids = np.array([1.0, 3.0, 0.0, 6.0]), np.arange(4)
+        first = [weighted_order(weights, ids, rng)[0] for _ in range(4000)]
+        assert np.bincount(first, minlength=4) / 4000 == pytest.approx([0.1, 0.3, 0.0, 0.6], abs=0.03)
+
+    def test_weightless_samples_come_last(self, rng):
+        assert weighted_order(np.array([0.0, 1.0, 0.0]), np.arange(3), rng).tolist() == [1, 0, 2]

@@ -10,7 +10,7 @@ from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, available_methods, get_method
 from elfs_ray.schema import DYNAMICS_TYPES
 
-N, DIM, K = 60, 6, 5
+N, DIM, K = 60, 6, 12
 METHODS = sorted(available_methods())
 
 
@@ -84,7 +84,15 @@ class TestContract:
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"random", "ccs"}))
 def test_the_order_of_the_rows_does_not_matter(name):
     inputs, order = make_inputs(), np.random.default_rng(1).permutation(N)
-    shuffled = make_inputs(ids=order, dynamics={key: values[order] for key, values in inputs.dynamics.items()})
+    position = np.argsort(order)
+    shuffled = SelectionInputs(
+        ids=order,
+        embeddings=inputs.embeddings[order],
+        neighbor_ids=position[inputs.neighbor_ids[order]],
+        neighbor_similarity=inputs.neighbor_similarity[order],
+        pseudo_labels=inputs.pseudo_labels[order],
+        dynamics={key: values[order] for key, values in inputs.dynamics.items()},
+    )
     expected = select(name, inputs, 20).positions.tolist()
     assert order[select(name, shuffled, 20).positions].tolist() == expected
 

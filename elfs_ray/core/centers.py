@@ -1,0 +1,105 @@
+"""Selecting by distance between embeddings: greedy k-centre, k-means centroids, k-means++ on gradients.
+
+Symbols: N samples, d dimensions, C classes.
+"""
+
+import numpy as np
+from scipy.cluster.vq import kmeans2
+
+K_MEANS_STEPS = 50
+
+
+def greedy_k_center(
+    vectors: np.ndarray, budget: int, *, covered: np.ndarray | None = None, first: int = 0
+) -> np.ndarray:
+    """Take, again and again, the sample farthest from all taken ones (Sener and Savarese, ICLR 2018).
+
+    Args:
+        vectors: float [N, d].
+        budget: samples to take.
+        covered: bool [N], samples that count as taken before; never taken again.
+        first: the sample to start with where nothing is covered.
+
+    Returns:
+        int64 [budget] in order; equal distances in order of position.
+    """
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    nearest = np.full(len(vectors), np.inf, dtype=np.float32)
+
+    def take(row: int) -> None:
+        np.minimum(nearest, squares + squares[row] - 2 * (vectors @ vectors[row]), out=nearest)
+        nearest[row] = -np.inf  # rounding must not bring it back
+
+    for row in [] if covered is None else np.flatnonzero(covered):
+        take(row)
+    order = np.empty(budget, dtype=np.int64)
+    for number in range(budget):
+        row = first if np.isinf(nearest[first]) and nearest[first] > 0 else int(nearest.argmax())
+        order[number] = row
+        take(row)
+    return order
+
+
+def k_means(vectors: np.ndarray, num_clusters: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Centroids float64 [C, d] and the cluster of each sample, int32 [N], by k-means from a k-means++ start."""
+    centroids, labels = kmeans2(vectors.astype(np.float64), num_clusters, iter=K_MEANS_STEPS, minit="++", rng=rng)
+    return centroids, labels
+
+
+def centroid_distances(vectors: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Euclidean distance of each sample to the centroid of its cluster, float64 [N]."""
+    return np.linalg.norm(vectors.astype(np.float64) - centroids[labels], axis=1)
+
+
+def class_means(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Mean vector of each label, float64 [C, d]; zeros for a label that no sample has."""
+    count = int(labels.max()) + 1
+    sums = np.zeros((count, vectors.shape[1]), dtype=np.float64)
+    np.add.at(sums, labels, vectors)
+    return sums / np.maximum(np.bincount(labels, minlength=count), 1)[:, None]
+
+
+def k_means_plus_plus(
+    errors: np.ndarray, vectors: np.ndarray, budget: int, rng: np.random.Generator, *, covered: np.ndarray | None = None
+) -> np.ndarray:
+    """Draw samples with probability proportional to the squared distance of their gradients to the drawn ones (BADGE).
+
+    The gradient of the last layer is the outer product of error and vector. Distances between outer products need
+    products of the factors alone, so that no [N, C d] array is ever held.
+
+    Args:
+        errors: probabilities minus one-hot labels, float [N, C].
+        vectors: inputs of the last layer, float [N, d].
+        budget: samples to draw.
+        rng: source of the draws.
+        covered: bool [N], samples that count as drawn before.
+
+    Returns:
+        int64 [budget] in order of drawing. The first is the sample with the largest gradient.
+    """
+    squares = np.einsum("nc,nc->n", errors, errors) * np.einsum("nd,nd->n", vectors, vectors)
+    nearest = np.full(len(vectors), np.inf)
+    taken = np.zeros(len(vectors), dtype=bool)
+
+    def take(row: int) -> None:
+        inner = (errors @ errors[row]) * (vectors @ vectors[row])
+        np.minimum(nearest, np.maximum(squares + squares[row] - 2 * inner, 0), out=nearest)
+        taken[row] = True
+
+    for row in [] if covered is None else np.flatnonzero(covered):
+        take(row)
+    order = np.empty(budget, dtype=np.int64)
+    for number in range(budget):
+        weights = np.where(taken, 0.0, nearest)
+        total = weights.sum()
+        if not taken.any():
+            row = int(squares.argmax())
+        elif total > 0:
+            row = int(np.searchsorted(np.cumsum(weights), rng.random() * total, side="right"))
+            row = min(row, int(np.flatnonzero(weights)[-1]))
+        else:  # all that is left equals what was drawn
+            row = int(rng.choice(np.flatnonzero(~taken)))
+        order[number] = row
+        take(row)
+    return order

@@ -1,0 +1,76 @@
+"""D2 pruning: message passing on the graph of nearest neighbours (Maharana et al., ICLR 2024).
+
+Symbols: N samples, k neighbours, d_ij distance of a sample and its neighbour.
+"""
+
+import heapq
+
+import numba
+import numpy as np
+
+
+def start_density(
+    importance: np.ndarray, distances: np.ndarray, neighbor_ids: np.ndarray, *, product: bool
+) -> np.ndarray:
+    """Density that selection starts from: what the neighbours send, with the sample's own importance.
+
+    Args:
+        importance: [N], larger is more worth selecting.
+        distances: float [N, k], of each sample to its neighbours.
+        neighbor_ids: int64 [N, k].
+        product: multiply the neighbours' sum by the sample's own importance instead of adding it.
+
+    Returns:
+        float64 [N].
+    """
+    importance = importance.astype(np.float64)
+    messages = (np.exp(-distances.astype(np.float64)) * importance[neighbor_ids]).sum(axis=1)
+    return messages * importance if product else messages + importance
+
+
+@numba.njit(cache=True)
+def select_by_density(
+    density: np.ndarray, distances: np.ndarray, neighbor_ids: np.ndarray, gamma: float, weighted: bool, budget: int
+) -> np.ndarray:
+    """Take the densest sample and discount its neighbours, until the budget is met.
+
+    The published loop looks for the maximum of all densities at each step. Here a heap holds a bound on each density:
+    a sample whose density has fallen since is put back, and one whose density has risen is pushed anew.
+
+    Args:
+        density: float64 [N]; not changed.
+        distances: float [N, k].
+        neighbor_ids: int64 [N, k]; messages go from a sample to its own neighbours only, as published.
+        gamma: how fast the discount falls with distance.
+        weighted: discount by exp(-gamma d) times the density of the selected sample; else by that density itself.
+        budget: samples to select, at most N.
+
+    Returns:
+        int64 [budget] in order of selection; equal densities in order of position.
+    """
+    density = density.copy()
+    taken = np.zeros(len(density), dtype=np.bool_)
+    heap = [(-density[0], 0)]
+    for row in range(1, len(density)):
+        heap.append((-density[row], row))
+    heapq.heapify(heap)
+    order = np.empty(budget, dtype=np.int64)
+    found = 0
+    while found < budget:
+        bound, row = heapq.heappop(heap)
+        if taken[row]:
+            continue
+        if -bound != density[row]:
+            heapq.heappush(heap, (-density[row], row))
+            continue
+        taken[row] = True
+        order[found] = row
+        found += 1
+        for column in range(neighbor_ids.shape[1]):
+            other = neighbor_ids[row, column]
+            factor = np.exp(-gamma * distances[row, column]) if weighted else 1.0
+            before = density[other]
+            density[other] = before - factor * density[row]
+            if density[other] > before and not taken[other]:
+                heapq.heappush(heap, (-density[other], other))
+    return order

@@ -1,0 +1,154 @@
+"""ZCore: coverage and redundancy in random low-dimensional views of the embeddings (Griffin et al., arXiv 2411.15349).
+
+Symbols: N samples, d dimensions of the embedding, s draws, m dimensions in a view.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+
+class Draws(NamedTuple):
+    """Random points in random views.
+
+    Attributes:
+        dims: dimensions of each view, int64 [s, m], none twice in a view.
+        points: float64 [s, m].
+    """
+
+    dims: np.ndarray
+    points: np.ndarray
+
+
+def draw(embeddings: np.ndarray, count: int, view_dims: int, rng: np.random.Generator) -> Draws:
+    """Draw views, and in each a point from a triangular distribution over (minimum, median, maximum).
+
+    A constant dimension, which has no triangular distribution, always gives its one value.
+
+    Args:
+        embeddings: float [N, d], d >= m.
+        count: draws, s.
+        view_dims: dimensions in a view, m.
+        rng: source of the draws.
+    """
+    low, high = embeddings.min(axis=0).astype(np.float64), embeddings.max(axis=0).astype(np.float64)
+    middle = np.median(embeddings, axis=0).astype(np.float64)
+    width = embeddings.shape[1]
+    dims = np.argpartition(rng.random((count, width)), view_dims - 1, axis=1)[:, :view_dims]
+    uniform = rng.random((count, view_dims))
+    low, middle, high = low[dims], middle[dims], high[dims]
+    span = np.where(high > low, high - low, 1.0)
+    left = uniform < (middle - low) / span
+    rising = low + np.sqrt(uniform * span * (middle - low))
+    falling = high - np.sqrt((1 - uniform) * span * (high - middle))
+    return Draws(dims, np.where(high > low, np.where(left, rising, falling), low))
+
+
+def coverage_scores(embeddings: np.ndarray, draws: Draws, num_neighbors: int, exponent: float = 4.0) -> np.ndarray:
+    """Score of each sample: +1 for each point it is nearest to, minus its share of being redundant with another's.
+
+    The sample nearest to a point gains 1. Of the others, the `num_neighbors` nearest to that sample in the same view
+    lose 1 together, in proportion to distance^-exponent; if the nearest of them is at distance 0 it loses all.
+    Distances are L1.
+
+    Args:
+        embeddings: float [N, d].
+        draws: from `draw`.
+        num_neighbors: samples that share a penalty; at most N - 1 are used.
+        exponent: of the distance.
+
+    Returns:
+        float64 [N].
+    """
+    columns = np.ascontiguousarray(embeddings.T, dtype=np.float32)
+    neighbors = min(num_neighbors, len(embeddings) - 1)
+    parts = numba.get_num_threads()
+    edges = np.linspace(0, len(draws.dims), parts + 1).astype(np.int64)
+    scores = np.zeros((parts, len(embeddings)), dtype=np.float64)
+    _score_draws(columns, draws.dims, draws.points.astype(np.float32), edges, neighbors, exponent, scores)
+    return scores.sum(axis=0)
+
+
+def min_max(scores: np.ndarray) -> np.ndarray:
+    """Scores scaled to 0..1; all 0 where they are equal."""
+    low, high = scores.min(), scores.max()
+    return (scores - low) / (high - low) if high > low else np.zeros_like(scores)
+
+
+@numba.njit(parallel=True, cache=True, fastmath=True)
+def _score_draws(
+    columns: np.ndarray,
+    dims: np.ndarray,
+    points: np.ndarray,
+    edges: np.ndarray,
+    num_neighbors: int,
+    exponent: float,
+    scores: np.ndarray,
+) -> None:
+    """Each part of the draws adds to its own row of `scores`, so that threads do not meet."""
+    for part in numba.prange(len(edges) - 1):
+        distances = np.empty(columns.shape[1], dtype=np.float32)
+        near = np.empty(columns.shape[1], dtype=np.int64)
+        for number in range(edges[part], edges[part + 1]):
+            _distances(columns, dims[number], points[number], distances)
+            nearest = np.argmin(distances)
+            scores[part, nearest] += 1
+            if num_neighbors == 0:
+                continue
+            _distances(columns, dims[number], columns[:, nearest][dims[number]], distances)
+            distances[nearest] = np.inf
+            closest = np.argmin(distances)
+            if distances[closest] == 0:
+                scores[part, closest] -= 1
+                continue
+            _penalize(distances, num_neighbors, exponent, near, scores[part])
+
+
+@numba.njit(cache=True, fastmath=True)
+def _distances(columns: np.ndarray, dims: np.ndarray, point: np.ndarray, out: np.ndarray) -> None:
+    """L1 distance of every sample to a point in a view."""
+    first, value = columns[dims[0]], point[0]
+    for row in range(len(out)):
+        out[row] = abs(first[row] - value)
+    for number in range(1, len(dims)):
+        column, value = columns[dims[number]], point[number]
+        for row in range(len(out)):
+            out[row] += abs(column[row] - value)
+
+
+@numba.njit(cache=True)
+def _penalize(distances: np.ndarray, num_neighbors: int, exponent: float, near: np.ndarray, scores: np.ndarray) -> None:
+    """Spread a penalty of 1 over the nearest samples. Only those below a bound guessed from a sample are sorted."""
+    total = len(distances)
+    stride = max(1, total // 2048)
+    sample = np.sort(distances[::stride])
+    rank = int(len(sample) * (num_neighbors / total) * 1.3) + 8
+    while True:
+        bound = sample[rank] if rank < len(sample) else np.float32(np.inf)
+        count = 0
+        for row in range(total):
+            if distances[row] <= bound:
+                near[count] = row
+                count += 1
+        if count >= num_neighbors or not np.isfinite(bound):
+            break
+        rank *= 2
+    candidates = distances[near[:count]]
+    if count > num_neighbors:
+        limit = np.partition(candidates, num_neighbors - 1)[num_neighbors - 1]
+    else:
+        limit = np.float32(np.inf)
+    weights = np.zeros(count, dtype=np.float64)
+    left = num_neighbors
+    for number in range(count):
+        if candidates[number] < limit:
+            weights[number] = np.float64(candidates[number]) ** -exponent
+            left -= 1
+    for number in range(count):
+        if left > 0 and candidates[number] == limit:
+            weights[number] = np.float64(candidates[number]) ** -exponent
+            left -= 1
+    total_weight = weights.sum()
+    for number in range(count):
+        scores[near[number]] -= weights[number] / total_weight

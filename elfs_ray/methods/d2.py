@@ -1,0 +1,59 @@
+"""D2: diversity and difficulty by message passing on the neighbour graph (Maharana et al., ICLR 2024)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from elfs_ray.core.dynamics import hardness
+from elfs_ray.core.graph import select_by_density, start_density
+from elfs_ray.errors import UsageError
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+
+
+@dataclass(frozen=True)
+class D2(SelectionMethod):
+    """Take the densest sample, discount its neighbours, and so on.
+
+    Attributes:
+        score: importance of a sample: `none` (label-free: all alike), or a score of the training dynamics.
+        num_neighbors: neighbours that a message reaches; at most those that `neighbors.k` found.
+        gamma: how fast a discount falls with distance; small: it reaches far.
+        product: multiply, not add, a sample's importance and its neighbours' messages.
+    """
+
+    score: str = "none"
+    num_neighbors: int = 10
+    gamma: float = 1.0
+    product: bool = False
+
+    name = "d2"
+    summary = "the densest of the neighbour graph, discounting the neighbours of each taken sample"
+    source = "Maharana et al., ICLR 2024"
+    needs = frozenset({Needs.NEIGHBORS})
+
+    def requirements(self) -> frozenset[Needs]:
+        """Dynamics too, when a score is named."""
+        return self.needs if self.score == "none" else self.needs | {Needs.DYNAMICS}
+
+    def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
+        """In order of selection. The score is the density before any discount."""
+        check_budget(budget, len(inputs.ids))
+        ids, similarity = given(inputs.neighbor_ids), given(inputs.neighbor_similarity)
+        if self.num_neighbors > ids.shape[1]:
+            raise UsageError(
+                f"select.options.num_neighbors is {self.num_neighbors}, but only {ids.shape[1]} neighbours were found; "
+                "use a smaller one or a larger neighbors.k"
+            )
+        ids = ids[:, : self.num_neighbors]
+        # Euclidean distance of vectors of unit length.
+        distances = np.sqrt(np.maximum(2 - 2 * similarity[:, : self.num_neighbors].astype(np.float64), 0))
+        density = start_density(self._importance(inputs), distances, ids, product=self.product)
+        positions = select_by_density(density, distances, np.ascontiguousarray(ids), self.gamma, True, budget)
+        return Selection(positions, density.astype(np.float32))
+
+    def _importance(self, inputs: SelectionInputs) -> np.ndarray:
+        if self.score == "none":
+            return np.ones(len(inputs.ids))
+        values = hardness(inputs.dynamics or {}, self.score)
+        low, high = values.min(), values.max()
+        return (values - low) / (high - low) if high > low else np.ones(len(values))

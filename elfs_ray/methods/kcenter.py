@@ -1,0 +1,28 @@
+"""Greedy k-centre: the core-set approach to active learning (Sener and Savarese, ICLR 2018)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from elfs_ray.core.centers import greedy_k_center
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+
+
+@dataclass(frozen=True)
+class KCenter(SelectionMethod):
+    """Take the sample farthest from all taken ones, starting with the one nearest to the mean."""
+
+    name = "kcenter"
+    summary = "the sample farthest from all taken ones, again and again"
+    source = "Sener and Savarese, ICLR 2018"
+    needs = frozenset({Needs.EMBEDDINGS})
+
+    def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
+        """In order of selection. The score is the similarity to the mean."""
+        check_budget(budget, len(inputs.ids))
+        by_id = np.argsort(inputs.ids)
+        vectors = given(inputs.embeddings)[by_id]
+        typical = vectors @ vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+        scores = np.empty(len(typical), dtype=np.float32)
+        scores[by_id] = typical
+        return Selection(by_id[greedy_k_center(vectors, budget, first=int(typical.argmax()))], scores)

@@ -1,0 +1,31 @@
+"""Moderate coreset: samples at the median distance from their class centre (Xia et al., ICLR 2023)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from elfs_ray.core.centers import centroid_distances, class_means
+from elfs_ray.core.pruning import hardness_order
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+
+
+@dataclass(frozen=True)
+class Moderate(SelectionMethod):
+    """Neither the most typical nor the most unusual of each pseudo-class."""
+
+    name = "moderate"
+    summary = "nearest to the median distance from the centre of its pseudo-class"
+    source = "Xia et al., ICLR 2023"
+    needs = frozenset({Needs.EMBEDDINGS, Needs.PSEUDO_LABELS})
+
+    def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
+        """Nearest to the median of its class first. The score is how far the distance is from it."""
+        check_budget(budget, len(inputs.ids))
+        vectors, labels = given(inputs.embeddings), given(inputs.pseudo_labels)
+        by_id = np.argsort(inputs.ids)  # sums of floats must not depend on the order of the rows
+        distances = np.empty(len(labels))
+        distances[by_id] = centroid_distances(vectors[by_id], class_means(vectors[by_id], labels[by_id]), labels[by_id])
+        medians = np.array([np.median(distances[labels == label]) if (labels == label).any() else 0.0
+                            for label in range(int(labels.max()) + 1)])  # fmt: skip
+        offset = np.abs(distances - medians[labels])
+        return Selection(hardness_order(-offset, inputs.ids, name="distance")[:budget], offset.astype(np.float32))

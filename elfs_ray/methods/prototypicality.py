@@ -1,0 +1,43 @@
+"""Prototypicality: distance to the k-means centroid in embedding space (Sorscher et al., NeurIPS 2022)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from elfs_ray.core.centers import centroid_distances, k_means
+from elfs_ray.core.pruning import hardness_order
+from elfs_ray.errors import UsageError
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+
+
+@dataclass(frozen=True)
+class Prototypicality(SelectionMethod):
+    """Take the samples farthest from their k-means centroid (hard), or nearest to it (easy).
+
+    Attributes:
+        num_clusters: of k-means.
+        nearest: take the prototypes themselves, which pays where the budget is tiny.
+    """
+
+    num_clusters: int = 10
+    nearest: bool = False
+
+    name = "prototypicality"
+    summary = "farthest from (or nearest to) the centroid of its k-means cluster"
+    source = "Sorscher et al., NeurIPS 2022"
+    needs = frozenset({Needs.EMBEDDINGS})
+
+    def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
+        """Farthest (or nearest) first. The score is the distance."""
+        check_budget(budget, len(inputs.ids))
+        if self.num_clusters > len(inputs.ids):
+            raise UsageError(
+                f"select.options.num_clusters is {self.num_clusters}, more than the {len(inputs.ids)} samples; lower it"
+            )
+        by_id = np.argsort(inputs.ids)
+        vectors = given(inputs.embeddings)[by_id]
+        centroids, labels = k_means(vectors, self.num_clusters, rng)
+        distances = np.empty(len(vectors))
+        distances[by_id] = centroid_distances(vectors, centroids, labels)
+        order = hardness_order(-distances if self.nearest else distances, inputs.ids, name="distance")
+        return Selection(order[:budget], distances.astype(np.float32))

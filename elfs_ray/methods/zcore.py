@@ -1,0 +1,46 @@
+"""ZCore: zero-shot coreset selection by coverage and redundancy (Griffin et al., arXiv 2411.15349)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from elfs_ray.core.pruning import hardness_order
+from elfs_ray.core.zcore import coverage_scores, draw, min_max
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+
+
+@dataclass(frozen=True)
+class ZCore(SelectionMethod):
+    """Score samples by random views of the embedding: good where they cover, bad where they are redundant.
+
+    Attributes:
+        draws: random points, each in a random view.
+        view_dims: dimensions in a view.
+        num_neighbors: samples that share the penalty of redundancy at each draw.
+        exponent: how fast the penalty falls with distance.
+        random_start: add a uniform draw to each score before scaling, as published.
+    """
+
+    draws: int = 100_000
+    view_dims: int = 2
+    num_neighbors: int = 1000
+    exponent: float = 4.0
+    random_start: bool = True
+
+    name = "zcore"
+    summary = "cover random low-dimensional views of the embeddings, penalise redundancy"
+    source = "Griffin et al., arXiv 2411.15349"
+    needs = frozenset({Needs.EMBEDDINGS})
+
+    def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
+        """Highest score first."""
+        check_budget(budget, len(inputs.ids))
+        by_id = np.argsort(inputs.ids)
+        vectors = given(inputs.embeddings)[by_id]
+        random_views = draw(vectors, self.draws, min(self.view_dims, vectors.shape[1]), rng)
+        raw = coverage_scores(vectors, random_views, self.num_neighbors, self.exponent)
+        if self.random_start:
+            raw += rng.random(len(raw))
+        scores = np.empty(len(raw), dtype=np.float32)
+        scores[by_id] = min_max(raw)
+        return Selection(hardness_order(scores, inputs.ids, name="zcore score")[:budget], scores)
