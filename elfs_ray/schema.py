@@ -75,7 +75,12 @@ DYNAMICS_TYPES = {
     "dyn_unc": pa.float32(),
     "epochs_seen": pa.int32(),
 }
-DYNAMICS = pa.schema([SAMPLE_ID, INDEX, *(pa.field(name, kind) for name, kind in DYNAMICS_TYPES.items())])
+
+
+def dynamics(*, tdds: bool = False) -> pa.Schema:
+    """One row for each sample: its training dynamics; TDDS where the proxy was told to record it."""
+    types = {**DYNAMICS_TYPES, "tdds": pa.float32()} if tdds else DYNAMICS_TYPES
+    return pa.schema([SAMPLE_ID, INDEX, *(pa.field(name, kind) for name, kind in types.items())])
 
 
 def samples(*, carries_bytes: bool) -> pa.Schema:

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from elfs_ray.errors import UsageError
 
-Score = Literal["aum", "aum_logit", "forgetting", "el2n", "entropy", "dual", "dyn_unc"]
+# Of the published program: weight of the youngest window, and what keeps logarithms finite.
+TDDS_DECAY, TDDS_EPSILON = 0.9, 1e-8
+Score = Literal["aum", "aum_logit", "forgetting", "el2n", "entropy", "dual", "dyn_unc", "tdds"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Windows:
 
     Attributes:
         el2n_epochs: EL2N sums over the first epochs (Paul et al., 2021; 10 as in the ELFS code).
-        width: epochs in a window of DUAL and Dyn-Unc.
+        width: epochs in a window of DUAL, Dyn-Unc and TDDS.
         dual_epochs: DUAL looks at the first epochs only (Cho et al., 2025).
     """
 
@@ -34,15 +36,21 @@ class Windows:
 
 
 class DynamicsAccumulator:
-    """Running sums for all scores of N samples, kept in double precision on the CPU."""
+    """Running sums for all scores of N samples, kept in double precision on the CPU.
 
-    def __init__(self, num_samples: int, windows: Windows = Windows()) -> None:
+    TDDS alone needs the probabilities of the epoch before, N x C floats: it is recorded where `tdds_classes` says C.
+    """
+
+    def __init__(self, num_samples: int, windows: Windows = Windows(), *, tdds_classes: int = 0) -> None:
         self.windows = windows
         self._sums = {name: torch.zeros(num_samples, dtype=torch.float64) for name in _SUMS}
         self._counts = {name: torch.zeros(num_samples, dtype=torch.int32) for name in _COUNTS}
         self._was_correct = torch.zeros(num_samples, dtype=torch.bool)
         # The target probability of the last epochs, column epoch modulo width.
         self._recent = torch.zeros(num_samples, windows.width, dtype=torch.float32)
+        self._with_tdds = tdds_classes > 0
+        self._previous = torch.zeros(num_samples if self._with_tdds else 0, tdds_classes, dtype=torch.float32)
+        self._changes = torch.zeros(len(self._previous), windows.width - 1, dtype=torch.float32)
 
     def update(self, positions: Tensor, logits: Tensor, labels: Tensor, epoch: int) -> None:
         """Take in one batch; each sample comes once in an epoch, and epochs come in order.
@@ -75,6 +83,8 @@ class DynamicsAccumulator:
         counts["epochs_seen"][positions] += 1
         self._was_correct[positions] = correct
         self._update_windows(positions, target, epoch)
+        if self._with_tdds:
+            self._update_tdds(positions, probabilities, epoch)
 
     def _update_windows(self, positions: Tensor, target: Tensor, epoch: int) -> None:
         width = self.windows.width
@@ -88,6 +98,21 @@ class DynamicsAccumulator:
         if epoch < self.windows.dual_epochs:
             self._sums["dual"][positions] += deviation * (1 - window.mean(dim=1))
             self._counts["dual_windows"][positions] += 1
+
+    def _update_tdds(self, positions: Tensor, probabilities: Tensor, epoch: int) -> None:
+        """Change of the probabilities since the epoch before, its deviation in the window, and their running sum."""
+        if epoch > 0:
+            before = self._previous[positions]
+            ratio = (probabilities + TDDS_EPSILON).log() - (before + TDDS_EPSILON).log()
+            self._changes[positions, (epoch - 1) % self._changes.shape[1]] = (probabilities * ratio).abs().sum(dim=1)
+        self._previous[positions] = probabilities
+        if epoch + 1 < self.windows.width:
+            return
+        window = self._changes[positions].double()
+        deviation = (window - window.mean(dim=1, keepdim=True)).norm(dim=1)
+        # The sum of 0.9 (0.1)^age over the windows, each time one younger.
+        tdds = self._sums["tdds"]
+        tdds[positions] = (1 - TDDS_DECAY) * tdds[positions] + TDDS_DECAY * deviation
 
     def merge(self, other: "DynamicsAccumulator") -> None:
         """Take in the samples of another accumulator of the same size; no sample may be in both.
@@ -107,7 +132,8 @@ class DynamicsAccumulator:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The whole state, for a checkpoint; the tensors are not copied."""
-        return {**self._sums, **self._counts, "was_correct": self._was_correct, "recent": self._recent}
+        tensors = {**self._sums, **self._counts, "was_correct": self._was_correct, "recent": self._recent}
+        return {**tensors, "previous": self._previous, "changes": self._changes} if self._with_tdds else tensors
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint."""
@@ -121,7 +147,8 @@ class DynamicsAccumulator:
         logits: Pleiss et al., 2020), `forgetting` (correct -> wrong steps: Toneva et al., 2019) with `never_learned`,
         `correctness` (epochs in which the sample was right), `last_correct`, `el2n`, `entropy` (last epoch: Coleman et
         al., 2020), mean and deviation of p_y, `dual` (mean over windows of std (1 - mean) of p_y), `dyn_unc` (mean
-        over windows of std: He et al., 2024), `epochs_seen`. Floats are float32.
+        over windows of std: He et al., 2024), `epochs_seen`, and, where recorded, `tdds` (Zhang et al., 2024). Floats
+        are float32.
         """
         sums, counts = self._sums, self._counts
         seen = counts["epochs_seen"].clamp_min(1)
@@ -137,6 +164,8 @@ class DynamicsAccumulator:
             "dual": sums["dual"] / counts["dual_windows"].clamp_min(1),
             "dyn_unc": sums["dyn_unc"] / counts["windows"].clamp_min(1),
         }
+        if self._with_tdds:
+            floats["tdds"] = sums["tdds"]
         return {
             **{name: values.float().numpy() for name, values in floats.items()},
             **{name: counts[name].numpy().copy() for name in ("forgetting", "correctness", "epochs_seen")},
@@ -145,7 +174,7 @@ class DynamicsAccumulator:
         }
 
 
-_SUMS = ("aum", "aum_logit", "el2n", "entropy", "target", "target_squared", "dual", "dyn_unc")
+_SUMS = ("aum", "aum_logit", "el2n", "entropy", "target", "target_squared", "dual", "dyn_unc", "tdds")
 _COUNTS = ("forgetting", "correctness", "epochs_seen", "windows", "dual_windows")
 
 
@@ -166,6 +195,8 @@ def hardness(dynamics: Mapping[str, np.ndarray], score: str) -> np.ndarray:
     """
     if score not in get_args(Score):
         raise UsageError(f"score {score!r} is unknown; choose one of {', '.join(get_args(Score))}")
+    if score not in dynamics:
+        raise UsageError(f"score {score!r} was not recorded by the proxy; pass --set proxy.{score}=true")
     values = np.asarray(dynamics[score], dtype=np.float64)
     if score in ("aum", "aum_logit"):
         return -values

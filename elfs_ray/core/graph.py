@@ -50,9 +50,7 @@ def select_by_density(
     """
     density = density.copy()
     taken = np.zeros(len(density), dtype=np.bool_)
-    heap = [(-density[0], 0)]
-    for row in range(1, len(density)):
-        heap.append((-density[row], row))
+    heap = [(-density[row], row) for row in range(len(density))]
     heapq.heapify(heap)
     order = np.empty(budget, dtype=np.int64)
     found = 0

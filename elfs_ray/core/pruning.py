@@ -150,8 +150,8 @@ def beta_sampling_weights(
 ) -> np.ndarray:
     """Weights of DUAL's draw: the score times a beta density that moves to easy samples as less is kept.
 
-    Cho et al., 2025 (arXiv 2502.06905), section 4.3: b = 15 (1 - anchor) (1 - p^c_d), a = 16 - b, with p the share pruned
-    and the anchor the mean of `mean_target` over the ten highest scores.
+    Cho et al., 2025 (arXiv 2502.06905), section 4.3: b = 15 (1 - anchor) (1 - p^c_d), a = 16 - b, with p the share
+    pruned and the anchor the mean of `mean_target` over the ten highest scores.
 
     Args:
         scores: DUAL, [n], >= 0.
@@ -173,8 +173,8 @@ def beta_sampling_weights(
 def weighted_order(weights: np.ndarray, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Positions in the order of a draw without replacement, with probability in proportion to the weights.
 
-    Gumbel noise on the logarithms (Efraimidis and Spirakis, 2006): the first m are a draw of m. Samples of weight 0 come
-    last. The noise goes by id, so that the order of the rows does not matter.
+    Gumbel noise on the logarithms (Efraimidis and Spirakis, 2006): the first m are a draw of m. Samples of weight 0
+    come last. The noise goes by id, so that the order of the rows does not matter.
     """
     noise = np.empty(len(weights))
     noise[np.argsort(ids)] = rng.gumbel(size=len(weights))

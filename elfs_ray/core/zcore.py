@@ -76,7 +76,7 @@ def min_max(scores: np.ndarray) -> np.ndarray:
     return (scores - low) / (high - low) if high > low else np.zeros_like(scores)
 
 
-@numba.njit(parallel=True, cache=True, fastmath=True)
+@numba.njit(parallel=True, cache=True)
 def _score_draws(
     columns: np.ndarray,
     dims: np.ndarray,
@@ -119,11 +119,32 @@ def _distances(columns: np.ndarray, dims: np.ndarray, point: np.ndarray, out: np
 
 @numba.njit(cache=True)
 def _penalize(distances: np.ndarray, num_neighbors: int, exponent: float, near: np.ndarray, scores: np.ndarray) -> None:
-    """Spread a penalty of 1 over the nearest samples. Only those below a bound guessed from a sample are sorted."""
+    """Spread a penalty of 1 over the nearest samples, by distance; of equally far ones the first rows."""
+    count = _collect_nearest(distances, num_neighbors, near)
+    candidates = distances[near[:count]]
+    limit = np.partition(candidates, num_neighbors - 1)[num_neighbors - 1]
+    at_limit = num_neighbors - (candidates < limit).sum()
+    weights = np.zeros(count, dtype=np.float64)
+    for number in range(count):
+        if candidates[number] < limit:
+            weights[number] = np.float64(candidates[number]) ** -exponent
+        elif candidates[number] == limit and at_limit > 0:
+            weights[number] = np.float64(limit) ** -exponent
+            at_limit -= 1
+    total = weights.sum()
+    for number in range(count):
+        scores[near[number]] -= weights[number] / total
+
+
+@numba.njit(cache=True)
+def _collect_nearest(distances: np.ndarray, wanted: int, near: np.ndarray) -> int:
+    """Write the rows of at least the `wanted` smallest distances to `near`; returns how many.
+
+    Only those below a bound guessed from a sample are taken, so that few have to be sorted.
+    """
     total = len(distances)
-    stride = max(1, total // 2048)
-    sample = np.sort(distances[::stride])
-    rank = int(len(sample) * (num_neighbors / total) * 1.3) + 8
+    sample = np.sort(distances[:: max(1, total // 2048)])
+    rank = int(len(sample) * (wanted / total) * 1.3) + 8
     while True:
         bound = sample[rank] if rank < len(sample) else np.float32(np.inf)
         count = 0
@@ -131,24 +152,6 @@ def _penalize(distances: np.ndarray, num_neighbors: int, exponent: float, near: 
             if distances[row] <= bound:
                 near[count] = row
                 count += 1
-        if count >= num_neighbors or not np.isfinite(bound):
-            break
+        if count >= wanted:
+            return count
         rank *= 2
-    candidates = distances[near[:count]]
-    if count > num_neighbors:
-        limit = np.partition(candidates, num_neighbors - 1)[num_neighbors - 1]
-    else:
-        limit = np.float32(np.inf)
-    weights = np.zeros(count, dtype=np.float64)
-    left = num_neighbors
-    for number in range(count):
-        if candidates[number] < limit:
-            weights[number] = np.float64(candidates[number]) ** -exponent
-            left -= 1
-    for number in range(count):
-        if left > 0 and candidates[number] == limit:
-            weights[number] = np.float64(candidates[number]) ** -exponent
-            left -= 1
-    total_weight = weights.sum()
-    for number in range(count):
-        scores[near[number]] -= weights[number] / total_weight

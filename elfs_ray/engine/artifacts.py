@@ -30,6 +30,12 @@ def read_column(store: Store, artifact: str, column: str) -> np.ndarray:
     return store.read_table(artifact, columns=[column])[column].to_numpy()
 
 
+def read_dynamics(store: Store) -> dict[str, np.ndarray]:
+    """Every score of the training dynamics by name, each [N]."""
+    table = store.read_table("dynamics")
+    return {name: table[name].to_numpy() for name in table.column_names if name not in KEY}
+
+
 def fixed_size_matrix(column: pa.ChunkedArray) -> np.ndarray:
     """A fixed-size-list column as a matrix [rows, width]."""
     width = column.type.list_size

@@ -20,7 +20,7 @@ from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.pruning import beta_grid
 from elfs_ray.core.splits import stratified_split
 from elfs_ray.defaults import MLP_LEARNING_RATE
-from elfs_ray.engine.artifacts import part_name, read_column, read_vectors
+from elfs_ray.engine.artifacts import part_name, read_column, read_dynamics, read_vectors
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method
@@ -102,7 +102,7 @@ def _load(context: StageContext) -> dict[str, Any]:
     """What every trial needs: inputs, pseudo-labels, dynamics and the fixed 90 / 10 split."""
     config, store = context.config, context.store
     labels = read_column(store, "pseudo_labels", "label").astype(np.int64)
-    dynamics = {name: read_column(store, "dynamics", name) for name in schema.DYNAMICS_TYPES}
+    dynamics = read_dynamics(store)
     rng = np.random.default_rng(context.seed())
     training, validation = stratified_split(labels, config.beta_search.validation_fraction, rng)
     # The same share of a tenth fewer samples: the split is to stand for the whole.

@@ -29,7 +29,7 @@ from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.data.images import read_pixels
 from elfs_ray.defaults import choose_proxy
-from elfs_ray.engine.artifacts import part_name, read_column, read_keys, read_vectors
+from elfs_ray.engine.artifacts import KEY, part_name, read_column, read_keys, read_vectors
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.engine.training import (
@@ -106,7 +106,7 @@ class _Training:
             network = MlpClassifier(self.inputs, task.num_classes, options.hidden_dim, generator=generator)
         self.network = network.to(device)
         self.optimizer = sgd(self.network, float(options.learning_rate), options.momentum, options.weight_decay)
-        self.dynamics = DynamicsAccumulator(len(self.labels))
+        self.dynamics = DynamicsAccumulator(len(self.labels), tdds_classes=task.num_classes if options.tdds else 0)
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Inputs of some samples, ready for the network."""
@@ -156,10 +156,11 @@ def _write_dynamics(task: ProxyTask, training: _Training) -> dict[str, Any]:
         raise UsageError(
             f"proxy training diverged at proxy.learning_rate={task.options.learning_rate}; set a smaller one"
         )
+    layout = schema.dynamics(tdds=task.options.tdds)
     table = read_keys(task.store, "pseudo_labels")
-    for name, kind in schema.DYNAMICS_TYPES.items():
-        table = table.append_column(name, pa.array(columns[name], kind))
-    task.store.write_table(table, schema.DYNAMICS, task.work, DYNAMICS, part_name(0))
+    for field in list(layout)[len(KEY) :]:
+        table = table.append_column(field.name, pa.array(columns[field.name], field.type))
+    task.store.write_table(table, layout, task.work, DYNAMICS, part_name(0))
     return {
         "model": task.options.model,
         "train_accuracy": round(float(columns["last_correct"].mean()), 4),

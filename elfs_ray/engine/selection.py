@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from elfs_ray import schema
 from elfs_ray.core.features import normalize_rows
-from elfs_ray.engine.artifacts import fixed_size_matrix, part_name, read_column, read_keys, read_vectors
+from elfs_ray.engine.artifacts import fixed_size_matrix, part_name, read_column, read_dynamics, read_keys, read_vectors
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.methods import Needs, SelectionInputs, get_method
 from elfs_ray.store import Store
@@ -69,6 +69,6 @@ def _inputs(store: Store, needs: frozenset[Needs]) -> SelectionInputs:
     if Needs.PSEUDO_LABELS in needs:
         inputs["pseudo_labels"] = read_column(store, "pseudo_labels", "label")
     if Needs.DYNAMICS in needs:
-        inputs["dynamics"] = {name: read_column(store, "dynamics", name) for name in schema.DYNAMICS_TYPES}
+        inputs["dynamics"] = read_dynamics(store)
     ids = read_keys(store)["index"].to_numpy()
     return SelectionInputs(ids=ids, **inputs)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from elfs_ray.methods.ccs import Ccs
 from elfs_ray.methods.d2 import D2
 from elfs_ray.methods.dual import Dual
 from elfs_ray.methods.elfs import Elfs
-from elfs_ray.methods.hardest import Aum, DynUnc, El2n, Entropy, Forgetting
+from elfs_ray.methods.hardest import Aum, DynUnc, El2n, Entropy, Forgetting, Tdds
 from elfs_ray.methods.kcenter import KCenter
 from elfs_ray.methods.moderate import Moderate
 from elfs_ray.methods.prototypicality import Prototypicality
@@ -21,8 +21,10 @@ __all__ = ["Needs", "Selection", "SelectionInputs", "SelectionMethod", "availabl
 
 ENTRY_POINT_GROUP = "elfs_ray.methods"
 BUILT_IN: tuple[type[SelectionMethod], ...] = (
-    Random, Elfs, Ccs, Aum, Forgetting, El2n, Entropy, DynUnc, Dual, D2, ZCore, KCenter, Prototypicality, Moderate,
-)  # fmt: skip
+    Random,
+    *(Elfs, Ccs, Aum, Forgetting, El2n, Entropy, DynUnc, Tdds, Dual),
+    *(D2, ZCore, KCenter, Prototypicality, Moderate),
+)
 
 
 def available_methods() -> dict[str, type[SelectionMethod]]:

@@ -58,6 +58,15 @@ class Entropy(_Hardest):
 
 
 @dataclass(frozen=True)
+class Tdds(_Hardest):
+    """Largest change of the prediction between epochs, the last epochs counting most; needs `proxy.tdds`."""
+
+    name = score = "tdds"
+    summary = "largest deviation of the prediction's change, late epochs counting most"
+    source = "Zhang et al., CVPR 2024"
+
+
+@dataclass(frozen=True)
 class DynUnc(_Hardest):
     """Most variable probability of the label."""
 

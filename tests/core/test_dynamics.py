@@ -9,16 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elfs_ray.core.dynamics import DynamicsAccumulator, hardness
+from elfs_ray.core.dynamics import DynamicsAccumulator, Windows, hardness
 from elfs_ray.errors import UsageError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 BATCH = 256
 
 
-def accumulate(logits, labels, orders, parts=1):
+def accumulate(logits, labels, orders, parts=1, **options):
     """Feed `logits` [T, N, C] epoch by epoch in the given orders, the samples split over `parts` accumulators."""
-    accumulators = [DynamicsAccumulator(logits.shape[1]) for _ in range(parts)]
+    accumulators = [DynamicsAccumulator(logits.shape[1], **options) for _ in range(parts)]
     for epoch, order in enumerate(orders):
         for start in range(0, len(order), BATCH):
             batch = torch.from_numpy(order[start : start + BATCH].astype(np.int64))
@@ -98,14 +98,30 @@ def test_aum_accumulates_where_a_published_copy_keeps_the_last_epoch_only(golden
     np.testing.assert_allclose(golden_dual["cifar_aum_score"], margins[-1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("epochs", "width"), [(30, 10), (20, 10), (10, 5)])
+def test_tdds_slides_its_window_and_equals_the_published(golden_dual, epochs, width):
+    logits, labels = golden_dual["logits_by_sample"][:epochs], torch.from_numpy(golden_dual["labels"])
+    orders = golden_dual["order"][:epochs]
+    found = accumulate(logits, labels, orders, windows=Windows(width=width), tdds_classes=10)["tdds"]
+    prefix = f"tddsrepo_T{epochs}_J{width}"
+    np.testing.assert_allclose(found, golden_dual[f"{prefix}_score"], rtol=1e-5, atol=1e-5)
+    assert np.argsort(found, kind="stable").tolist() == golden_dual[f"{prefix}_mask"].tolist()
+
+
+def test_tdds_is_not_held_unless_asked_for(found):
+    assert "tdds" not in found
+    with pytest.raises(UsageError, match=r"score 'tdds' was not recorded by the proxy; pass --set proxy\.tdds=true"):
+        hardness(found, "tdds")
+
+
 @settings(max_examples=10)
 @given(st.integers(1, 5), st.integers(0, 2**16))
 def test_any_split_and_any_order_give_the_same_dynamics(parts, seed):
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(12, 40, 3)).astype(np.float32)
     labels = torch.from_numpy(rng.integers(3, size=40))
-    straight = accumulate(logits, labels, [np.arange(40)] * 12)
-    shuffled = accumulate(logits, labels, [rng.permutation(40) for _ in range(12)], parts)
+    straight = accumulate(logits, labels, [np.arange(40)] * 12, tdds_classes=3)
+    shuffled = accumulate(logits, labels, [rng.permutation(40) for _ in range(12)], parts, tdds_classes=3)
     for name, values in straight.items():
         np.testing.assert_array_equal(values, shuffled[name], err_msg=name)
 

@@ -42,7 +42,7 @@ class TestArtifacts:
             ("embeddings", schema.embeddings(1280)),
             ("neighbors", schema.neighbors(10)),
             ("pseudo_labels", schema.PSEUDO_LABELS),
-            ("dynamics", schema.DYNAMICS),
+            ("dynamics", schema.dynamics()),
             (f"beta_search/elfs/{BUDGET}", schema.BETA_SEARCH),
             (f"coresets/elfs/{BUDGET}", schema.CORESET),
             (f"evaluation/elfs/{BUDGET}", schema.EVALUATION),

@@ -8,9 +8,10 @@ import pytest
 
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, available_methods, get_method
-from elfs_ray.schema import DYNAMICS_TYPES
+from elfs_ray.schema import dynamics
 
 N, DIM, K = 60, 6, 12
+TYPES = {field.name: field.type for field in list(dynamics(tdds=True))[2:]}
 METHODS = sorted(available_methods())
 
 
@@ -26,7 +27,7 @@ def make_inputs(seed=0, count=N, **changes):
         "neighbor_ids": neighbor_ids,
         "neighbor_similarity": np.sort(rng.random(neighbor_ids.shape, dtype=np.float32))[:, ::-1],
         "pseudo_labels": rng.integers(4, size=count).astype(np.int32),
-        "dynamics": {name: rng.random(count).astype(kind.to_pandas_dtype()) for name, kind in DYNAMICS_TYPES.items()},
+        "dynamics": {name: rng.random(count).astype(kind.to_pandas_dtype()) for name, kind in TYPES.items()},
     }
     return SelectionInputs(**{**values, **changes})
 
@@ -56,7 +57,7 @@ class TestContract:
         assert first.positions.tolist() == second.positions.tolist()
 
     def test_constant_scores_are_no_error(self, name):
-        flat = {key: np.ones(N, kind.to_pandas_dtype()) for key, kind in DYNAMICS_TYPES.items()}
+        flat = {key: np.ones(N, kind.to_pandas_dtype()) for key, kind in TYPES.items()}
         assert len(select(name, make_inputs(dynamics=flat), 7).positions) == 7
 
     def test_double_precision_scores_give_the_same(self, name):
