@@ -35,7 +35,7 @@ def greedy_k_center(
         take(row)
     order = np.empty(budget, dtype=np.int64)
     for number in range(budget):
-        row = first if np.isinf(nearest[first]) and nearest[first] > 0 else int(nearest.argmax())
+        row = first if number == 0 and nearest.max() == np.inf else int(nearest.argmax())
         order[number] = row
         take(row)
     return order

@@ -30,7 +30,13 @@ def start_density(
 
 @numba.njit(cache=True)
 def select_by_density(
-    density: np.ndarray, distances: np.ndarray, neighbor_ids: np.ndarray, gamma: float, weighted: bool, budget: int
+    density: np.ndarray,
+    distances: np.ndarray,
+    neighbor_ids: np.ndarray,
+    gamma: float,
+    weighted: bool,
+    budget: int,
+    covered: np.ndarray,
 ) -> np.ndarray:
     """Take the densest sample and discount its neighbours, until the budget is met.
 
@@ -43,13 +49,16 @@ def select_by_density(
         neighbor_ids: int64 [N, k]; messages go from a sample to its own neighbours only, as published.
         gamma: how fast the discount falls with distance.
         weighted: discount by exp(-gamma d) times the density of the selected sample; else by that density itself.
-        budget: samples to select, at most N.
+        budget: samples to select, at most N less the covered ones.
+        covered: bool [N], samples taken before: they discount their neighbours first, in order of position.
 
     Returns:
         int64 [budget] in order of selection; equal densities in order of position.
     """
     density = density.copy()
-    taken = np.zeros(len(density), dtype=np.bool_)
+    taken = covered.copy()
+    for row in np.flatnonzero(covered):
+        _discount(density, row, distances, neighbor_ids, gamma, weighted)
     heap = [(-density[row], row) for row in range(len(density))]
     heapq.heapify(heap)
     order = np.empty(budget, dtype=np.int64)
@@ -64,11 +73,19 @@ def select_by_density(
         taken[row] = True
         order[found] = row
         found += 1
-        for column in range(neighbor_ids.shape[1]):
-            other = neighbor_ids[row, column]
-            factor = np.exp(-gamma * distances[row, column]) if weighted else 1.0
-            before = density[other]
-            density[other] = before - factor * density[row]
-            if density[other] > before and not taken[other]:
-                heapq.heappush(heap, (-density[other], other))
+        _discount(density, row, distances, neighbor_ids, gamma, weighted)
+        if density[row] < 0:  # then its neighbours' densities have risen above their bounds in the heap
+            for other in neighbor_ids[row]:
+                if not taken[other]:
+                    heapq.heappush(heap, (-density[other], other))
     return order
+
+
+@numba.njit(cache=True)
+def _discount(
+    density: np.ndarray, row: int, distances: np.ndarray, neighbor_ids: np.ndarray, gamma: float, weighted: bool
+) -> None:
+    """Lower the density of the neighbours of a taken sample."""
+    for column in range(neighbor_ids.shape[1]):
+        factor = np.exp(-gamma * distances[row, column]) if weighted else 1.0
+        density[neighbor_ids[row, column]] -= factor * density[row]

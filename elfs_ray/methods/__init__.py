@@ -7,6 +7,7 @@ from typing import Any
 from elfs_ray.errors import UsageError
 from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod
 from elfs_ray.methods.ccs import Ccs
+from elfs_ray.methods.coreset import Balance, select_coreset
 from elfs_ray.methods.d2 import D2
 from elfs_ray.methods.dual import Dual
 from elfs_ray.methods.elfs import Elfs
@@ -17,7 +18,16 @@ from elfs_ray.methods.prototypicality import Prototypicality
 from elfs_ray.methods.random import Random
 from elfs_ray.methods.zcore import ZCore
 
-__all__ = ["Needs", "Selection", "SelectionInputs", "SelectionMethod", "available_methods", "get_method"]
+__all__ = [
+    "Balance",
+    "Needs",
+    "Selection",
+    "SelectionInputs",
+    "SelectionMethod",
+    "available_methods",
+    "get_method",
+    "select_coreset",
+]
 
 ENTRY_POINT_GROUP = "elfs_ray.methods"
 BUILT_IN: tuple[type[SelectionMethod], ...] = (

@@ -33,6 +33,7 @@ class SelectionInputs:
         neighbor_similarity: float32 [n, k].
         pseudo_labels: int32 [n].
         dynamics: scores by name, each [n] (`core.dynamics.DynamicsAccumulator.finalize`).
+        labeled: samples that have labels already, bool [n]: never selected, and covered for methods that cover.
 
     Raises:
         UsageError: there are no samples, the row counts differ, or a value is not a number.
@@ -44,6 +45,7 @@ class SelectionInputs:
     neighbor_similarity: np.ndarray | None = None
     pseudo_labels: np.ndarray | None = None
     dynamics: Mapping[str, np.ndarray] | None = None
+    labeled: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check that all arrays describe the same samples."""
@@ -56,6 +58,35 @@ class SelectionInputs:
             if len(values) != len(self.ids):
                 raise UsageError(f"{name} has {len(values)} rows, but there are {len(self.ids)} samples")
             check_scores(values.sum(axis=1) if values.ndim > 1 else values, name)
+
+    def take(self, rows: np.ndarray) -> "SelectionInputs":
+        """The inputs of some samples, int64 [m]; a neighbour that is not among them sends and gets no message."""
+
+        def part(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[rows]
+
+        neighbor_ids, similarity = part(self.neighbor_ids), part(self.neighbor_similarity)
+        if neighbor_ids is not None and similarity is not None:
+            position = np.full(len(self.ids), -1)
+            position[rows] = np.arange(len(rows))
+            neighbor_ids = position[neighbor_ids]
+            outside = neighbor_ids < 0
+            neighbor_ids = np.where(outside, np.arange(len(rows))[:, None], neighbor_ids)
+            similarity = np.where(outside, np.float32(-np.inf), similarity)
+        return SelectionInputs(
+            ids=self.ids[rows],
+            embeddings=part(self.embeddings),
+            neighbor_ids=neighbor_ids,
+            neighbor_similarity=similarity,
+            pseudo_labels=part(self.pseudo_labels),
+            dynamics=None if self.dynamics is None else {name: values[rows] for name, values in self.dynamics.items()},
+            labeled=part(self.labeled),
+        )
+
+    @property
+    def num_open(self) -> int:
+        """Samples that may be selected."""
+        return len(self.ids) if self.labeled is None else int((~self.labeled).sum())
 
 
 @dataclass(frozen=True)
@@ -83,6 +114,7 @@ class SelectionMethod(ABC):
     source: ClassVar[str]
     needs: ClassVar[frozenset[Needs]]
     needs_beta: ClassVar[bool] = False
+    knows_labeled: ClassVar[bool] = False  # sees the samples with labels, as covered; others are not shown them
 
     @abstractmethod
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
@@ -95,6 +127,10 @@ class SelectionMethod(ABC):
     def requirements(self) -> frozenset[Needs]:
         """What these options need: `needs`, and more where an option asks for it."""
         return self.needs
+
+    def capacity(self, num_samples: int) -> int:
+        """How many of so many samples it can select at most."""
+        return num_samples
 
     @classmethod
     def with_options(cls, options: Mapping[str, Any]) -> "SelectionMethod":

@@ -30,6 +30,7 @@ class D2(SelectionMethod):
     summary = "the densest of the neighbour graph, discounting the neighbours of each taken sample"
     source = "Maharana et al., ICLR 2024"
     needs = frozenset({Needs.NEIGHBORS})
+    knows_labeled = True
 
     def requirements(self) -> frozenset[Needs]:
         """Dynamics too, when a score is named."""
@@ -37,7 +38,7 @@ class D2(SelectionMethod):
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """In order of selection. The score is the density before any discount."""
-        check_budget(budget, len(inputs.ids))
+        check_budget(budget, inputs.num_open)
         ids, similarity = given(inputs.neighbor_ids), given(inputs.neighbor_similarity)
         if self.num_neighbors > ids.shape[1]:
             raise UsageError(
@@ -48,7 +49,9 @@ class D2(SelectionMethod):
         # Euclidean distance of vectors of unit length.
         distances = np.sqrt(np.maximum(2 - 2 * similarity[:, : self.num_neighbors].astype(np.float64), 0))
         density = start_density(self._importance(inputs), distances, ids, product=self.product)
-        positions = select_by_density(density, distances, np.ascontiguousarray(ids), self.gamma, True, budget)
+        labeled = np.zeros(len(density), dtype=bool) if inputs.labeled is None else inputs.labeled
+        ids = np.ascontiguousarray(ids)
+        positions = select_by_density(density, distances, ids, self.gamma, True, budget, labeled)
         return Selection(positions, density.astype(np.float32))
 
     def _importance(self, inputs: SelectionInputs) -> np.ndarray:

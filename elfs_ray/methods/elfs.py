@@ -27,6 +27,10 @@ class Elfs(SelectionMethod):
     needs = frozenset({Needs.DYNAMICS})
     needs_beta = True
 
+    def capacity(self, num_samples: int) -> int:
+        """All but the hardest beta N."""
+        return num_samples - round(self.beta * num_samples)
+
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Hardest of the kept first. The score is the hardness."""
         scores = hardness(inputs.dynamics or {}, self.score)

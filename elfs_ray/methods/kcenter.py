@@ -16,13 +16,16 @@ class KCenter(SelectionMethod):
     summary = "the sample farthest from all taken ones, again and again"
     source = "Sener and Savarese, ICLR 2018"
     needs = frozenset({Needs.EMBEDDINGS})
+    knows_labeled = True
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """In order of selection. The score is the similarity to the mean."""
-        check_budget(budget, len(inputs.ids))
+        check_budget(budget, inputs.num_open)
         by_id = np.argsort(inputs.ids)
         vectors = given(inputs.embeddings)[by_id]
         typical = vectors @ vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
         scores = np.empty(len(typical), dtype=np.float32)
         scores[by_id] = typical
-        return Selection(by_id[greedy_k_center(vectors, budget, first=int(typical.argmax()))], scores)
+        covered = None if inputs.labeled is None else inputs.labeled[by_id]
+        order = greedy_k_center(vectors, budget, covered=covered, first=int(typical.argmax()))
+        return Selection(by_id[order], scores)

@@ -31,10 +31,11 @@ class ZCore(SelectionMethod):
     summary = "cover random low-dimensional views of the embeddings, penalise redundancy"
     source = "Griffin et al., arXiv 2411.15349"
     needs = frozenset({Needs.EMBEDDINGS})
+    knows_labeled = True
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Highest score first."""
-        check_budget(budget, len(inputs.ids))
+        check_budget(budget, inputs.num_open)
         by_id = np.argsort(inputs.ids)
         vectors = given(inputs.embeddings)[by_id]
         random_views = draw(vectors, self.draws, min(self.view_dims, vectors.shape[1]), rng)
@@ -43,4 +44,7 @@ class ZCore(SelectionMethod):
             raw += rng.random(len(raw))
         scores = np.empty(len(raw), dtype=np.float32)
         scores[by_id] = min_max(raw)
-        return Selection(hardness_order(scores, inputs.ids, name="zcore score")[:budget], scores)
+        order = hardness_order(scores, inputs.ids, name="zcore score")
+        if inputs.labeled is not None:
+            order = order[~inputs.labeled[order]]
+        return Selection(order[:budget], scores)

@@ -12,6 +12,7 @@ from elfs_ray.core.graph import select_by_density, start_density
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "d2_a.npz")
 K = int(GOLDEN["n_neighbor"])
 # Column 0 is the sample itself.
+NONE = np.zeros(len(GOLDEN["distances"]), bool)
 DISTANCES, NEIGHBORS = GOLDEN["distances"][:, 1 : K + 1], GOLDEN["neighbors"][:, 1 : K + 1]
 
 
@@ -30,7 +31,7 @@ def test_order_equals_the_published(mode, rule, gamma, share):
     """The published function returns a set; the stored order is that in which its loop selected."""
     expected = GOLDEN[f"{mode}__{rule}__order_{share}pct"]
     density = GOLDEN[f"{mode}__start_density"]
-    found = select_by_density(density, DISTANCES, NEIGHBORS, gamma, rule != "absolute", len(expected))
+    found = select_by_density(density, DISTANCES, NEIGHBORS, gamma, rule != "absolute", len(expected), NONE)
     assert found.tolist() == expected.tolist()
 
 
@@ -54,4 +55,15 @@ def test_heap_equals_the_plain_loop(seed, weighted, count):
     distances = rng.random(neighbor_ids.shape)
     density = rng.normal(size=count)
     expected = plain_loop(density, distances, neighbor_ids, 0.7, weighted, count)
-    assert select_by_density(density, distances, neighbor_ids, 0.7, weighted, count).tolist() == expected
+    found = select_by_density(density, distances, neighbor_ids, 0.7, weighted, count, np.zeros(count, bool))
+    assert found.tolist() == expected
+
+
+def test_covered_samples_discount_their_neighbours_and_are_not_selected():
+    """Three samples on a line; the middle one has a label already, which makes its neighbour 0 redundant."""
+    neighbor_ids, distances = np.array([[1], [0], [1]]), np.array([[0.1], [0.1], [5.0]])
+    covered = np.array([False, True, False])
+    assert select_by_density(np.array([1.0, 1.0, 0.5]), distances, neighbor_ids, 1.0, True, 2, covered).tolist() == [
+        2,
+        0,
+    ]
