@@ -42,6 +42,13 @@ LabelsOption = Annotated[
 ]
 TestInputOption = Annotated[str | None, typer.Option("--test-input", help="Separate test images for the evaluation.")]
 TestLabelsOption = Annotated[str | None, typer.Option("--test-labels", help="Their labels, if given in another form.")]
+LabeledOption = Annotated[
+    str | None,
+    typer.Option("--labeled", help="Samples that have labels already: they count towards the budget, as the first."),
+]
+BalanceOption = Annotated[
+    str | None, typer.Option("--balance", help="`cluster`: shares of the budget in proportion to the clusters.")
+]
 EncoderOption = Annotated[str | None, typer.Option("--encoder", help="Encoder; see `embed.encoder` in the docs.")]
 WeightsOption = Annotated[str | None, typer.Option("--weights", help="Local weights file for the encoder.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
@@ -96,6 +103,8 @@ def run(
     labels: LabelsOption = None,
     test_input: TestInputOption = None,
     test_labels: TestLabelsOption = None,
+    labeled: LabeledOption = None,
+    balance: BalanceOption = None,
     encoder: EncoderOption = None,
     weights: WeightsOption = None,
     seed: SeedOption = None,
@@ -115,6 +124,8 @@ def run(
         "evaluate.labels": labels,
         "evaluate.test_input": test_input,
         "evaluate.test_labels": test_labels,
+        "select.labeled": labeled,
+        "select.balance": balance,
         "embed.encoder": encoder,
         "embed.weights": weights,
         "ray.address": address,
@@ -238,6 +249,10 @@ def _summary_table(coreset: dict[str, Any], evaluation: dict[str, Any] | None) -
     metrics = coreset["metrics"]
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_row("images selected", f"{metrics['budget']:,} by {metrics['method']}")
+    if metrics.get("choice"):
+        table.add_row("chosen method", metrics["choice"])
+    if metrics.get("labeled"):
+        table.add_row("of these labelled before", f"{metrics['labeled']:,}")
     if metrics["beta"] is not None:
         table.add_row("chosen beta", f"{metrics['beta']:g}")
     if evaluation:

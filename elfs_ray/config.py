@@ -149,7 +149,7 @@ class ProxyConfig(Section):
 
 
 class BetaSearchConfig(Section):
-    """Search of beta, the share of hardest samples dropped, on a pseudo-label validation split."""
+    """Search of beta, the share of hardest samples dropped (and, for `auto`, of the method), on pseudo-labels."""
 
     betas: list[Annotated[float, Field(ge=0, lt=1)]] | Auto = Field("auto", description="candidates; auto: 0, 0.1, ...")
     validation_fraction: float = Field(0.1, gt=0, lt=1)
@@ -164,6 +164,13 @@ class SelectConfig(Section):
     method: str = Field("elfs", description="a name that `elfs-ray methods` lists")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the method, such as score")
     beta: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="use this beta and skip the search")
+    balance: Literal["none", "cluster"] = Field(
+        "none", description="cluster: each pseudo-label gets a share of the budget in proportion to its size"
+    )
+    labeled: str | None = Field(
+        None,
+        description="samples that have labels already, in a form that `labels` takes: they count towards the budget",
+    )
 
 
 class EvaluateConfig(Section):

@@ -102,6 +102,7 @@ def check_before_start(config: RunConfig, store: Store) -> list[Step]:
 
     get_method(config.select.method, **config.select.options)
     check_encoder(config.embed.encoder, config.embed.weights)
+    _labeled_signature(config)
     for budget in config.budgets:
         if budget <= 0 or isinstance(budget, float):
             budget_count(budget, 10**12)
@@ -174,6 +175,8 @@ def later_steps(config: RunConfig, first_steps: Sequence[Step], num_samples: int
     proxy = _step("proxy", [config.proxy.identity(), *seed_and_classes], [cluster])
     method = get_method(config.select.method, **config.select.options)
     needs = method.requirements()
+    if (method.searched and config.select.beta is None) or config.select.balance == "cluster":
+        needs |= {Needs.EMBEDDINGS, Needs.PSEUDO_LABELS}
     if needs & {Needs.NEIGHBORS, Needs.PSEUDO_LABELS, Needs.DYNAMICS}:
         steps.append(neighbors)
     if needs & {Needs.PSEUDO_LABELS, Needs.DYNAMICS}:
@@ -193,13 +196,14 @@ def _budget_steps(
     name = config.select.method
     method = get_method(name, **config.select.options)
     upstream = list(needed)
-    if method.needs_beta and config.select.beta is None:
-        searched = [config.beta_search.identity(), name, config.select.options, config.proxy.hidden_dim]
+    selected = [name, config.select.options, config.select.balance, _labeled_signature(config)]
+    if method.searched and config.select.beta is None:
+        searched = [config.beta_search.identity(), config.proxy.hidden_dim, *selected]
         unit = f"beta_search/{name}/{budget}"
         search = _step("beta-search", [*searched, config.seed, budget], needed, unit=unit, budget=budget)
         upstream.append(search)
         yield search
-    options = [config.select.options, config.select.beta, config.seed, budget, name]
+    options = [*selected, config.select.beta, config.seed, budget]
     select = _step("select", options, upstream, unit=f"coresets/{name}/{budget}", budget=budget)
     yield select
     if config.evaluate.labels:
@@ -212,6 +216,12 @@ def _open_source(config: RunConfig, location: str) -> "Source":
     from elfs_ray.data.sources import open_source
 
     return open_source(location, image_column=config.ingest.image_column, id_column=config.ingest.id_column)
+
+
+def _labeled_signature(config: RunConfig) -> str | None:
+    from elfs_ray.data.labels import labels_signature
+
+    return labels_signature(config.select.labeled) if config.select.labeled is not None else None
 
 
 def _labels_step(config: RunConfig, ingest: Step, prefix: str) -> Step:

@@ -30,7 +30,8 @@ PSEUDO_LABELS = pa.schema(
 BETA_SEARCH = pa.schema(
     [
         pa.field("budget", pa.int64(), nullable=False),
-        pa.field("beta", pa.float64(), nullable=False),
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("beta", pa.float64()),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("validation_accuracy", pa.float64(), nullable=False),
         pa.field("epochs", pa.float64(), nullable=False),
@@ -42,8 +43,9 @@ CORESET = pa.schema(
         INDEX,
         pa.field("uri", pa.string(), nullable=False),
         pa.field("rank", pa.int64(), nullable=False),
-        pa.field("score", pa.float32(), nullable=False),
+        pa.field("score", pa.float32()),
         pa.field("pseudo_label", pa.int32()),
+        pa.field("labeled", pa.bool_(), nullable=False),
     ]
 )
 EVALUATION = pa.schema(

@@ -31,7 +31,7 @@ def greedy_k_center(
         np.minimum(nearest, squares + squares[row] - 2 * (vectors @ vectors[row]), out=nearest)
         nearest[row] = -np.inf  # rounding must not bring it back
 
-    for row in [] if covered is None else np.flatnonzero(covered):
+    for row in [] if covered is None else np.flatnonzero(covered).tolist():
         take(row)
     order = np.empty(budget, dtype=np.int64)
     for number in range(budget):
@@ -87,7 +87,7 @@ def k_means_plus_plus(
         np.minimum(nearest, np.maximum(squares + squares[row] - 2 * inner, 0), out=nearest)
         taken[row] = True
 
-    for row in [] if covered is None else np.flatnonzero(covered):
+    for row in [] if covered is None else np.flatnonzero(covered).tolist():
         take(row)
     order = np.empty(budget, dtype=np.int64)
     for number in range(budget):

@@ -57,7 +57,9 @@ def select_by_density(
     """
     density = density.copy()
     taken = covered.copy()
-    for row in np.flatnonzero(covered):
+    for row in range(len(covered)):
+        if not covered[row]:
+            continue
         _discount(density, row, distances, neighbor_ids, gamma, weighted)
     heap = [(-density[row], row) for row in range(len(density))]
     heapq.heapify(heap)
@@ -75,7 +77,8 @@ def select_by_density(
         found += 1
         _discount(density, row, distances, neighbor_ids, gamma, weighted)
         if density[row] < 0:  # then its neighbours' densities have risen above their bounds in the heap
-            for other in neighbor_ids[row]:
+            for column in range(neighbor_ids.shape[1]):
+                other = int(neighbor_ids[row, column])
                 if not taken[other]:
                     heapq.heappush(heap, (-density[other], other))
     return order

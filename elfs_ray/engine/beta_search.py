@@ -1,7 +1,9 @@
 """Beta search: for one budget, which share of the hardest samples to drop, by accuracy on held-out pseudo-labels.
 
-Reads: `embeddings`, `pseudo_labels`, `dynamics`. Writes: `beta_search/METHOD/BUDGET` (one row for each beta and seed).
-One Ray Tune trial for each beta and seed, in actors that are used again: a trial costs its training, not a process.
+For the method `auto` the candidates are methods, each with its betas.
+Reads: `embeddings`, `pseudo_labels`, and what the method declares. Writes: `beta_search/METHOD/BUDGET` (a row for each
+candidate and seed). One Ray Tune trial for each of them, in actors that are used again: a trial costs its training, not
+a process.
 Each trial saves its row when it ends; a second run of the driver does the others. (Tune's own restore needs a snapshot
 of the experiment, which a kill early in the search leaves without, and forgets the trials since the last one.)
 """
@@ -20,10 +22,11 @@ from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.pruning import beta_grid
 from elfs_ray.core.splits import stratified_split
 from elfs_ray.defaults import MLP_LEARNING_RATE
-from elfs_ray.engine.artifacts import part_name, read_column, read_dynamics, read_vectors
+from elfs_ray.engine.artifacts import part_name, read_column, read_vectors
+from elfs_ray.engine.inputs import labeled_mask, read_inputs
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import UsageError
-from elfs_ray.methods import SelectionInputs, get_method
+from elfs_ray.methods import get_method, select_coreset
 
 TRIALS = "trials"
 BATCH_SIZE = 128
@@ -31,20 +34,25 @@ GPU_SHARE = 0.25
 
 
 def run(context: StageContext) -> StageResult:
-    """Try every beta with every seed and take the best mean; ties go to the smaller beta."""
+    """Try every candidate with every seed and take the best mean; ties go to the first, with the smaller beta."""
     options, budget = context.config.beta_search, int(context.budget or 0)
-    store = context.store
+    store, select = context.store, context.config.select
     betas = _betas(options, budget / store.count_rows("pseudo_labels"))
-    rows = _search(context, betas)
+    candidates = get_method(select.method, **select.options).candidates(betas)
+    rows = _search(context, candidates)
     store.write_table(pa.Table.from_pylist(rows), schema.BETA_SEARCH, context.work, "table", part_name(0))
-    means = {
-        beta: float(np.mean([row["validation_accuracy"] for row in rows if row["beta"] == beta])) for beta in betas
-    }
-    best = max(betas, key=lambda beta: (round(means[beta], 12), -beta))
+    accuracies = np.array([row["validation_accuracy"] for row in rows]).reshape(len(candidates), options.seeds)
+    means = accuracies.mean(axis=1).round(12)
+    best = int(means.argmax())
     return StageResult(
-        artifacts={f"beta_search/{context.config.select.method}/{budget}": "table"},
+        artifacts={f"beta_search/{select.method}/{budget}": "table"},
         chosen={**options.model_dump(mode="json"), "betas": betas},
-        metrics={"beta": best, "mean_validation_accuracy": round(means[best], 4), "trials": len(rows)},
+        metrics={
+            "found": candidates[best],
+            "beta": candidates[best].get("beta"),
+            "mean_validation_accuracy": round(float(means[best]), 4),
+            "trials": len(rows),
+        },
     )
 
 
@@ -61,10 +69,12 @@ def _betas(options: BetaSearchConfig, keep_fraction: float) -> list[float]:
     return possible
 
 
-def _search(context: StageContext, betas: list[float]) -> list[dict[str, Any]]:
-    """Run the trials that have not ended yet; returns a row for each beta and seed, in this order."""
-    store, work = context.store, context.work
-    trials = [{"beta": beta, "seed": seed} for beta in betas for seed in range(context.config.beta_search.seeds)]
+def _search(context: StageContext, candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run the trials that have not ended yet; returns a row for each candidate and seed, in this order."""
+    store, work, seeds = context.store, context.work, range(context.config.beta_search.seeds)
+    trials = [
+        {"number": number, "found": found, "seed": seed} for number, found in enumerate(candidates) for seed in seeds
+    ]
     ended = set(store.names(work, TRIALS))
     pending = [trial for trial in trials if _file_name(trial) not in ended]
     if pending:
@@ -74,7 +84,7 @@ def _search(context: StageContext, betas: list[float]) -> list[dict[str, Any]]:
 
 
 def _run_trials(context: StageContext, trials: list[dict[str, Any]], data: dict[str, Any]) -> None:
-    """One Ray Tune trial for each beta and seed, in actors that go on from trial to trial."""
+    """One Ray Tune trial for each candidate and seed, in actors that go on from trial to trial."""
     options, store = context.config.beta_search, context.store
     resources = {"GPU": GPU_SHARE} if context.hardware.device == "cuda" else {"CPU": 1.0}
     tuner = tune.Tuner(
@@ -95,30 +105,28 @@ def _run_trials(context: StageContext, trials: list[dict[str, Any]], data: dict[
 
 
 def _file_name(trial: dict[str, Any]) -> str:
-    return f"beta-{trial['beta']:g}-seed-{trial['seed']}.json"
+    return f"candidate-{trial['number']}-seed-{trial['seed']}.json"
 
 
 def _load(context: StageContext) -> dict[str, Any]:
-    """What every trial needs: inputs, pseudo-labels, dynamics and the fixed 90 / 10 split."""
-    config, store = context.config, context.store
+    """What every trial needs: inputs of the method, pseudo-labels, and the fixed 90 / 10 split."""
+    config, store, full_budget = context.config, context.store, int(context.budget or 0)
     labels = read_column(store, "pseudo_labels", "label").astype(np.int64)
-    dynamics = read_dynamics(store)
     rng = np.random.default_rng(context.seed())
     training, validation = stratified_split(labels, config.beta_search.validation_fraction, rng)
-    # The same share of a tenth fewer samples: the split is to stand for the whole.
-    budget = max(1, round(int(context.budget or 0) * len(training) / len(labels)))
+    method = get_method(config.select.method, **config.select.options)
     return {
         "store": store,
         "work": context.work,
-        "full_budget": int(context.budget or 0),
+        "select": config.select,
+        "inputs": read_inputs(store, config, method.requirements()).take(training),
         "vectors": read_vectors(store),
         "labels": labels,
-        "dynamics": {name: values[training] for name, values in dynamics.items()},
-        "method": config.select.method,
-        "method_options": config.select.options,
         "training": training,
         "validation": validation,
-        "budget": budget,
+        "full_budget": full_budget,
+        # The same share of a tenth fewer samples: the split is to stand for the whole.
+        "budget": max(1, round(full_budget * len(training) / len(labels))),
         "num_classes": config.num_classes,
         "steps": config.beta_search.steps,
         "hidden_dim": config.proxy.hidden_dim,
@@ -143,9 +151,9 @@ class _BetaTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        data, beta, seed = self._data, self._trial["beta"], self._trial["seed"]
+        data, found, seed = self._data, self._trial["found"], self._trial["seed"]
         generator = torch.Generator().manual_seed(data["seed"] + seed)
-        rows = _coreset(data, beta, np.random.default_rng([data["seed"], seed]))
+        rows = _coreset(data, found, np.random.default_rng([data["seed"], seed]))
         inputs, labels = self._inputs[rows], self._labels[rows]
         network = MlpClassifier(inputs, data["num_classes"], data["hidden_dim"], generator=generator).to(self._device)
         train_for_steps(
@@ -160,7 +168,8 @@ class _BetaTrial(tune.Trainable):
         validation = data["validation"]
         row = {
             "budget": data["full_budget"],
-            "beta": beta,
+            "method": found.get("choice", data["select"].method),
+            "beta": found.get("beta"),
             "seed": seed,
             "validation_accuracy": accuracy(network, self._inputs[validation], self._labels[validation]),
             "epochs": data["steps"] * BATCH_SIZE / len(rows),
@@ -176,10 +185,11 @@ class _BetaTrial(tune.Trainable):
         """Nothing to load."""
 
 
-def _coreset(data: dict[str, Any], beta: float, rng: np.random.Generator) -> np.ndarray:
-    """What the method selects of the training split with this beta, positions among all samples."""
-    training = data["training"]
-    budget = min(data["budget"], len(training) - round(beta * len(training)))
-    method = get_method(data["method"], **data["method_options"], beta=beta)
-    inputs = SelectionInputs(ids=training, dynamics=data["dynamics"])
-    return training[method.select(inputs, budget, rng).positions]
+def _coreset(data: dict[str, Any], found: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
+    """What the method selects of the training split with these options, positions among all samples."""
+    select, inputs, training = data["select"], data["inputs"], data["training"]
+    method = get_method(select.method, **{**select.options, **found})
+    # Rounding may leave one sample less than the share; and there must be one beside those labelled before.
+    labeled = int(labeled_mask(inputs).sum())
+    budget = min(max(data["budget"], labeled + 1), labeled + method.capacity(inputs.num_open))
+    return training[select_coreset(method, inputs, budget, rng, balance=select.balance).positions]

@@ -39,9 +39,9 @@ class StageContext:
         """Name of an artifact of the images this unit works on."""
         return self.prefix + name
 
-    def seed(self, *keys: int) -> int:
+    def seed(self, *keys: int, unit: str | None = None) -> int:
         """A 63-bit seed of its own for this unit (and keys, such as an epoch), derived from the run's seed."""
-        sequence = np.random.SeedSequence([self.config.seed, zlib.crc32(self.unit.encode()), *keys])
+        sequence = np.random.SeedSequence([self.config.seed, zlib.crc32((unit or self.unit).encode()), *keys])
         return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
     def chosen(self, unit: str) -> dict[str, Any]:

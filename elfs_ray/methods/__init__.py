@@ -5,6 +5,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from elfs_ray.errors import UsageError
+from elfs_ray.methods.auto import Auto
 from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod
 from elfs_ray.methods.ccs import Ccs
 from elfs_ray.methods.coreset import Balance, select_coreset
@@ -34,6 +35,7 @@ BUILT_IN: tuple[type[SelectionMethod], ...] = (
     Random,
     *(Elfs, Ccs, Aum, Forgetting, El2n, Entropy, DynUnc, Tdds, Dual),
     *(D2, ZCore, KCenter, Prototypicality, Moderate),
+    Auto,
 )
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -113,7 +113,7 @@ class SelectionMethod(ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
     needs: ClassVar[frozenset[Needs]]
-    needs_beta: ClassVar[bool] = False
+    searched: ClassVar[bool] = False  # has options that the search finds for each budget: see `candidates`
     knows_labeled: ClassVar[bool] = False  # sees the samples with labels, as covered; others are not shown them
 
     @abstractmethod
@@ -127,6 +127,10 @@ class SelectionMethod(ABC):
     def requirements(self) -> frozenset[Needs]:
         """What these options need: `needs`, and more where an option asks for it."""
         return self.needs
+
+    def candidates(self, betas: Sequence[float]) -> list[dict[str, Any]]:
+        """The options that the search tries, simplest first; `betas` leave room for the budget."""
+        return [{"beta": beta} for beta in betas] if self.searched else [{}]
 
     def capacity(self, num_samples: int) -> int:
         """How many of so many samples it can select at most."""

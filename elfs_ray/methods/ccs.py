@@ -27,7 +27,7 @@ class Ccs(SelectionMethod):
     summary = "drop the hardest beta N, draw evenly over the range of difficulty"
     source = "Zheng et al., ICLR 2023"
     needs = frozenset({Needs.DYNAMICS})
-    needs_beta = True
+    searched = True
 
     def capacity(self, num_samples: int) -> int:
         """All but the hardest beta N."""

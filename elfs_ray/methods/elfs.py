@@ -25,7 +25,7 @@ class Elfs(SelectionMethod):
     summary = "drop the hardest beta N by training dynamics on pseudo-labels, keep the next hardest"
     source = "Zheng et al., ICLR 2025"
     needs = frozenset({Needs.DYNAMICS})
-    needs_beta = True
+    searched = True
 
     def capacity(self, num_samples: int) -> int:
         """All but the hardest beta N."""

@@ -1,0 +1,237 @@
+"""Speed of the numerics beside plain references, written here from the formulas, in the same run on the same machine.
+
+    python benchmarks/numerics.py                # all
+    python benchmarks/numerics.py temi zcore     # some
+
+Prints, for each, the median and the range of the repeats in seconds, and the ratio of the medians where there is a
+reference. Quote ratios from an idle machine.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from elfs_ray.core.centers import greedy_k_center
+from elfs_ray.core.classifier import ResNet18, sgd, train_step
+from elfs_ray.core.dynamics import DynamicsAccumulator
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.graph import select_by_density, start_density
+from elfs_ray.core.knn import exact_top_k
+from elfs_ray.core.pruning import beta_sampling_weights, double_end_prune, stratified_prune, weighted_order
+from elfs_ray.core.temi import TemiHeads, temi_loss, uniform_prior, update_teacher
+from elfs_ray.core.zcore import Draws, coverage_scores, draw
+
+IMAGENET = 1_280_000
+
+
+def timed(action: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds of each repeat, after one that does not count."""
+    action()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def report(name: str, ours: list[float], reference: list[float] | None = None, goal: str = "") -> None:
+    """One line of the table."""
+
+    def spread(seconds: list[float]) -> str:
+        return f"{statistics.median(seconds):9.3f} s ({min(seconds):.3f} - {max(seconds):.3f})"
+
+    ratio = f"ratio {statistics.median(ours) / statistics.median(reference):5.2f}" if reference else ""
+    beside = f"reference {spread(reference)}" if reference else ""
+    print(f"{name:42} {spread(ours)}  {beside}  {ratio}  {goal}", flush=True)
+
+
+class LoopedHeads(nn.Module):
+    """The heads as separate networks, called one after the other."""
+
+    def __init__(self, heads: int, dim: int, classes: int) -> None:
+        super().__init__()
+
+        def head() -> nn.ModuleList:
+            last = nn.utils.parametrizations.weight_norm(nn.Linear(256, classes, bias=False))
+            return nn.ModuleList([nn.Linear(dim, 512), nn.Linear(512, 256), last])
+
+        self.heads = nn.ModuleList(head() for _ in range(heads))
+
+    def forward(self, inputs: torch.Tensor) -> list[torch.Tensor]:
+        """Logits of each head."""
+        return [last(F.normalize(second(F.gelu(first(inputs))), dim=1)) for first, second, last in self.heads]
+
+
+def looped_loss(student: list[torch.Tensor], teacher: list[torch.Tensor], priors: list[torch.Tensor]) -> torch.Tensor:
+    """The TEMI loss, head by head and view by view."""
+    probabilities = [F.softmax(logits / 0.1, dim=1) for logits in teacher]
+    views = [p.chunk(2) for p in probabilities]
+    weight = sum((first * second).sum(dim=1) for first, second in views) / len(views)
+    losses = []
+    for number, logits in enumerate(student):
+        priors[number] = 0.9 * priors[number] + 0.1 * probabilities[number].mean(dim=0)
+        own = F.softmax(logits / 0.1, dim=1).chunk(2)
+        for this, other in ((0, 1), (1, 0)):
+            information = ((own[this] * views[number][other]) ** 0.6 / priors[number]).sum(dim=1).log()
+            losses.append(-(weight * information).mean() / 2)
+    return torch.stack(losses).sum() / len(student)
+
+
+def temi(classes: int) -> None:
+    heads, dim, pairs = 50, 768, 512
+    generator = torch.Generator().manual_seed(0)
+    views = F.normalize(torch.randn(2 * pairs, dim, generator=generator), dim=1)
+    student, teacher = (TemiHeads(heads, dim, classes, generator=generator) for _ in range(2))
+    optimizer = torch.optim.AdamW(student.parameter_groups(1e-4), lr=1e-4)
+    prior = [uniform_prior(heads, classes)]
+
+    def step() -> None:
+        with torch.no_grad():
+            target = teacher(views)
+        loss, prior[0] = temi_loss(student(views), target, prior[0])
+        optimizer.zero_grad(set_to_none=True)
+        loss.mean().backward()
+        optimizer.step()
+        update_teacher(teacher, student, 0.996)
+
+    loop_student, loop_teacher = LoopedHeads(heads, dim, classes), LoopedHeads(heads, dim, classes)
+    loop_optimizer = torch.optim.AdamW(loop_student.parameters(), lr=1e-4, weight_decay=1e-4)
+    priors = [torch.full((classes,), 1 / classes) for _ in range(heads)]
+
+    def loop_step() -> None:
+        with torch.no_grad():
+            target = loop_teacher(views)
+        loss = looped_loss(loop_student(views), target, priors)
+        loop_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        loop_optimizer.step()
+        with torch.no_grad():
+            for old, new in zip(loop_teacher.parameters(), loop_student.parameters(), strict=True):
+                old.mul_(0.996).add_(new, alpha=0.004)
+
+    report(f"TEMI step, 50 heads, C = {classes}", timed(step, 5), timed(loop_step, 5), "goal: ratio <= 0.6")
+
+
+def zcore() -> None:
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(50_000, 512)).astype(np.float32)
+    draws = draw(embeddings, 1000, 2, rng)
+    few = Draws(draws.dims[:20], draws.points[:20])
+
+    def plain() -> None:
+        scores = np.zeros(len(embeddings))
+        for dims, point in zip(*few, strict=True):
+            view = embeddings[:, dims]
+            nearest = np.abs(view - point).sum(axis=1).argmin()
+            scores[nearest] += 1
+            distances = np.abs(view - view[nearest]).sum(axis=1)
+            order = np.argsort(distances)[1:1001]
+            weights = distances[order] ** -4.0
+            scores[order] -= weights / weights.sum()
+
+    reference = [50 * seconds for seconds in timed(plain, 3)]
+    report("ZCore, 1000 draws, N 50,000", timed(lambda: coverage_scores(embeddings, draws, 1000), 5), reference,
+           "goal: <= 0.15 s")  # fmt: skip
+
+
+def d2() -> None:
+    rng = np.random.default_rng(0)
+
+    def graph(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        neighbor_ids = rng.integers(count, size=(count, 10))
+        distances = np.sort(rng.random((count, 10)), axis=1)
+        return start_density(np.ones(count), distances, neighbor_ids, product=False), distances, neighbor_ids
+
+    def ours(density: np.ndarray, distances: np.ndarray, neighbor_ids: np.ndarray) -> np.ndarray:
+        nothing = np.zeros(len(density), dtype=bool)
+        return select_by_density(density, distances, neighbor_ids, 1.0, True, len(density) // 2, nothing)
+
+    def plain(density: np.ndarray, distances: np.ndarray, neighbor_ids: np.ndarray) -> None:
+        density = density.copy()
+        for _ in range(len(density) // 2):
+            row = density.argmax()
+            density[neighbor_ids[row]] -= np.exp(-distances[row]) * density[row]
+            density[row] = -np.inf
+
+    small = graph(50_000)
+    report("D2, N 50,000, half", timed(lambda: ours(*small), 3), timed(lambda: plain(*small), 1))
+    large = graph(IMAGENET)
+    report("D2, N 1,280,000, half", timed(lambda: ours(*large), 2), goal="goal: <= 10 s")
+
+
+def k_center() -> None:
+    vectors = np.random.default_rng(0).normal(size=(50_000, 256)).astype(np.float32)
+    report("k-centre, N 50,000, d 256, 5,000 centres", timed(lambda: greedy_k_center(vectors, 5000), 1),
+           goal="goal: <= 60 s")  # fmt: skip
+
+
+def selection() -> None:
+    rng = np.random.default_rng(0)
+    hardness, mean = rng.random(IMAGENET), rng.random(IMAGENET)
+    budget, ids = IMAGENET // 10, np.arange(IMAGENET)
+    report("ELFS, N 1,280,000", timed(lambda: double_end_prune(hardness, budget, 0.3), 3), goal="goal: <= 2 s")
+    report("CCS, N 1,280,000", timed(lambda: stratified_prune(hardness, budget, 0.3, rng), 3), goal="goal: <= 2 s")
+
+    def dual() -> None:
+        weighted_order(beta_sampling_weights(hardness, mean, 0.1, 5.5), ids, rng)
+
+    report("DUAL, N 1,280,000", timed(dual, 3), goal="goal: <= 2 s")
+
+
+def dynamics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    network = ResNet18(32, 1000, generator=generator)
+    optimizer = sgd(network, 0.1, 0.9, 5e-4)
+    images = torch.randn(256, 3, 32, 32, generator=generator)
+    labels = torch.randint(1000, (256,), generator=generator)
+    accumulator = DynamicsAccumulator(100_000)
+    rows = torch.randperm(100_000, generator=generator)[:256]
+    logits = torch.randn(256, 1000, generator=generator)
+    training = timed(lambda: train_step(network, optimizer, images, labels, 0.1), 3)
+    recording = timed(lambda: accumulator.update(rows, logits, labels, 5), 20)
+    report("dynamics, batch 256, C 1000 / ResNet-18 step", recording, training, "goal: ratio <= 0.02")
+
+
+def neighbors() -> None:
+    import faiss
+
+    vectors = normalize_rows(np.random.default_rng(0).normal(size=(50_000, 1280)).astype(np.float32))
+
+    def flat() -> None:
+        index = faiss.IndexFlatIP(vectors.shape[1])
+        index.add(vectors)
+        index.search(vectors, 51)
+
+    report("exact 50-NN, 50,000 x 1280 / faiss flat", timed(lambda: exact_top_k(vectors, 50), 1), timed(flat, 1))
+
+
+BENCHMARKS: dict[str, Callable[[], None]] = {
+    "temi": lambda: [temi(classes) for classes in (10, 100)] and None,
+    "zcore": zcore,
+    "d2": d2,
+    "kcenter": k_center,
+    "selection": selection,
+    "dynamics": dynamics,
+    "neighbors": neighbors,
+}
+
+
+def main() -> None:
+    """Run the benchmarks that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="which; default: all")
+    names = parser.parse_args().names or list(BENCHMARKS)
+    print(f"torch {torch.__version__}, numpy {np.__version__}, {torch.get_num_threads()} threads")
+    for name in names:
+        BENCHMARKS[name]()
+
+
+if __name__ == "__main__":
+    main()

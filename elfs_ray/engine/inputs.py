@@ -1,0 +1,38 @@
+"""What a selection method is given, read from the artifacts."""
+
+from typing import Any
+
+import numpy as np
+
+from elfs_ray.config import RunConfig
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.data.labels import read_labels
+from elfs_ray.engine.artifacts import fixed_size_matrix, read_column, read_dynamics, read_keys, read_vectors
+from elfs_ray.methods import Needs, SelectionInputs
+from elfs_ray.store import Store
+
+
+def read_inputs(store: Store, config: RunConfig, needs: frozenset[Needs]) -> SelectionInputs:
+    """Exactly the artifacts that a method declares, and which samples have labels already."""
+    inputs: dict[str, Any] = {}
+    if Needs.EMBEDDINGS in needs:
+        inputs["embeddings"] = normalize_rows(read_vectors(store))
+    if Needs.NEIGHBORS in needs:
+        table = store.read_table("neighbors", columns=["ids", "similarity"])
+        inputs["neighbor_ids"] = fixed_size_matrix(table["ids"])
+        inputs["neighbor_similarity"] = fixed_size_matrix(table["similarity"])
+    if Needs.PSEUDO_LABELS in needs or config.select.balance == "cluster":
+        inputs["pseudo_labels"] = read_column(store, "pseudo_labels", "label")
+    if Needs.DYNAMICS in needs:
+        inputs["dynamics"] = read_dynamics(store)
+    keys = read_keys(store)
+    if config.select.labeled is not None:
+        ids = keys["sample_id"].to_pylist()
+        labels, _ = read_labels(config.select.labeled, ids, source=config.input, id_column=config.ingest.id_column)
+        inputs["labeled"] = labels >= 0
+    return SelectionInputs(ids=keys["index"].to_numpy(), **inputs)
+
+
+def labeled_mask(inputs: SelectionInputs) -> np.ndarray:
+    """Which samples have labels already, bool [n]."""
+    return np.zeros(len(inputs.ids), dtype=bool) if inputs.labeled is None else inputs.labeled

@@ -1,0 +1,71 @@
+"""auto: the method and the beta that do best on held-out pseudo-labels, found by the search for each budget."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from elfs_ray.errors import UsageError
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod
+from elfs_ray.methods.ccs import Ccs
+from elfs_ray.methods.d2 import D2
+from elfs_ray.methods.elfs import Elfs
+from elfs_ray.methods.prototypicality import Prototypicality
+from elfs_ray.methods.random import Random
+from elfs_ray.methods.zcore import ZCore
+
+CANDIDATES: dict[str, type[SelectionMethod]] = {
+    method.name: method for method in (Random, Elfs, Ccs, D2, ZCore, Prototypicality)
+}
+
+
+@dataclass(frozen=True)
+class Auto(SelectionMethod):
+    """Select with one of several methods.
+
+    Attributes:
+        among: methods that the search tries, with their default options; earlier ones win ties.
+        choice: the one that is used; the search sets it.
+        beta: its beta, if it has one; the search sets it.
+    """
+
+    among: tuple[str, ...] = tuple(CANDIDATES)
+    choice: str = "random"
+    beta: float = 0.0
+
+    name = "auto"
+    summary = "the method and beta that do best on held-out pseudo-labels"
+    source = "-"
+    needs = frozenset({Needs.EMBEDDINGS, Needs.PSEUDO_LABELS})
+    searched = True
+
+    def __post_init__(self) -> None:
+        """Refuse names that are no candidates."""
+        for name in (*self.among, self.choice):
+            if name not in CANDIDATES:
+                raise UsageError(f"method 'auto' cannot try {name!r}; choose among {', '.join(CANDIDATES)}")
+
+    def requirements(self) -> frozenset[Needs]:
+        """What any of the candidates needs."""
+        return self.needs.union(*(CANDIDATES[name].needs for name in self.among))
+
+    def candidates(self, betas: Sequence[float]) -> list[dict[str, Any]]:
+        """Each method with each of its own candidates."""
+        found = chain.from_iterable(
+            ({"choice": name, **options} for options in CANDIDATES[name]().candidates(betas)) for name in self.among
+        )
+        return list(found)
+
+    def capacity(self, num_samples: int) -> int:
+        """That of the chosen method."""
+        return self._chosen().capacity(num_samples)
+
+    def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
+        """What the chosen method selects."""
+        return self._chosen().select(inputs, budget, rng)
+
+    def _chosen(self) -> SelectionMethod:
+        method = CANDIDATES[self.choice]
+        return method.with_options({"beta": self.beta} if method.searched else {})

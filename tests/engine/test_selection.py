@@ -1,0 +1,84 @@
+"""Methods, labelled samples, quotas and several budgets through the real pipeline, on what the small run has computed."""
+
+import shutil
+
+import numpy as np
+import pytest
+from small import BUDGET, NUM_IMAGES, OPTIONS
+
+from elfs_ray import select
+from elfs_ray.errors import UsageError
+from elfs_ray.methods import available_methods
+from elfs_ray.store import Store
+
+STAGES = ("ingest", "embed", "neighbors", "cluster", "proxy")
+
+
+@pytest.fixture
+def choose(small_run, small_input, tmp_path):
+    """Select with other options in a copy of the small run; the long stages must not run again."""
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+
+    def run(budget=BUDGET, **changes):
+        result = select(small_input[0], budget=budget, num_classes=10, out=run_dir, **{**OPTIONS, **changes})
+        before = small_run.manifest["stages"]
+        assert all(result.manifest["stages"][stage] == before[stage] for stage in STAGES)
+        return result
+
+    return run
+
+
+FAST = {"zcore": {"draws": 500}, "d2": {"num_neighbors": 5}}
+
+
+@pytest.mark.parametrize("name", sorted(set(available_methods()) - {"auto", "tdds", "elfs", "ccs"}))
+def test_every_method_runs_on_the_artifacts(choose, name):
+    result = choose(**{"select.method": name, "select.options": FAST.get(name, {})})
+    assert len(set(result.table["sample_id"].to_pylist())) == BUDGET
+
+
+def test_tdds_needs_to_be_recorded(choose):
+    with pytest.raises(UsageError, match=r"score 'tdds' was not recorded by the proxy; pass --set proxy\.tdds=true"):
+        choose(**{"select.method": "tdds"})
+
+
+def test_auto_takes_the_best_candidate(choose):
+    result = choose(**{"select.method": "auto", "select.options": {"among": ["random", "elfs"]}})
+    rows = Store(result.run_dir).read_table(f"beta_search/auto/{BUDGET}").to_pandas()
+    assert set(rows["method"]) == {"random", "elfs"}
+    assert rows.loc[rows["method"] == "random", "beta"].isna().all()
+    best = rows.loc[rows["validation_accuracy"].idxmax()]
+    chosen = result.manifest["stages"][f"coresets/auto/{BUDGET}"]["metrics"]
+    assert chosen["choice"] == best["method"]
+    assert len(result.table) == BUDGET
+
+
+def test_random_budgets_nest(choose):
+    coresets = choose(budget=[20, BUDGET], **{"select.method": "random"}).coresets
+    assert coresets[BUDGET]["sample_id"].to_pylist()[:20] == coresets[20]["sample_id"].to_pylist()
+
+
+def test_labelled_samples_come_first_and_count(choose, tmp_path):
+    seeds = tmp_path / "seeds.csv"
+    seeds.write_text("sample_id,label\ndigit-0007.png,7\ndigit-0003.png,3\n")
+    table = choose(**{"select.method": "kcenter", "select.labeled": str(seeds)}).table
+    assert table["sample_id"].to_pylist()[:2] == ["digit-0003.png", "digit-0007.png"]
+    assert table["labeled"].to_pylist() == [True, True, *[False] * (BUDGET - 2)]
+    assert len(set(table["sample_id"].to_pylist())) == BUDGET
+
+
+def test_more_labelled_samples_select_again(choose, tmp_path):
+    seeds = tmp_path / "seeds.csv"
+    seeds.write_text("sample_id,label\ndigit-0007.png,7\n")
+    options = {"select.method": "kcenter", "select.labeled": str(seeds)}
+    assert sum(choose(**options).table["labeled"].to_pylist()) == 1
+    seeds.write_text("sample_id,label\ndigit-0007.png,7\ndigit-0010.png,0\n")
+    assert sum(choose(**options).table["labeled"].to_pylist()) == 2
+
+
+def test_balance_follows_the_clusters(choose):
+    result = choose(**{"select.method": "random", "select.balance": "cluster"})
+    stages = result.manifest["stages"]
+    selected = np.array(stages[f"coresets/random/{BUDGET}"]["metrics"]["cluster_sizes"])
+    expected = np.array(stages["cluster"]["metrics"]["cluster_sizes"]) * BUDGET / NUM_IMAGES
+    assert np.abs(selected - expected).max() < 1
