@@ -34,8 +34,12 @@ class MlpClassifier(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits [b, C] of inputs [b, d]."""
-        logits: Tensor = self.output(F.relu(self.hidden((inputs - self.mean) / self.scale)))
+        logits: Tensor = self.output(self.hidden_values(inputs))
         return logits
+
+    def hidden_values(self, inputs: Tensor) -> Tensor:
+        """Inputs of the last layer [b, hidden] for inputs [b, d]."""
+        return F.relu(self.hidden((inputs - self.mean) / self.scale))
 
 
 class ResidualBlock(nn.Module):

@@ -6,16 +6,19 @@ from typing import Any
 
 from elfs_ray.errors import UsageError
 from elfs_ray.methods.auto import Auto
+from elfs_ray.methods.badge import Badge
 from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod
 from elfs_ray.methods.ccs import Ccs
 from elfs_ray.methods.coreset import Balance, select_coreset
 from elfs_ray.methods.d2 import D2
+from elfs_ray.methods.dlc import Dlc
 from elfs_ray.methods.dual import Dual
 from elfs_ray.methods.elfs import Elfs
 from elfs_ray.methods.hardest import Aum, DynUnc, El2n, Entropy, Forgetting, Tdds
 from elfs_ray.methods.kcenter import KCenter
 from elfs_ray.methods.moderate import Moderate
 from elfs_ray.methods.prototypicality import Prototypicality
+from elfs_ray.methods.puma import Puma
 from elfs_ray.methods.random import Random
 from elfs_ray.methods.zcore import ZCore
 
@@ -35,6 +38,7 @@ BUILT_IN: tuple[type[SelectionMethod], ...] = (
     Random,
     *(Elfs, Ccs, Aum, Forgetting, El2n, Entropy, DynUnc, Tdds, Dual),
     *(D2, ZCore, KCenter, Prototypicality, Moderate),
+    *(Badge, Puma, Dlc),
     Auto,
 )
 

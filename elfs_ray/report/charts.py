@@ -50,6 +50,8 @@ def beta_curves(rows: Mapping[str, Mapping[float, Sequence[float]]], chosen: Map
         means = [float(np.mean(by_beta[beta])) for beta in betas]
         spread = [float(np.std(by_beta[beta], ddof=1)) if len(by_beta[beta]) > 1 else 0.0 for beta in betas]
         figure.add_scatter(x=betas, y=means, error_y={"array": spread}, mode="lines+markers", name=name)
+        if name not in chosen:
+            continue
         best = chosen[name]
         figure.add_scatter(
             x=[best],

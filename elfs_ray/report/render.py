@@ -117,13 +117,19 @@ def _aum_chart(store: Store, coresets: list[Coreset]) -> str:
 
 
 def _beta_chart(store: Store, stages: dict[str, Any]) -> str:
+    """A curve for each search; for each method that a search for `auto` tried, one (without beta: a point at 0)."""
     prefix = "beta_search/"
-    searches = {unit.removeprefix(prefix): record for unit, record in stages.items() if unit.startswith(prefix)}
     rows: dict[str, dict[float, list[float]]] = {}
-    for name in searches:
-        for row in store.read_table(f"beta_search/{name}").to_pylist():
-            rows.setdefault(name, {}).setdefault(row["beta"], []).append(row["validation_accuracy"])
-    chosen = {name: record["metrics"]["beta"] for name, record in searches.items()}
+    chosen: dict[str, float] = {}
+    for unit, record in stages.items():
+        if not unit.startswith(prefix):
+            continue
+        name = unit.removeprefix(prefix)
+        for row in store.read_table(unit).to_pylist():
+            curve = name if name.startswith(f"{row['method']}/") else f"{name}: {row['method']}"
+            rows.setdefault(curve, {}).setdefault(row["beta"] or 0.0, []).append(row["validation_accuracy"])
+        choice = record["metrics"]["found"].get("choice")
+        chosen[f"{name}: {choice}" if choice else name] = record["metrics"]["beta"] or 0.0
     return charts.beta_curves(rows, chosen) if rows else ""
 
 

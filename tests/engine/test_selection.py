@@ -1,15 +1,15 @@
-"""Methods, labelled samples, quotas and several budgets through the real pipeline, on what the small run has computed."""
+"""Methods, labelled samples, quotas and several budgets in the real pipeline, on what the small run has computed."""
 
 import shutil
 
 import numpy as np
 import pytest
-from small import BUDGET, NUM_IMAGES, OPTIONS
 
 from elfs_ray import select
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import available_methods
 from elfs_ray.store import Store
+from small import BUDGET, NUM_IMAGES, OPTIONS
 
 STAGES = ("ingest", "embed", "neighbors", "cluster", "proxy")
 
@@ -51,6 +51,7 @@ def test_auto_takes_the_best_candidate(choose):
     chosen = result.manifest["stages"][f"coresets/auto/{BUDGET}"]["metrics"]
     assert chosen["choice"] == best["method"]
     assert len(result.table) == BUDGET
+    assert f"auto/{BUDGET}: random" in Store(result.run_dir).read_bytes("report.html").decode()
 
 
 def test_random_budgets_nest(choose):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_contract import METHODS, N, make_inputs
+from test_contract import METHODS, N, build, make_inputs
 
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import get_method, select_coreset
@@ -12,7 +12,7 @@ from elfs_ray.methods.coreset import cluster_quotas
 
 
 def choose(name, inputs, budget, **options):
-    return select_coreset(get_method(name), inputs, budget, np.random.default_rng(0), **options)
+    return select_coreset(build(name), inputs, budget, np.random.default_rng(0), **options)
 
 
 @pytest.fixture

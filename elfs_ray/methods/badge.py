@@ -1,0 +1,39 @@
+"""BADGE: diverse gradient embeddings (Ash et al., ICLR 2020)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from elfs_ray.core.centers import k_means_plus_plus
+from elfs_ray.core.probe import last_layer_gradients, train_probe
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+
+
+@dataclass(frozen=True)
+class Badge(SelectionMethod):
+    """Draw samples whose gradients are large and unlike each other, by k-means++.
+
+    Attributes:
+        steps: optimizer steps of the probe on the pseudo-labels.
+    """
+
+    steps: int = 1000
+
+    name = "badge"
+    summary = "large and diverse gradients of a probe's last layer, drawn by k-means++"
+    source = "Ash et al., ICLR 2020"
+    needs = frozenset({Needs.EMBEDDINGS, Needs.PSEUDO_LABELS})
+    knows_labeled = True
+
+    def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
+        """In order of the draw. The score is the length of the gradient."""
+        check_budget(budget, inputs.num_open)
+        by_id = np.argsort(inputs.ids)
+        vectors = given(inputs.embeddings)[by_id]
+        probe = train_probe(vectors, given(inputs.pseudo_labels)[by_id], rng, steps=self.steps)
+        errors, hidden = last_layer_gradients(probe, vectors)
+        covered = None if inputs.labeled is None else inputs.labeled[by_id]
+        order = k_means_plus_plus(errors, hidden, budget, rng, covered=covered)
+        scores = np.empty(len(by_id), dtype=np.float32)
+        scores[by_id] = np.linalg.norm(errors, axis=1) * np.linalg.norm(hidden, axis=1)
+        return Selection(by_id[order], scores)

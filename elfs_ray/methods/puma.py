@@ -1,0 +1,37 @@
+"""PUMA: prune the samples far from the decision boundary (Maroto and Frossard, 2024, arXiv 2405.06298)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from elfs_ray.core.probe import boundary_distances, train_probe
+from elfs_ray.core.pruning import hardness_order
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+
+
+@dataclass(frozen=True)
+class Puma(SelectionMethod):
+    """Keep the samples of smallest margin, measured by DeepFool on a probe in embedding space.
+
+    The paper measures margins of a robust network on images, for adversarial training; the selection rule is the same.
+
+    Attributes:
+        steps: optimizer steps of the probe on the pseudo-labels.
+    """
+
+    steps: int = 1000
+
+    name = "puma"
+    summary = "nearest to the decision boundary of a probe (DeepFool)"
+    source = "Maroto and Frossard, 2024, arXiv 2405.06298"
+    needs = frozenset({Needs.EMBEDDINGS, Needs.PSEUDO_LABELS})
+
+    def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
+        """Smallest margin first. The score is the margin."""
+        check_budget(budget, len(inputs.ids))
+        by_id = np.argsort(inputs.ids)
+        vectors = given(inputs.embeddings)[by_id]
+        probe = train_probe(vectors, given(inputs.pseudo_labels)[by_id], rng, steps=self.steps)
+        margins = np.empty(len(by_id))
+        margins[by_id] = boundary_distances(probe, vectors)
+        return Selection(hardness_order(-margins, inputs.ids, name="margin")[:budget], margins.astype(np.float32))
