@@ -152,6 +152,26 @@ class SelectionMethod(ABC):
         return cls(**options)
 
 
+@dataclass(frozen=True)
+class DropsHardest(SelectionMethod):
+    """Base of the methods that drop the hardest beta N first.
+
+    Attributes:
+        score: of the training dynamics: aum, aum_logit, forgetting, el2n, entropy, dual, dyn_unc or tdds.
+        beta: share of the hardest to drop, found by the beta search.
+    """
+
+    score: str = "aum"
+    beta: float = 0.0
+
+    needs = frozenset({Needs.DYNAMICS})
+    searched = True
+
+    def capacity(self, num_samples: int) -> int:
+        """All but the hardest beta N."""
+        return num_samples - round(self.beta * num_samples)
+
+
 def given(values: np.ndarray | None) -> np.ndarray:
     """An input that the method declared, and so was given."""
     if values is None:

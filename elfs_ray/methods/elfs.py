@@ -6,30 +6,16 @@ import numpy as np
 
 from elfs_ray.core.dynamics import hardness
 from elfs_ray.core.pruning import double_end_prune
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod
+from elfs_ray.methods.base import DropsHardest, Selection, SelectionInputs
 
 
 @dataclass(frozen=True)
-class Elfs(SelectionMethod):
-    """Drop the beta N hardest samples by a proxy's training dynamics, keep the next hardest.
-
-    Attributes:
-        score: difficulty score: aum, aum_logit, forgetting, el2n, entropy, dual or dyn_unc.
-        beta: share of the hardest to drop, found by the beta search.
-    """
-
-    score: str = "aum"
-    beta: float = 0.0
+class Elfs(DropsHardest):
+    """Drop the beta N hardest samples by a proxy's training dynamics, keep the next hardest."""
 
     name = "elfs"
     summary = "drop the hardest beta N by training dynamics on pseudo-labels, keep the next hardest"
     source = "Zheng et al., ICLR 2025"
-    needs = frozenset({Needs.DYNAMICS})
-    searched = True
-
-    def capacity(self, num_samples: int) -> int:
-        """All but the hardest beta N."""
-        return num_samples - round(self.beta * num_samples)
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Hardest of the kept first. The score is the hardness."""
