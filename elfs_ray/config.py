@@ -164,8 +164,8 @@ class SelectConfig(Section):
     method: str = Field("elfs", description="a name that `elfs-ray methods` lists")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the method, such as score")
     beta: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="use this beta and skip the search")
-    balance: Literal["none", "cluster"] = Field(
-        "none", description="cluster: each pseudo-label gets a share of the budget in proportion to its size"
+    balance: Literal["auto", "none", "cluster"] = Field(
+        "auto", description="cluster: a share of the budget for each pseudo-label; auto: for elfs, ccs and auto"
     )
     labeled: str | None = Field(
         None,

@@ -19,7 +19,7 @@ from elfs_ray.console import Reporter
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.errors import UsageError, one_line
 from elfs_ray.failures import as_expected
-from elfs_ray.methods import Needs, get_method
+from elfs_ray.methods import Needs, balances, get_method
 from elfs_ray.store import MANIFEST, WORK, Store
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def later_steps(config: RunConfig, first_steps: Sequence[Step], num_samples: int
     proxy = _step("proxy", [config.proxy.identity(), *seed_and_classes], [cluster])
     method = get_method(config.select.method, **config.select.options)
     needs = method.requirements()
-    if (method.searched and config.select.beta is None) or config.select.balance == "cluster":
+    if (method.searched and config.select.beta is None) or balances(method, config.select.balance):
         needs |= {Needs.EMBEDDINGS, Needs.PSEUDO_LABELS}
     if needs & {Needs.NEIGHBORS, Needs.PSEUDO_LABELS, Needs.DYNAMICS}:
         steps.append(neighbors)

@@ -109,28 +109,28 @@ def _file_name(trial: dict[str, Any]) -> str:
 
 
 def _load(context: StageContext) -> dict[str, Any]:
-    """What every trial needs: inputs of the method, pseudo-labels, and the fixed 90 / 10 split."""
+    """What every trial needs: inputs of the method, pseudo-labels, and a 90 / 10 split for each seed.
+
+    One split would decide between betas by a few samples of luck. The splits are the same for all methods and budgets.
+    """
     config, store, full_budget = context.config, context.store, int(context.budget or 0)
     labels = read_column(store, "pseudo_labels", "label").astype(np.int64)
-    rng = np.random.default_rng(context.seed())
-    training, validation = stratified_split(labels, config.beta_search.validation_fraction, rng)
+    rng = np.random.default_rng(context.seed(unit="beta_search"))
+    fraction, seeds = config.beta_search.validation_fraction, range(config.beta_search.seeds)
     method = get_method(config.select.method, **config.select.options)
     return {
         "store": store,
         "work": context.work,
         "select": config.select,
-        "inputs": read_inputs(store, config, method.requirements()).take(training),
+        "inputs": read_inputs(store, config, method),
         "vectors": read_vectors(store),
         "labels": labels,
-        "training": training,
-        "validation": validation,
+        "splits": [stratified_split(labels, fraction, rng) for _ in seeds],
         "full_budget": full_budget,
-        # The same share of a tenth fewer samples: the split is to stand for the whole.
-        "budget": max(1, round(full_budget * len(training) / len(labels))),
         "num_classes": config.num_classes,
         "steps": config.beta_search.steps,
         "hidden_dim": config.proxy.hidden_dim,
-        "seed": context.seed(1),
+        "seed": context.seed(1, unit="beta_search"),
     }
 
 
@@ -153,7 +153,8 @@ class _BetaTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         data, found, seed = self._data, self._trial["found"], self._trial["seed"]
         generator = torch.Generator().manual_seed(data["seed"] + seed)
-        rows = _coreset(data, found, np.random.default_rng([data["seed"], seed]))
+        training, validation = data["splits"][seed]
+        rows = _coreset(data, found, training, np.random.default_rng([data["seed"], seed]))
         inputs, labels = self._inputs[rows], self._labels[rows]
         network = MlpClassifier(inputs, data["num_classes"], data["hidden_dim"], generator=generator).to(self._device)
         train_for_steps(
@@ -165,7 +166,6 @@ class _BetaTrial(tune.Trainable):
             learning_rate=MLP_LEARNING_RATE,
             generator=generator,
         )
-        validation = data["validation"]
         row = {
             "budget": data["full_budget"],
             "method": found.get("choice", data["select"].method),
@@ -185,11 +185,13 @@ class _BetaTrial(tune.Trainable):
         """Nothing to load."""
 
 
-def _coreset(data: dict[str, Any], found: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
+def _coreset(data: dict[str, Any], found: dict[str, Any], training: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What the method selects of the training split with these options, positions among all samples."""
-    select, inputs, training = data["select"], data["inputs"], data["training"]
+    select, inputs = data["select"], data["inputs"].take(training)
     method = get_method(select.method, **{**select.options, **found})
-    # Rounding may leave one sample less than the share; and there must be one beside those labelled before.
+    # The same share of a tenth fewer samples: the split is to stand for the whole. Rounding may leave one sample less
+    # than the share; and there must be one beside those labelled before.
     labeled = int(labeled_mask(inputs).sum())
-    budget = min(max(data["budget"], labeled + 1), labeled + method.capacity(inputs.num_open))
+    share = round(data["full_budget"] * len(training) / len(data["labels"]))
+    budget = min(max(share, labeled + 1), labeled + method.capacity(inputs.num_open))
     return training[select_coreset(method, inputs, budget, rng, balance=select.balance).positions]

@@ -8,12 +8,13 @@ from elfs_ray.config import RunConfig
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.data.labels import read_labels
 from elfs_ray.engine.artifacts import fixed_size_matrix, read_column, read_dynamics, read_keys, read_vectors
-from elfs_ray.methods import Needs, SelectionInputs
+from elfs_ray.methods import Needs, SelectionInputs, SelectionMethod, balances
 from elfs_ray.store import Store
 
 
-def read_inputs(store: Store, config: RunConfig, needs: frozenset[Needs]) -> SelectionInputs:
+def read_inputs(store: Store, config: RunConfig, method: SelectionMethod) -> SelectionInputs:
     """Exactly the artifacts that a method declares, and which samples have labels already."""
+    needs = method.requirements()
     inputs: dict[str, Any] = {}
     if Needs.EMBEDDINGS in needs:
         inputs["embeddings"] = normalize_rows(read_vectors(store))
@@ -21,7 +22,7 @@ def read_inputs(store: Store, config: RunConfig, needs: frozenset[Needs]) -> Sel
         table = store.read_table("neighbors", columns=["ids", "similarity"])
         inputs["neighbor_ids"] = fixed_size_matrix(table["ids"])
         inputs["neighbor_similarity"] = fixed_size_matrix(table["similarity"])
-    if Needs.PSEUDO_LABELS in needs or config.select.balance == "cluster":
+    if Needs.PSEUDO_LABELS in needs or balances(method, config.select.balance):
         inputs["pseudo_labels"] = read_column(store, "pseudo_labels", "label")
     if Needs.DYNAMICS in needs:
         inputs["dynamics"] = read_dynamics(store)

@@ -20,7 +20,7 @@ def run(context: StageContext) -> StageResult:
     options, store, budget = context.config.select, context.store, int(context.budget or 0)
     found = _found_options(context)
     method = get_method(options.method, **{**options.options, **found})
-    inputs = read_inputs(store, context.config, method.requirements())
+    inputs = read_inputs(store, context.config, method)
     # One stream for all budgets: a smaller random coreset is the beginning of a larger one.
     rng = np.random.default_rng(context.seed(unit=f"coresets/{options.method}"))
     selection = select_coreset(method, inputs, budget, rng, balance=options.balance)

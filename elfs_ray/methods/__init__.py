@@ -9,7 +9,7 @@ from elfs_ray.methods.auto import Auto
 from elfs_ray.methods.badge import Badge
 from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod
 from elfs_ray.methods.ccs import Ccs
-from elfs_ray.methods.coreset import Balance, select_coreset
+from elfs_ray.methods.coreset import Balance, balances, select_coreset
 from elfs_ray.methods.d2 import D2
 from elfs_ray.methods.dlc import Dlc
 from elfs_ray.methods.dual import Dual
@@ -29,6 +29,7 @@ __all__ = [
     "SelectionInputs",
     "SelectionMethod",
     "available_methods",
+    "balances",
     "get_method",
     "select_coreset",
 ]

@@ -40,6 +40,7 @@ class Auto(SelectionMethod):
     source = "-"
     needs = frozenset({Needs.EMBEDDINGS, Needs.PSEUDO_LABELS})
     searched = True
+    balanced = True
 
     def __post_init__(self) -> None:
         """Refuse names that are no candidates."""
@@ -61,6 +62,10 @@ class Auto(SelectionMethod):
     def capacity(self, num_samples: int) -> int:
         """That of the chosen method."""
         return self._chosen().capacity(num_samples)
+
+    def fitted(self, num_samples: int, budget: int) -> SelectionMethod:
+        """That of the chosen method."""
+        return self._chosen().fitted(num_samples, budget)
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """What the chosen method selects."""

@@ -3,7 +3,7 @@
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -114,6 +114,7 @@ class SelectionMethod(ABC):
     source: ClassVar[str]
     needs: ClassVar[frozenset[Needs]]
     searched: ClassVar[bool] = False  # has options that the search finds for each budget: see `candidates`
+    balanced: ClassVar[bool] = False  # does better with a share of the budget for each cluster
     knows_labeled: ClassVar[bool] = False  # sees the samples with labels, as covered; others are not shown them
 
     @abstractmethod
@@ -135,6 +136,10 @@ class SelectionMethod(ABC):
     def capacity(self, num_samples: int) -> int:
         """How many of so many samples it can select at most."""
         return num_samples
+
+    def fitted(self, num_samples: int, budget: int) -> "SelectionMethod":
+        """The method with options that leave room for a budget, where rounding in a small cluster leaves none."""
+        return self
 
     @classmethod
     def with_options(cls, options: Mapping[str, Any]) -> "SelectionMethod":
@@ -166,10 +171,17 @@ class DropsHardest(SelectionMethod):
 
     needs = frozenset({Needs.DYNAMICS})
     searched = True
+    balanced = True
 
     def capacity(self, num_samples: int) -> int:
         """All but the hardest beta N."""
         return num_samples - round(self.beta * num_samples)
+
+    def fitted(self, num_samples: int, budget: int) -> "DropsHardest":
+        """With a smaller beta where the budget would not fit."""
+        if budget <= self.capacity(num_samples):
+            return self
+        return replace(self, beta=(num_samples - budget) / num_samples)
 
 
 def given(values: np.ndarray | None) -> np.ndarray:

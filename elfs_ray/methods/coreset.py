@@ -7,7 +7,7 @@ import numpy as np
 from elfs_ray.errors import UsageError
 from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod, check_budget, given
 
-Balance = Literal["none", "cluster"]
+Balance = Literal["auto", "none", "cluster"]
 
 
 def select_coreset(
@@ -16,7 +16,7 @@ def select_coreset(
     budget: int,
     rng: np.random.Generator,
     *,
-    balance: Balance = "none",
+    balance: Balance = "auto",
 ) -> Selection:
     """Select `budget` samples, of which those with labels already are the first.
 
@@ -25,7 +25,8 @@ def select_coreset(
         inputs: of all samples; `labeled` marks the samples that have labels already.
         budget: samples in the coreset, the labelled ones included.
         rng: source of the draws.
-        balance: `cluster` gives each pseudo-label a share of the budget in proportion to its size.
+        balance: `cluster` gives each pseudo-label a share of the budget in proportion to its size; `auto` does so for
+            the methods that gain by it.
 
     Returns:
         Positions int64 [budget]: the labelled samples in order of id, then the new ones in rank order.
@@ -33,8 +34,6 @@ def select_coreset(
     Raises:
         UsageError: the labelled samples fill the budget, an unknown balance, or what the method refuses.
     """
-    if balance not in get_args(Balance):
-        raise UsageError(f"balance {balance!r} is unknown; choose one of {', '.join(get_args(Balance))}")
     check_budget(budget, len(inputs.ids))
     labeled = np.flatnonzero(inputs.labeled) if inputs.labeled is not None else np.empty(0, dtype=np.int64)
     if len(labeled) >= budget:
@@ -43,11 +42,22 @@ def select_coreset(
             "the labelled samples count towards it: pass a larger budget"
         )
     labeled = labeled[np.argsort(inputs.ids[labeled])]
-    if balance == "cluster":
+    if balances(method, balance):
         new = _select_by_cluster(method, inputs, budget, rng)
     else:
         new = _select_new(method, inputs, budget - len(labeled), rng)
     return Selection(np.concatenate([labeled, new.positions]), new.scores)
+
+
+def balances(method: SelectionMethod, balance: Balance) -> bool:
+    """Whether each cluster gets its share; the method is then given pseudo-labels.
+
+    Raises:
+        UsageError: an unknown balance.
+    """
+    if balance not in get_args(Balance):
+        raise UsageError(f"balance {balance!r} is unknown; choose one of {', '.join(get_args(Balance))}")
+    return method.balanced if balance == "auto" else balance == "cluster"
 
 
 def cluster_quotas(sizes: np.ndarray, capacities: np.ndarray, budget: int) -> np.ndarray:
@@ -94,17 +104,16 @@ def _select_by_cluster(
     labeled = inputs.labeled if inputs.labeled is not None else np.zeros(len(clusters), dtype=bool)
     sizes = np.bincount(clusters)
     owned = np.bincount(clusters[labeled], minlength=len(sizes))
-    capacities = owned + np.array([method.capacity(int(size)) for size in sizes - owned])
-    if capacities.sum() < budget:
-        raise UsageError(
-            f"the clusters can give only {capacities.sum()} samples for the budget of {budget}; use a smaller beta"
-        )
-    quotas = _at_least(owned, cluster_quotas(sizes, capacities, budget)) - owned
+    possible = int(owned.sum()) + method.capacity(inputs.num_open)
+    if budget > possible:
+        raise UsageError(f"this beta leaves {possible} samples, fewer than the budget of {budget}; use a smaller beta")
+    quotas = _at_least(owned, cluster_quotas(sizes, sizes, budget)) - owned
     positions, places = [], []
     scores = np.full(len(clusters), np.nan, dtype=np.float32)
     for cluster in np.flatnonzero(quotas):
         rows = np.flatnonzero(clusters == cluster)
-        chosen = _select_new(method, inputs.take(rows), int(quotas[cluster]), rng)
+        members, quota = inputs.take(rows), int(quotas[cluster])
+        chosen = _select_new(method.fitted(members.num_open, quota), members, quota, rng)
         scores[rows] = chosen.scores
         positions.append(rows[chosen.positions])
         places.append((np.arange(quotas[cluster]) + 0.5) / quotas[cluster])

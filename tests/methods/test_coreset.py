@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_contract import METHODS, N, build, make_inputs
 
 from elfs_ray.errors import UsageError
-from elfs_ray.methods import get_method, select_coreset
+from elfs_ray.methods import SelectionInputs, get_method, select_coreset
 from elfs_ray.methods.coreset import cluster_quotas
 
 
@@ -89,12 +89,27 @@ def test_balance_leaves_room_for_the_share_that_is_dropped():
     method = get_method("elfs", beta=0.5)
     inputs = make_inputs(pseudo_labels=clusters)
     assert len(select_coreset(method, inputs, 30, np.random.default_rng(0), balance="cluster").positions) == 30
-    with pytest.raises(UsageError, match="the clusters can give only 30 samples for the budget of 31"):
+    with pytest.raises(
+        UsageError, match="this beta leaves 30 samples, fewer than the budget of 31; use a smaller beta"
+    ):
         select_coreset(method, inputs, 31, np.random.default_rng(0), balance="cluster")
 
 
+@given(st.lists(st.integers(0, 4), min_size=4, max_size=60), st.data())
+def test_balance_fits_any_clusters(labels, data):
+    """Also where beta and the budget take all there is, and rounding in a cluster leaves one too few."""
+    count = len(labels)
+    dropped = data.draw(st.integers(0, count - 1))
+    budget = count - dropped
+    method = get_method("elfs", beta=dropped / count)
+    dynamics = {"aum": np.arange(count, dtype=float)}
+    inputs = SelectionInputs(ids=np.arange(count), pseudo_labels=np.array(labels, np.int32), dynamics=dynamics)
+    positions = select_coreset(method, inputs, budget, np.random.default_rng(0), balance="cluster").positions
+    assert len(set(positions.tolist())) == budget
+
+
 def test_unknown_balance():
-    with pytest.raises(UsageError, match="balance 'clusters' is unknown; choose one of none, cluster"):
+    with pytest.raises(UsageError, match="balance 'clusters' is unknown; choose one of auto, none, cluster"):
         choose("random", make_inputs(), 5, balance="clusters")
 
 
