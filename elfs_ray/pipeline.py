@@ -85,7 +85,7 @@ def run(
             num_samples = store.count_rows("samples")
             check_sizes(config, num_samples)
             execution.run_steps([step for step in later_steps(config, first, num_samples) if step.stage in wanted])
-        if until == "report" and (execution.worked or not store.exists("report.html")):
+        if until == "report":
             write_report(store)
             reporter.line(f"report     {store.path('report.html')}")
         store.update_manifest(finished=_now())
@@ -255,7 +255,6 @@ class _Execution:
     reporter: Reporter
     stack: contextlib.ExitStack
     verbose: bool
-    worked: bool = False
     _hardware: "Hardware | None" = None
 
     def run_steps(self, steps: list[Step]) -> None:
@@ -298,7 +297,6 @@ class _Execution:
             "metrics": result.metrics,
         }
         self.store.publish(step.unit, work, result.artifacts, record)
-        self.worked = True
         counts = ", ".join(f"{count:,} {name}" for name, count in rows.items())
         self.reporter.line(f"{step.unit}: {counts} in {usage.seconds:.1f} s")
 
