@@ -166,6 +166,7 @@ for _stage, _summary in {
     "embed": "Turn the images into embeddings.",
     "neighbors": "Find the nearest neighbours of each image.",
     "cluster": "Cluster the embeddings into pseudo-labels (TEMI).",
+    "anchor": "Improve the pseudo-labels with the labels that some images have (select.labeled).",
     "proxy": "Train the proxy classifier and record its training dynamics.",
     "beta-search": "Search the share of hardest images to drop.",
     "select": "Select the coreset.",

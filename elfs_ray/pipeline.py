@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from elfs_ray.data.sources import Source
     from elfs_ray.engine.session import Hardware
 
-STAGES = ("ingest", "labels", "embed", "neighbors", "cluster", "proxy", "beta-search", "select", "evaluate", "report")
+STAGES = (
+    *("ingest", "labels", "embed", "neighbors", "cluster", "anchor", "proxy"),
+    *("beta-search", "select", "evaluate", "report"),
+)
 """Stages in the order in which they run, by their names on the command line."""
 
 # Raised when a stage gives other results than before for the same options.
@@ -36,6 +39,7 @@ VERSIONS = {
     "embed": 1,
     "neighbors": 1,
     "cluster": 1,
+    "anchor": 1,
     "proxy": 1,
     "beta-search": 1,
     "select": 1,
@@ -172,7 +176,10 @@ def later_steps(config: RunConfig, first_steps: Sequence[Step], num_samples: int
     neighbors = _step("neighbors", config.neighbors.identity(), [embed])
     seed_and_classes = [config.seed, config.num_classes]
     cluster = _step("cluster", [config.cluster.identity(), *seed_and_classes], [neighbors])
-    proxy = _step("proxy", [config.proxy.identity(), *seed_and_classes], [cluster])
+    pseudo = [cluster]
+    if config.select.labeled is not None:
+        pseudo.append(_step("anchor", [_labeled_signature(config), *seed_and_classes], [cluster]))
+    proxy = _step("proxy", [config.proxy.identity(), *seed_and_classes], pseudo[-1:])
     method = get_method(config.select.method, **config.select.options)
     needs = method.requirements()
     if (method.searched and config.select.beta is None) or balances(method, config.select.balance):
@@ -180,10 +187,10 @@ def later_steps(config: RunConfig, first_steps: Sequence[Step], num_samples: int
     if needs & {Needs.NEIGHBORS, Needs.PSEUDO_LABELS, Needs.DYNAMICS}:
         steps.append(neighbors)
     if needs & {Needs.PSEUDO_LABELS, Needs.DYNAMICS}:
-        steps.append(cluster)
+        steps += pseudo
     if Needs.DYNAMICS in needs:
         steps.append(proxy)
-    needed = [ingest, *(step for step in steps if step.stage in ("embed", "neighbors", "cluster", "proxy"))]
+    needed = [ingest, *(step for step in steps if not step.prefix)]
     for budget in dict.fromkeys(budget_count(budget, num_samples) for budget in config.budgets):
         steps += _budget_steps(config, budget, needed, prepared, first)
     order = {stage: number for number, stage in enumerate(STAGES)}

@@ -23,7 +23,7 @@ from elfs_ray.core.pruning import beta_grid
 from elfs_ray.core.splits import stratified_split
 from elfs_ray.defaults import MLP_LEARNING_RATE
 from elfs_ray.engine.artifacts import part_name, read_column, read_vectors
-from elfs_ray.engine.inputs import labeled_mask, read_inputs
+from elfs_ray.engine.inputs import labeled_mask, pseudo_labels_artifact, read_inputs
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import get_method, select_coreset
@@ -37,7 +37,7 @@ def run(context: StageContext) -> StageResult:
     """Try every candidate with every seed and take the best mean; ties go to the first, with the smaller beta."""
     options, budget = context.config.beta_search, int(context.budget or 0)
     store, select = context.store, context.config.select
-    betas = _betas(options, budget / store.count_rows("pseudo_labels"))
+    betas = _betas(options, budget / store.count_rows("samples"))
     candidates = get_method(select.method, **select.options).candidates(betas)
     rows = _search(context, candidates)
     store.write_table(pa.Table.from_pylist(rows), schema.BETA_SEARCH, context.work, "table", part_name(0))
@@ -114,7 +114,7 @@ def _load(context: StageContext) -> dict[str, Any]:
     One split would decide between betas by a few samples of luck. The splits are the same for all methods and budgets.
     """
     config, store, full_budget = context.config, context.store, int(context.budget or 0)
-    labels = read_column(store, "pseudo_labels", "label").astype(np.int64)
+    labels = read_column(store, pseudo_labels_artifact(config), "label").astype(np.int64)
     rng = np.random.default_rng(context.seed(unit="beta_search"))
     fraction, seeds = config.beta_search.validation_fraction, range(config.beta_search.seeds)
     method = get_method(config.select.method, **config.select.options)

@@ -20,6 +20,7 @@ from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
 from elfs_ray.defaults import MLP_LEARNING_RATE
 from elfs_ray.engine.artifacts import part_name, read_column, read_vectors
+from elfs_ray.engine.inputs import pseudo_labels_artifact
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import UsageError
 from elfs_ray.store import Store
@@ -38,7 +39,11 @@ def run(context: StageContext) -> StageResult:
     test = _test_set(context, labels, subsets)
     rows = _train_all(context, subsets, test, budget)
     store.write_table(pa.Table.from_pylist(rows), schema.EVALUATION, context.work, RUNS, part_name(0))
-    metrics = {**_summary(rows, method), **_pseudo_label_quality(store, labels), "test_samples": len(test["labels"])}
+    metrics = {
+        **_summary(rows, method),
+        **_pseudo_label_quality(store, pseudo_labels_artifact(config), labels),
+        "test_samples": len(test["labels"]),
+    }
     metrics["test"] = options.test_input or "held-out candidates"
     return StageResult(
         artifacts={f"evaluation/{method}/{budget}": RUNS}, chosen=options.model_dump(mode="json"), metrics=metrics
@@ -174,12 +179,12 @@ def _summary(rows: list[dict[str, Any]], method: str) -> dict[str, Any]:
     return summary
 
 
-def _pseudo_label_quality(store: Store, labels: np.ndarray) -> dict[str, float]:
+def _pseudo_label_quality(store: Store, artifact: str, labels: np.ndarray) -> dict[str, float]:
     """Agreement of the pseudo-labels with the truth, where both are known."""
-    if not store.exists("pseudo_labels"):
+    if not store.exists(artifact):
         return {}
     known = labels >= 0
-    clusters = read_column(store, "pseudo_labels", "label")[known].astype(np.int64)
+    clusters = read_column(store, artifact, "label")[known].astype(np.int64)
     return {
         "pseudo_label_accuracy": round(cluster_accuracy(labels[known], clusters), 4),
         "pseudo_label_nmi": round(normalized_mutual_information(labels[known], clusters), 4),

@@ -23,15 +23,24 @@ def read_inputs(store: Store, config: RunConfig, method: SelectionMethod) -> Sel
         inputs["neighbor_ids"] = fixed_size_matrix(table["ids"])
         inputs["neighbor_similarity"] = fixed_size_matrix(table["similarity"])
     if Needs.PSEUDO_LABELS in needs or balances(method, config.select.balance):
-        inputs["pseudo_labels"] = read_column(store, "pseudo_labels", "label")
+        inputs["pseudo_labels"] = read_column(store, pseudo_labels_artifact(config), "label")
     if Needs.DYNAMICS in needs:
         inputs["dynamics"] = read_dynamics(store)
-    keys = read_keys(store)
     if config.select.labeled is not None:
-        ids = keys["sample_id"].to_pylist()
-        labels, _ = read_labels(config.select.labeled, ids, source=config.input, id_column=config.ingest.id_column)
-        inputs["labeled"] = labels >= 0
-    return SelectionInputs(ids=keys["index"].to_numpy(), **inputs)
+        inputs["labeled"] = read_known_labels(store, config) >= 0
+    return SelectionInputs(ids=read_column(store, "samples", "index"), **inputs)
+
+
+def pseudo_labels_artifact(config: RunConfig) -> str:
+    """Name of the pseudo-labels that selection works with."""
+    return "pseudo_labels" if config.select.labeled is None else "pseudo_labels_anchored"
+
+
+def read_known_labels(store: Store, config: RunConfig) -> np.ndarray:
+    """Labels that the user has already, int64 [N], -1 where there is none."""
+    ids = read_keys(store)["sample_id"].to_pylist()
+    spec = str(config.select.labeled)
+    return read_labels(spec, ids, source=config.input, id_column=config.ingest.id_column)[0]
 
 
 def labeled_mask(inputs: SelectionInputs) -> np.ndarray:

@@ -30,6 +30,7 @@ from elfs_ray.core.features import normalize_rows
 from elfs_ray.data.images import read_pixels
 from elfs_ray.defaults import choose_proxy
 from elfs_ray.engine.artifacts import KEY, part_name, read_column, read_keys, read_vectors
+from elfs_ray.engine.inputs import pseudo_labels_artifact
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.engine.training import (
@@ -58,6 +59,7 @@ class ProxyTask:
     options: ProxyConfig
     num_classes: int
     max_pixels: int
+    pseudo_labels: str
     seed: int
     counter: Counter
 
@@ -70,7 +72,14 @@ def run(context: StageContext) -> StageResult:
     options = choose_proxy(config.proxy, hardware.device, hardware.units, len(sizes), median_side)
     with context.counting("proxy training", int(options.epochs) * len(sizes), "samples") as counter:
         task = ProxyTask(
-            store, context.work, options, config.num_classes, config.ingest.max_pixels, context.seed(), counter
+            store,
+            context.work,
+            options,
+            config.num_classes,
+            config.ingest.max_pixels,
+            pseudo_labels_artifact(config),
+            context.seed(),
+            counter,
         )
         metrics = run_training(context, _train, task, int(options.workers))
     return StageResult(artifacts={DYNAMICS: DYNAMICS}, chosen=options.model_dump(mode="json"), metrics=metrics)
@@ -95,7 +104,7 @@ class _Training:
         options, generator = task.options, torch.Generator().manual_seed(task.seed)
         self.device = device
         self.on_images = options.model == "resnet18"
-        self.labels = torch.from_numpy(read_column(task.store, "pseudo_labels", "label").astype(np.int64))
+        self.labels = torch.from_numpy(read_column(task.store, task.pseudo_labels, "label").astype(np.int64))
         network: nn.Module
         if self.on_images:
             size = int(options.image_size)
@@ -157,7 +166,7 @@ def _write_dynamics(task: ProxyTask, training: _Training) -> dict[str, Any]:
             f"proxy training diverged at proxy.learning_rate={task.options.learning_rate}; set a smaller one"
         )
     layout = schema.dynamics(tdds=task.options.tdds)
-    table = read_keys(task.store, "pseudo_labels")
+    table = read_keys(task.store, task.pseudo_labels)
     for field in list(layout)[len(KEY) :]:
         table = table.append_column(field.name, pa.array(columns[field.name], field.type))
     task.store.write_table(table, layout, task.work, DYNAMICS, part_name(0))

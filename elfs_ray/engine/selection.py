@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from elfs_ray import schema
 from elfs_ray.engine.artifacts import part_name, read_column
-from elfs_ray.engine.inputs import labeled_mask, read_inputs
+from elfs_ray.engine.inputs import labeled_mask, pseudo_labels_artifact, read_inputs
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.methods import get_method, select_coreset
 
@@ -26,7 +26,8 @@ def run(context: StageContext) -> StageResult:
     selection = select_coreset(method, inputs, budget, rng, balance=options.balance)
 
     positions = selection.positions
-    labels = read_column(store, "pseudo_labels", "label")[positions] if store.exists("pseudo_labels") else None
+    artifact = pseudo_labels_artifact(context.config)
+    labels = read_column(store, artifact, "label")[positions] if store.exists(artifact) else None
     columns = {
         "rank": np.arange(budget),
         "score": pa.array(selection.scores[positions], pa.float32(), from_pandas=True),

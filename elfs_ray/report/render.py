@@ -43,7 +43,7 @@ def write_report(store: Store) -> str:
         stages=stages,
         rates={unit: _rate(record) for unit, record in stages.items()},
         coresets=coresets,
-        warning=_warning(stages),
+        warning=_warning(manifest),
         # The charts escape their own texts; Plotly is the library's.
         charts={name: Markup(html) for name, html in _charts(store, stages, coresets).items()},  # noqa: S704
         quarantine=_quarantine(store),
@@ -148,9 +148,11 @@ def _accuracy_chart(store: Store, coresets: list[Coreset]) -> str:
     return charts.accuracies(results) if results else ""
 
 
-def _warning(stages: dict[str, Any]) -> str:
+def _warning(manifest: dict[str, Any]) -> str:
     """A plain warning when the pseudo-labels look too weak to trust the difficulty scores."""
-    if "cluster" not in stages:
+    stages = manifest.get("stages", {})
+    anchored = manifest["config"]["select"]["labeled"] is not None and "anchor" in stages
+    if "cluster" not in stages or (anchored and stages["anchor"]["metrics"]["used"] == "probes"):
         return ""
     metrics = stages["cluster"]["metrics"]
     agreement, consistency = metrics["mean_agreement"], metrics["neighbor_consistency"]

@@ -69,6 +69,22 @@ def test_labelled_samples_come_first_and_count(choose, tmp_path):
     assert len(set(table["sample_id"].to_pylist())) == BUDGET
 
 
+def test_labels_that_are_there_improve_the_pseudo_labels(small_run, small_input, tmp_path):
+    """Eighty labelled digits teach more than the clusters know; the clusters themselves stay as they are."""
+    images, labels = small_input
+    seeds = tmp_path / "seeds.csv"
+    seeds.write_text("\n".join(labels.read_text().splitlines()[:81]))
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+    options = {**OPTIONS, "select.labeled": str(seeds), "evaluate.labels": str(labels)}
+    result = select(images, budget=100, num_classes=10, out=run_dir, **options)
+    stages, before = result.manifest["stages"], small_run.manifest["stages"]
+    assert stages["cluster"] == before["cluster"]
+    assert stages["anchor"]["metrics"]["used"] == "probes"
+    accuracy = stages["evaluation/elfs/100"]["metrics"]["pseudo_label_accuracy"]
+    assert accuracy > before[f"evaluation/elfs/{BUDGET}"]["metrics"]["pseudo_label_accuracy"]
+    assert sum(result.table["labeled"].to_pylist()) == 80
+
+
 def test_more_labelled_samples_select_again(choose, tmp_path):
     seeds = tmp_path / "seeds.csv"
     seeds.write_text("sample_id,label\ndigit-0007.png,7\n")

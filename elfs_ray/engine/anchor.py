@@ -1,0 +1,69 @@
+"""Anchor: pseudo-labels from the samples that have labels already, where these say more than the clusters.
+
+Reads: `embeddings`, `pseudo_labels` and the user's labels of some samples. Writes: `pseudo_labels_anchored`, which
+later stages read in place of `pseudo_labels`. The labels decide: probes trained on four fifths of them against the
+clusters, by how many of the others each gets right.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from elfs_ray import schema
+from elfs_ray.config import RunConfig
+from elfs_ray.core.anchoring import Anchored, majority_accuracy, spread_by_probes
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.engine.artifacts import part_name, read_column, read_vectors
+from elfs_ray.engine.inputs import read_known_labels
+from elfs_ray.engine.stage import StageContext, StageResult
+from elfs_ray.store import Store
+
+ANCHORED = "pseudo_labels_anchored"
+
+
+def run(context: StageContext) -> StageResult:
+    """Compare probes and clusters on the known labels and write the better ones."""
+    metrics: dict[str, Any] = ray.get(
+        _anchor.options(num_cpus=1).remote(context.store, context.config, context.work, context.seed())
+    )
+    return StageResult(
+        artifacts={ANCHORED: ANCHORED}, chosen={"labeled": context.config.select.labeled}, metrics=metrics
+    )
+
+
+@ray.remote
+def _anchor(store: Store, config: RunConfig, work: str, seed: int) -> dict[str, Any]:
+    known = read_known_labels(store, config)
+    seeds = np.flatnonzero(known >= 0)
+    table = store.read_table("pseudo_labels")
+    clusters = read_column(store, "pseudo_labels", "label").astype(np.int64)
+    metrics: dict[str, Any] = {
+        "labeled": len(seeds),
+        "cluster_accuracy_on_labeled": round(majority_accuracy(clusters[seeds], known[seeds]), 4),
+        "used": "clusters",
+    }
+    if _can_teach(known[seeds], config.num_classes):
+        anchored = spread_by_probes(
+            normalize_rows(read_vectors(store)), seeds, known[seeds], np.random.default_rng(seed)
+        )
+        metrics["probe_accuracy_on_labeled"] = round(anchored.accuracy, 4)
+        if anchored.accuracy > metrics["cluster_accuracy_on_labeled"]:
+            metrics["used"] = "probes"
+            table = _replace(table, anchored)
+    store.write_table(table, schema.PSEUDO_LABELS, work, ANCHORED, part_name(0))
+    return metrics
+
+
+def _can_teach(seed_labels: np.ndarray, num_classes: int) -> bool:
+    """Whether every class that is expected has two labels or more, one to learn from and one to judge by."""
+    counts = np.bincount(seed_labels)
+    return len(counts) == num_classes and bool((counts >= 2).all())
+
+
+def _replace(table: pa.Table, anchored: Anchored) -> pa.Table:
+    columns = {"label": anchored.labels, "confidence": anchored.confidence, "agreement": anchored.agreement}
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    return table
