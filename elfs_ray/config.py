@@ -123,6 +123,7 @@ class ClusterConfig(Section):
         "auto", description="share of the old teacher kept at each step; auto: 0.996, less where steps are few"
     )
     prior_momentum: float = Field(0.9, ge=0, lt=1)
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the heads; sums stay float32")
     assignment: Literal["mean", "best_head"] = Field(
         "mean", description="mean of the aligned heads' probabilities, or the head with the lowest training loss"
     )

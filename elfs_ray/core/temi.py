@@ -47,7 +47,23 @@ class TemiHeads(nn.Module):
         self.last_gain = nn.Parameter(torch.ones(num_heads, num_classes, 1))
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """Logits [H, B, C] of embeddings [B, d]."""
+        """Logits [H, B, C] of embeddings [B, d].
+
+        On a GPU, where starting a kernel costs, all heads are one product a layer. On a CPU the hidden values of all
+        heads would not fit any cache: there each head goes through its layers on its own (docs/performance.md).
+        """
+        return self._all_at_once(embeddings) if embeddings.is_cuda else self._head_by_head(embeddings)
+
+    def _head_by_head(self, embeddings: Tensor) -> Tensor:
+        last = self.last_gain * F.normalize(self.last_direction, dim=2, eps=0)
+        layers = (self.hidden_weight, self.hidden_bias, self.bottleneck_weight, self.bottleneck_bias, last)
+        logits = []
+        for first, first_bias, second, second_bias, third in zip(*(layer.unbind(0) for layer in layers), strict=True):
+            bottleneck = F.linear(F.gelu(F.linear(embeddings, first, first_bias)), second, second_bias)
+            logits.append(F.linear(F.normalize(bottleneck, dim=1, eps=1e-12), third))
+        return torch.stack(logits)
+
+    def _all_at_once(self, embeddings: Tensor) -> Tensor:
         num_heads, hidden_dim, input_dim = self.hidden_weight.shape
         hidden = F.linear(embeddings, self.hidden_weight.view(-1, input_dim), self.hidden_bias.view(-1))
         hidden = F.gelu(hidden).view(-1, num_heads, hidden_dim).transpose(0, 1)

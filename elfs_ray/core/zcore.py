@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+import torch
 
 
 class Draws(NamedTuple):
@@ -61,7 +62,8 @@ def coverage_scores(embeddings: np.ndarray, draws: Draws, num_neighbors: int, ex
     Returns:
         float64 [N].
     """
-    columns = np.ascontiguousarray(embeddings.T, dtype=np.float32)
+    # torch transposes in blocks and with all threads, several times faster than numpy.
+    columns = torch.from_numpy(embeddings).float().t().contiguous().numpy()
     neighbors = min(num_neighbors, len(embeddings) - 1)
     parts = numba.get_num_threads()
     edges = np.linspace(0, len(draws.dims), parts + 1).astype(np.int64)
@@ -92,13 +94,13 @@ def _score_draws(
         near = np.empty(columns.shape[1], dtype=np.int64)
         for number in range(edges[part], edges[part + 1]):
             _distances(columns, dims[number], points[number], distances)
-            nearest = np.argmin(distances)
+            nearest = _nearest(distances)
             scores[part, nearest] += 1
             if num_neighbors == 0:
                 continue
             _distances(columns, dims[number], columns[:, nearest][dims[number]], distances)
             distances[nearest] = np.inf
-            closest = np.argmin(distances)
+            closest = _nearest(distances)
             if distances[closest] == 0:
                 scores[part, closest] -= 1
                 continue
@@ -115,6 +117,18 @@ def _distances(columns: np.ndarray, dims: np.ndarray, point: np.ndarray, out: np
         column, value = columns[dims[number]], point[number]
         for row in range(len(out)):
             out[row] += abs(column[row] - value)
+
+
+@numba.njit(cache=True, fastmath={"nnan", "nsz"})
+def _nearest(distances: np.ndarray) -> int:
+    """Row of the smallest distance: a minimum that the compiler can vectorise, then a search for it."""
+    smallest = distances[0]
+    for row in range(1, len(distances)):
+        smallest = min(smallest, distances[row])
+    for row in range(len(distances)):
+        if distances[row] == smallest:
+            return row
+    return 0
 
 
 @numba.njit(cache=True)
@@ -143,10 +157,10 @@ def _collect_nearest(distances: np.ndarray, wanted: int, near: np.ndarray) -> in
     Only those below a bound guessed from a sample are taken, so that few have to be sorted.
     """
     total = len(distances)
-    sample = np.sort(distances[:: max(1, total // 2048)])
+    sample = distances[:: max(1, total // 2048)].copy()
     rank = int(len(sample) * (wanted / total) * 1.3) + 8
     while True:
-        bound = sample[rank] if rank < len(sample) else np.float32(np.inf)
+        bound = np.partition(sample, rank)[rank] if rank < len(sample) else np.float32(np.inf)
         count = 0
         for row in range(total):
             if distances[row] <= bound:

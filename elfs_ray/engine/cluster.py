@@ -118,7 +118,7 @@ class _Training:
         self.device = device
         self.student = TemiHeads(*sizes, generator=torch.Generator().manual_seed(task.seed)).to(device)
         self.teacher = TemiHeads(*sizes, generator=torch.Generator().manual_seed(task.seed)).to(device)
-        self.optimizer = torch.optim.AdamW(self.student.parameter_groups(options.weight_decay), lr=0.0)
+        self.optimizer = torch.optim.AdamW(self.student.parameter_groups(options.weight_decay), lr=0.0, fused=True)
         self.prior = uniform_prior(int(options.heads), task.num_classes).to(device)
         self.losses = torch.zeros(int(options.heads), device=device)
 
@@ -151,11 +151,13 @@ def _train_epoch(task: TemiTask, training: _Training, epoch: int, features: Tens
         partner = neighbors[rows, torch.randint(neighbors.shape[1], (len(rows),), generator=generator)]
         mine = worker_share(len(rows))
         views = features[torch.cat([rows[mine], partner[mine]])].to(device)
-        with torch.no_grad():
-            teacher_logits = training.teacher(views)
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+            with torch.no_grad():
+                teacher_logits = training.teacher(views)
+            student_logits = training.student(views)
         loss, training.prior = temi_loss(
-            training.student(views),
-            teacher_logits,
+            student_logits.float(),
+            teacher_logits.float(),
             training.prior,
             beta=options.beta,
             student_temperature=options.student_temperature,

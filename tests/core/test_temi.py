@@ -187,3 +187,17 @@ def test_consensus_by_hand():
     assert label.tolist() == [1]
     assert confidence[0] == pytest.approx(0.65)
     assert agreement[0] == pytest.approx(0.5)
+
+
+def test_all_heads_at_once_are_the_heads_one_by_one():
+    """What runs on a GPU and what runs on a CPU, values and gradients."""
+    heads = TemiHeads(3, 8, 4, 16, 6, generator=torch.Generator().manual_seed(0)).double()
+    views = torch.randn(10, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    results = []
+    for forward in (heads._all_at_once, heads._head_by_head):
+        heads.zero_grad()
+        logits = forward(views)
+        logits.square().sum().backward()
+        results.append([logits, *(parameter.grad.clone() for parameter in heads.parameters())])
+    for together, apart in zip(*results, strict=True):
+        torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
