@@ -12,7 +12,6 @@ import pyarrow as pa
 import ray
 
 from elfs_ray import schema
-from elfs_ray.config import RunConfig
 from elfs_ray.core.anchoring import Anchored, majority_accuracy, spread_by_probes
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.engine.artifacts import part_name, read_column, read_vectors
@@ -25,17 +24,19 @@ ANCHORED = "pseudo_labels_anchored"
 
 def run(context: StageContext) -> StageResult:
     """Compare probes and clusters on the known labels and write the better ones."""
-    metrics: dict[str, Any] = ray.get(
-        _anchor.options(num_cpus=1).remote(context.store, context.config, context.work, context.seed())
+    # Read here: a worker need not have the user's file, nor this process's working directory.
+    known = read_known_labels(context.store, context.config)
+    task = _anchor.options(num_cpus=1).remote(
+        context.store, known, context.config.num_classes, context.work, context.seed()
     )
+    metrics: dict[str, Any] = ray.get(task)
     return StageResult(
         artifacts={ANCHORED: ANCHORED}, chosen={"labeled": context.config.select.labeled}, metrics=metrics
     )
 
 
 @ray.remote
-def _anchor(store: Store, config: RunConfig, work: str, seed: int) -> dict[str, Any]:
-    known = read_known_labels(store, config)
+def _anchor(store: Store, known: np.ndarray, num_classes: int, work: str, seed: int) -> dict[str, Any]:
     seeds = np.flatnonzero(known >= 0)
     table = store.read_table("pseudo_labels")
     clusters = read_column(store, "pseudo_labels", "label").astype(np.int64)
@@ -44,7 +45,7 @@ def _anchor(store: Store, config: RunConfig, work: str, seed: int) -> dict[str, 
         "cluster_accuracy_on_labeled": round(majority_accuracy(clusters[seeds], known[seeds]), 4),
         "used": "clusters",
     }
-    if _can_teach(known[seeds], config.num_classes):
+    if _can_teach(known[seeds], num_classes):
         anchored = spread_by_probes(
             normalize_rows(read_vectors(store)), seeds, known[seeds], np.random.default_rng(seed)
         )
