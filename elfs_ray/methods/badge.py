@@ -28,12 +28,8 @@ class Badge(SelectionMethod):
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """In order of the draw. The score is the length of the gradient."""
         check_budget(budget, inputs.num_open)
-        by_id = np.argsort(inputs.ids)
-        vectors = given(inputs.embeddings)[by_id]
-        probe = train_probe(vectors, given(inputs.pseudo_labels)[by_id], rng, steps=self.steps)
+        vectors = given(inputs.embeddings)
+        probe = train_probe(vectors, given(inputs.pseudo_labels), rng, steps=self.steps)
         errors, hidden = last_layer_gradients(probe, vectors)
-        covered = None if inputs.labeled is None else inputs.labeled[by_id]
-        order = k_means_plus_plus(errors, hidden, budget, rng, covered=covered)
-        scores = np.empty(len(by_id), dtype=np.float32)
-        scores[by_id] = np.linalg.norm(errors, axis=1) * np.linalg.norm(hidden, axis=1)
-        return Selection(by_id[order], scores)
+        order = k_means_plus_plus(errors, hidden, budget, rng, covered=inputs.labeled)
+        return Selection(order, np.linalg.norm(errors, axis=1) * np.linalg.norm(hidden, axis=1))

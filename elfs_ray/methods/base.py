@@ -119,7 +119,10 @@ class SelectionMethod(ABC):
 
     @abstractmethod
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
-        """Select exactly `budget` of the samples, which the order of the rows must not change.
+        """Select exactly `budget` of the samples.
+
+        Called through `select_coreset`, which passes the rows in ascending order of id: neither the draws nor the sums
+        of floats depend on the order of the user's rows.
 
         Raises:
             UsageError: the budget is not in 1..n, or an option does not fit it.

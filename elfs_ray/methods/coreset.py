@@ -35,13 +35,14 @@ def select_coreset(
         UsageError: the labelled samples fill the budget, an unknown balance, or what the method refuses.
     """
     check_budget(budget, len(inputs.ids))
+    if (np.diff(inputs.ids) <= 0).any():
+        return _in_order_of_id(method, inputs, budget, rng, balance)
     labeled = np.flatnonzero(inputs.labeled) if inputs.labeled is not None else np.empty(0, dtype=np.int64)
     if len(labeled) >= budget:
         raise UsageError(
             f"{len(labeled)} samples have labels already, which leaves nothing of the budget of {budget}; "
             "the labelled samples count towards it: pass a larger budget"
         )
-    labeled = labeled[np.argsort(inputs.ids[labeled])]
     if balances(method, balance):
         new = _select_by_cluster(method, inputs, budget, rng)
     else:
@@ -83,6 +84,21 @@ def cluster_quotas(sizes: np.ndarray, capacities: np.ndarray, budget: int) -> np
         share[order[: left - int(share.sum())]] += 1
         quotas = np.minimum(quotas + np.where(open_sizes > 0, share, 0), capacities)
     return quotas
+
+
+def _in_order_of_id(
+    method: SelectionMethod, inputs: SelectionInputs, budget: int, rng: np.random.Generator, balance: Balance
+) -> Selection:
+    """Select among the sorted rows, and say so in terms of the rows as they were."""
+    by_id = np.argsort(inputs.ids)
+    ordered = inputs.take(by_id)
+    if (np.diff(ordered.ids) == 0).any():
+        twice = ordered.ids[:-1][np.diff(ordered.ids) == 0][0]
+        raise UsageError(f"ids name the sample {twice} twice; ids must be unique")
+    chosen = select_coreset(method, ordered, budget, rng, balance=balance)
+    scores = np.empty_like(chosen.scores)
+    scores[by_id] = chosen.scores
+    return Selection(by_id[chosen.positions], scores)
 
 
 def _select_new(method: SelectionMethod, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:

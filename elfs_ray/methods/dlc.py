@@ -33,11 +33,8 @@ class Dlc(SelectionMethod):
         """Hardest of the drawn first. The score is the complexity."""
         count = len(inputs.ids)
         check_budget(budget, count)
-        by_id = np.argsort(inputs.ids)
-        scores = np.empty(count)
-        scores[by_id] = learning_complexity(
-            given(inputs.embeddings)[by_id], given(inputs.pseudo_labels)[by_id], rng, capacities=self.capacities
-        )
+        vectors, labels = given(inputs.embeddings), given(inputs.pseudo_labels)
+        scores = learning_complexity(vectors, labels, rng, capacities=self.capacities)
         order = hardness_order(scores, inputs.ids, name="complexity")
         first = round(self.hardest * count)
         last = max(round(self.easiest * count), first + budget)

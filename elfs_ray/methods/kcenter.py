@@ -21,11 +21,7 @@ class KCenter(SelectionMethod):
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """In order of selection. The score is the similarity to the mean."""
         check_budget(budget, inputs.num_open)
-        by_id = np.argsort(inputs.ids)
-        vectors = given(inputs.embeddings)[by_id]
+        vectors = given(inputs.embeddings)
         typical = vectors @ vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-        scores = np.empty(len(typical), dtype=np.float32)
-        scores[by_id] = typical
-        covered = None if inputs.labeled is None else inputs.labeled[by_id]
-        order = greedy_k_center(vectors, budget, covered=covered, first=int(typical.argmax()))
-        return Selection(by_id[order], scores)
+        order = greedy_k_center(vectors, budget, covered=inputs.labeled, first=int(typical.argmax()))
+        return Selection(order, typical)

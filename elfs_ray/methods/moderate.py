@@ -22,9 +22,7 @@ class Moderate(SelectionMethod):
         """Nearest to the median of its class first. The score is how far the distance is from it."""
         check_budget(budget, len(inputs.ids))
         vectors, labels = given(inputs.embeddings), given(inputs.pseudo_labels)
-        by_id = np.argsort(inputs.ids)  # sums of floats must not depend on the order of the rows
-        distances = np.empty(len(labels))
-        distances[by_id] = centroid_distances(vectors[by_id], class_means(vectors[by_id], labels[by_id]), labels[by_id])
+        distances = centroid_distances(vectors, class_means(vectors, labels), labels)
         medians = np.array([np.median(distances[labels == label]) if (labels == label).any() else 0.0
                             for label in range(int(labels.max()) + 1)])  # fmt: skip
         offset = np.abs(distances - medians[labels])

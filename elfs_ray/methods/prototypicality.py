@@ -34,10 +34,8 @@ class Prototypicality(SelectionMethod):
             raise UsageError(
                 f"select.options.num_clusters is {self.num_clusters}, more than the {len(inputs.ids)} samples; lower it"
             )
-        by_id = np.argsort(inputs.ids)
-        vectors = given(inputs.embeddings)[by_id]
+        vectors = given(inputs.embeddings)
         centroids, labels = k_means(vectors, self.num_clusters, rng)
-        distances = np.empty(len(vectors))
-        distances[by_id] = centroid_distances(vectors, centroids, labels)
+        distances = centroid_distances(vectors, centroids, labels)
         order = hardness_order(-distances if self.nearest else distances, inputs.ids, name="distance")
         return Selection(order[:budget], distances.astype(np.float32))

@@ -29,9 +29,7 @@ class Puma(SelectionMethod):
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Smallest margin first. The score is the margin."""
         check_budget(budget, len(inputs.ids))
-        by_id = np.argsort(inputs.ids)
-        vectors = given(inputs.embeddings)[by_id]
-        probe = train_probe(vectors, given(inputs.pseudo_labels)[by_id], rng, steps=self.steps)
-        margins = np.empty(len(by_id))
-        margins[by_id] = boundary_distances(probe, vectors)
+        vectors = given(inputs.embeddings)
+        probe = train_probe(vectors, given(inputs.pseudo_labels), rng, steps=self.steps)
+        margins = boundary_distances(probe, vectors)
         return Selection(hardness_order(-margins, inputs.ids, name="margin")[:budget], margins.astype(np.float32))

@@ -17,9 +17,7 @@ class Random(SelectionMethod):
     needs = frozenset()
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
-        """Draw over the ids in ascending order, so that the order of the rows does not matter."""
+        """Highest draw first. The score is the draw."""
         check_budget(budget, len(inputs.ids))
-        by_id = np.argsort(inputs.ids)
-        scores = np.empty(len(by_id), dtype=np.float32)
-        scores[by_id] = rng.random(len(by_id), dtype=np.float32)
-        return Selection(np.lexsort((inputs.ids, -scores))[:budget], scores)
+        scores = rng.random(len(inputs.ids), dtype=np.float32)
+        return Selection(np.argsort(-scores, kind="stable")[:budget], scores)

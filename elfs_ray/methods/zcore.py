@@ -36,14 +36,12 @@ class ZCore(SelectionMethod):
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Highest score first."""
         check_budget(budget, inputs.num_open)
-        by_id = np.argsort(inputs.ids)
-        vectors = given(inputs.embeddings)[by_id]
+        vectors = given(inputs.embeddings)
         random_views = draw(vectors, self.draws, min(self.view_dims, vectors.shape[1]), rng)
         raw = coverage_scores(vectors, random_views, self.num_neighbors, self.exponent)
         if self.random_start:
             raw += rng.random(len(raw))
-        scores = np.empty(len(raw), dtype=np.float32)
-        scores[by_id] = min_max(raw)
+        scores = min_max(raw).astype(np.float32)
         order = hardness_order(scores, inputs.ids, name="zcore score")
         if inputs.labeled is not None:
             order = order[~inputs.labeled[order]]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from elfs_ray.errors import UsageError
-from elfs_ray.methods import SelectionInputs, available_methods, get_method
+from elfs_ray.methods import SelectionInputs, available_methods, get_method, select_coreset
 from elfs_ray.schema import dynamics
 
 N, DIM, K = 60, 6, 12
@@ -41,7 +41,7 @@ def build(name, **options):
 
 
 def select(name, inputs, budget, seed=0):
-    return build(name).select(inputs, budget, np.random.default_rng(seed))
+    return select_coreset(build(name), inputs, budget, np.random.default_rng(seed), balance="none")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -90,7 +90,7 @@ class TestContract:
             get_method(name, gama=1)
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"random", "ccs"}))
+@pytest.mark.parametrize("name", METHODS)
 def test_the_order_of_the_rows_does_not_matter(name):
     inputs, order = make_inputs(), np.random.default_rng(1).permutation(N)
     position = np.argsort(order)
@@ -106,11 +106,18 @@ def test_the_order_of_the_rows_does_not_matter(name):
     assert order[select(name, shuffled, 20).positions].tolist() == expected
 
 
-def test_random_draws_by_id_and_nests():
-    order = np.random.default_rng(1).permutation(N)
-    small = select("random", make_inputs(), 10).positions
-    assert order[select("random", make_inputs(ids=order), 10).positions].tolist() == small.tolist()
-    assert select("random", make_inputs(), 30).positions[:10].tolist() == small.tolist()
+    scores = select(name, inputs, 20).scores
+    assert np.allclose(select(name, shuffled, 20).scores, scores[order], atol=1e-6)
+
+
+def test_ids_that_come_twice_are_refused():
+    with pytest.raises(UsageError, match="ids name the sample 3 twice; ids must be unique"):
+        select("random", make_inputs(ids=np.r_[3, 3, np.arange(N - 2) + 10]), 10)
+
+
+def test_a_smaller_random_coreset_is_the_beginning_of_a_larger_one():
+    small, large = (select("random", make_inputs(), budget).positions.tolist() for budget in (10, 30))
+    assert large[:10] == small
 
 
 def test_elfs_by_hand():
