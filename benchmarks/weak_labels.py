@@ -42,7 +42,6 @@ from elfs_ray.store import Store
 BETAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6)
 FOLDS, HEADS_USED = 5, 5
 PROXY_RATE, CLASSIFIER_RATE, HIDDEN = 0.005, 0.02, 512
-NO_SEEDS = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Scored:
 
     aum: np.ndarray
     labels: np.ndarray
-    seeds: np.ndarray = NO_SEEDS
+    seeds: np.ndarray | None = None
 
 
 @cache
@@ -225,7 +224,7 @@ def anchored(data: Data, task: Task) -> Scored:
     """Pseudo-labels by probes on some true labels, as `--labeled` makes them."""
     rng = np.random.default_rng(task.seed)
     seeds = np.sort(rng.choice(len(data.labels), task.labeled, replace=False))
-    labels = spread_by_probes(data.inputs.numpy(), seeds, data.labels[seeds], rng).labels.astype(np.int64)
+    labels = spread_by_probes(data.inputs.numpy(), data.pseudo, seeds, data.labels[seeds], rng).labels.astype(np.int64)
     return Scored(train_proxy(data, labels, task), labels, seeds)
 
 
@@ -306,11 +305,10 @@ def classify(inputs: Tensor, labels: np.ndarray, test: Tensor, truth: np.ndarray
 
 def select(scored: Scored, rows: np.ndarray, count: int, beta: float, rng: np.random.Generator) -> np.ndarray:
     """The coreset among some samples, as `elfs` selects it by default."""
-    owned = np.zeros(len(scored.aum), dtype=bool)
-    owned[scored.seeds] = True
+    owned = np.isin(rows, scored.seeds) if scored.seeds is not None else None
     inputs = SelectionInputs(
         ids=rows, pseudo_labels=scored.labels[rows].astype(np.int32), dynamics={"aum": scored.aum[rows]},
-        labeled=owned[rows] if len(scored.seeds) else None,
+        labeled=owned,
     )  # fmt: skip
     return rows[select_coreset(Elfs(beta=beta), inputs, count, rng).positions]
 

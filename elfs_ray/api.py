@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from elfs_ray.config import load_config
+from elfs_ray.config import SelectConfig, load_config
 from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
 from elfs_ray.store import Store
@@ -87,7 +87,7 @@ def read_coresets(store: Store, manifest: dict[str, Any]) -> dict[int, pa.Table]
     """The coresets of the manifest's method and budgets, by count of images."""
     from elfs_ray.core.pruning import budget_count
 
-    method = manifest["config"]["select"]["method"]
+    method = SelectConfig(**manifest["config"]["select"]).name
     num_samples = manifest["stages"]["ingest"]["rows"]["samples"]
     counts = [budget_count(budget, num_samples) for budget in manifest["config"]["budgets"]]
     return {count: store.read_table(f"coresets/{method}/{count}") for count in counts}

@@ -36,9 +36,7 @@ ClassesOption = Annotated[int | None, typer.Option("--num-classes", "-c", help="
 MethodOption = Annotated[str | None, typer.Option("--method", "-m", help="Selection method; see `elfs-ray methods`.")]
 LabelsOption = Annotated[
     str | None,
-    typer.Option(
-        "--labels", help="True labels, for evaluation only: a CSV or Parquet file, `folders`, or `column:NAME`."
-    ),
+    typer.Option("--labels", help="True labels, for evaluation: a CSV or Parquet file, `folders`, or `column:NAME`."),
 ]
 TestInputOption = Annotated[str | None, typer.Option("--test-input", help="Separate test images for the evaluation.")]
 TestLabelsOption = Annotated[str | None, typer.Option("--test-labels", help="Their labels, if given in another form.")]
@@ -48,6 +46,9 @@ LabeledOption = Annotated[
 ]
 BalanceOption = Annotated[
     str | None, typer.Option("--balance", help="`cluster`: shares of the budget in proportion to the clusters.")
+]
+SupervisedOption = Annotated[
+    bool, typer.Option("--supervised", help="A baseline: select by the true labels of --labels, not by pseudo-labels.")
 ]
 EncoderOption = Annotated[str | None, typer.Option("--encoder", help="Encoder; see `embed.encoder` in the docs.")]
 WeightsOption = Annotated[str | None, typer.Option("--weights", help="Local weights file for the encoder.")]
@@ -105,6 +106,7 @@ def run(
     test_labels: TestLabelsOption = None,
     labeled: LabeledOption = None,
     balance: BalanceOption = None,
+    supervised: SupervisedOption = False,
     encoder: EncoderOption = None,
     weights: WeightsOption = None,
     seed: SeedOption = None,
@@ -126,6 +128,7 @@ def run(
         "evaluate.test_labels": test_labels,
         "select.labeled": labeled,
         "select.balance": balance,
+        "select.supervised": supervised or None,
         "embed.encoder": encoder,
         "embed.weights": weights,
         "ray.address": address,
@@ -250,6 +253,8 @@ def _summary_table(coreset: dict[str, Any], evaluation: dict[str, Any] | None) -
     metrics = coreset["metrics"]
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_row("images selected", f"{metrics['budget']:,} by {metrics['method']}")
+    if metrics["supervised"]:
+        table.add_row("a supervised baseline", "selected with true labels")
     if metrics.get("choice"):
         table.add_row("chosen method", metrics["choice"])
     if metrics.get("labeled"):

@@ -173,6 +173,15 @@ class SelectConfig(Section):
         description="samples that have labels already, in a form that `labels` takes: they count towards the budget",
     )
 
+    supervised: bool = Field(
+        False, description="a baseline: true labels, of `evaluate.labels`, in place of pseudo-labels"
+    )
+
+    @property
+    def name(self) -> str:
+        """What its coresets are called: a coreset that saw labels is never taken for one that did not."""
+        return f"{self.method}-supervised" if self.supervised else self.method
+
 
 class EvaluateConfig(Section):
     """Accuracy of a model trained with true labels on the coreset, beside random subsets of the same size."""
@@ -186,6 +195,9 @@ class EvaluateConfig(Section):
     hidden_dim: int = Field(512, ge=1)
     steps: int = Field(1000, ge=1, description="optimizer steps of each training, whatever the budget")
     batch_size: int = Field(128, ge=1)
+    hide: float = Field(
+        0.0, ge=0, lt=1, description="KAKURENBO: hide up to this share of a training set, the learned, in each epoch"
+    )
 
 
 class ReportConfig(Section):

@@ -39,10 +39,10 @@ VERSIONS = {
     "embed": 1,
     "neighbors": 1,
     "cluster": 1,
-    "anchor": 1,
+    "anchor": 2,
     "proxy": 1,
     "beta-search": 1,
-    "select": 1,
+    "select": 2,
     "evaluate": 1,
 }
 _MODULES = {"beta-search": "beta_search", "select": "selection"}
@@ -104,7 +104,7 @@ def check_before_start(config: RunConfig, store: Store) -> list[Step]:
     """
     from elfs_ray.encoders import check_encoder
 
-    get_method(config.select.method, **config.select.options)
+    _check_supervision(config)
     check_encoder(config.embed.encoder, config.embed.weights)
     _labeled_signature(config)
     for budget in config.budgets:
@@ -123,6 +123,19 @@ def check_before_start(config: RunConfig, store: Store) -> list[Step]:
     if not manifest and [name for name in store.names() if not name.startswith(".")]:
         raise UsageError(f"{store.uri} is not empty and holds no run ({MANIFEST} is missing); choose another --out")
     return first_steps(config, source)
+
+
+def _check_supervision(config: RunConfig) -> None:
+    """Refuse a supervised baseline that has no labels, or that labels would not change."""
+    select, method = config.select, get_method(config.select.method, **config.select.options)
+    if not select.supervised:
+        return
+    if config.evaluate.labels is None:
+        raise UsageError("select.supervised needs true labels of all images; pass --labels")
+    if select.labeled is not None:
+        raise UsageError("select.supervised uses the labels of all images, select.labeled those of some; drop one")
+    if not method.requirements() & {Needs.PSEUDO_LABELS, Needs.DYNAMICS} and not balances(method, select.balance):
+        raise UsageError(f"method {select.method!r} uses no labels, so that select.supervised changes nothing; drop it")
 
 
 def check_sizes(config: RunConfig, num_samples: int) -> None:
@@ -179,18 +192,23 @@ def later_steps(config: RunConfig, first_steps: Sequence[Step], num_samples: int
     pseudo = [cluster]
     if config.select.labeled is not None:
         pseudo.append(_step("anchor", [_labeled_signature(config), *seed_and_classes], [cluster]))
-    proxy = _step("proxy", [config.proxy.identity(), *seed_and_classes], pseudo[-1:])
+    supervised = config.select.supervised
+    if supervised:
+        pseudo = [first["labels"]]
+    unit = "proxy_supervised" if supervised else "proxy"
+    proxy = _step("proxy", [config.proxy.identity(), *seed_and_classes], pseudo[-1:], unit=unit)
     method = get_method(config.select.method, **config.select.options)
     needs = method.requirements()
     if (method.searched and config.select.beta is None) or balances(method, config.select.balance):
         needs |= {Needs.EMBEDDINGS, Needs.PSEUDO_LABELS}
-    if needs & {Needs.NEIGHBORS, Needs.PSEUDO_LABELS, Needs.DYNAMICS}:
+    uses_labels = bool(needs & {Needs.PSEUDO_LABELS, Needs.DYNAMICS})
+    if Needs.NEIGHBORS in needs or (uses_labels and not supervised):
         steps.append(neighbors)
-    if needs & {Needs.PSEUDO_LABELS, Needs.DYNAMICS}:
+    if uses_labels and not supervised:
         steps += pseudo
     if Needs.DYNAMICS in needs:
         steps.append(proxy)
-    needed = [ingest, *(step for step in steps if not step.prefix)]
+    needed = [ingest, *(step for step in steps if not step.prefix), *(pseudo if supervised else [])]
     for budget in dict.fromkeys(budget_count(budget, num_samples) for budget in config.budgets):
         steps += _budget_steps(config, budget, needed, prepared, first)
     order = {stage: number for number, stage in enumerate(STAGES)}
@@ -200,8 +218,8 @@ def later_steps(config: RunConfig, first_steps: Sequence[Step], num_samples: int
 def _budget_steps(
     config: RunConfig, budget: int, needed: list[Step], prepared: list[Step], first: dict[str, Step]
 ) -> Iterator[Step]:
-    name = config.select.method
-    method = get_method(name, **config.select.options)
+    name = config.select.name
+    method = get_method(config.select.method, **config.select.options)
     upstream = list(needed)
     selected = [name, config.select.options, config.select.balance, _labeled_signature(config)]
     if method.searched and config.select.beta is None:

@@ -5,10 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from elfs_ray.core.probe import train_probe
+from elfs_ray.core.probe import FORWARD_ROWS, train_probe
 from elfs_ray.core.splits import stratified_split
-
-BLOCK_ROWS = 8192
 
 
 class Anchored(NamedTuple):
@@ -19,22 +17,25 @@ class Anchored(NamedTuple):
         confidence: mean probability of that label over the probes, float32 [N].
         agreement: share of the probes that give it, float32 [N].
         accuracy: share of the seeds that probes trained without them get right.
+        cluster_accuracy: share of the same seeds that the clusters get right, named by the other seeds.
     """
 
     labels: np.ndarray
     confidence: np.ndarray
     agreement: np.ndarray
     accuracy: float
+    cluster_accuracy: float
 
 
 def spread_by_probes(
-    vectors: np.ndarray, seeds: np.ndarray, seed_labels: np.ndarray, rng: np.random.Generator, *, probes: int = 5,
-    steps: int = 500,
+    vectors: np.ndarray, clusters: np.ndarray, seeds: np.ndarray, seed_labels: np.ndarray, rng: np.random.Generator,
+    *, probes: int = 5, steps: int = 500,
 ) -> Anchored:  # fmt: skip
     """Train probes, each without a fifth of the seeds, and average what they predict for all samples.
 
     Args:
         vectors: rows of unit length, float32 [N, d].
+        clusters: the pseudo-labels to compare with, int [N].
         seeds: positions of the samples with true labels, int64 [m], at least two.
         seed_labels: int64 [m], from 0.
         rng: source of the splits and of the probes' weights.
@@ -42,25 +43,34 @@ def spread_by_probes(
         steps: optimizer steps of each.
     """
     mean = np.zeros((len(vectors), int(seed_labels.max()) + 1), dtype=np.float32)
-    votes, right, judged = [], 0, 0
+    votes, right, right_by_cluster, judged = [], 0, 0, 0
     for _ in range(probes):
         kept, held_out = stratified_split(seed_labels, 1 / probes, rng)
         network = train_probe(vectors[seeds[kept]], seed_labels[kept], rng, steps=steps)
         with torch.inference_mode():
-            blocks = [network(block).softmax(dim=1) for block in torch.from_numpy(vectors).split(BLOCK_ROWS)]
+            blocks = [network(block).softmax(dim=1) for block in torch.from_numpy(vectors).split(FORWARD_ROWS)]
         probabilities = torch.cat(blocks).numpy()
         mean[:, : probabilities.shape[1]] += probabilities / probes
         votes.append(probabilities.argmax(axis=1))
         right += int((votes[-1][seeds[held_out]] == seed_labels[held_out]).sum())
+        named = name_clusters(clusters[seeds[kept]], seed_labels[kept], int(clusters.max()) + 1)
+        right_by_cluster += int((named[clusters[seeds[held_out]]] == seed_labels[held_out]).sum())
         judged += len(held_out)
     labels = mean.argmax(axis=1)
     agreement = (np.stack(votes) == labels).mean(axis=0, dtype=np.float32)
     confidence = mean[np.arange(len(labels)), labels]
-    return Anchored(labels.astype(np.int32), confidence, agreement, right / max(judged, 1))
+    shares = right / max(judged, 1), right_by_cluster / max(judged, 1)
+    return Anchored(labels.astype(np.int32), confidence, agreement, *shares)
 
 
-def majority_accuracy(clusters: np.ndarray, seed_labels: np.ndarray) -> float:
-    """Share of the seeds whose label is that of most seeds of their cluster; clusters and labels int [m], from 0."""
-    counts = np.zeros((int(clusters.max()) + 1, int(seed_labels.max()) + 1), dtype=np.int64)
-    np.add.at(counts, (clusters, seed_labels), 1)
-    return float(counts.max(axis=1).sum() / len(seed_labels))
+def name_clusters(clusters: np.ndarray, labels: np.ndarray, num_clusters: int) -> np.ndarray:
+    """The label of most samples of each cluster, int64 [num_clusters]; -1 for a cluster without any.
+
+    Args:
+        clusters: int [m].
+        labels: int [m], from 0.
+        num_clusters: how many there are.
+    """
+    counts = np.zeros((num_clusters, int(labels.max()) + 1), dtype=np.int64)
+    np.add.at(counts, (clusters, labels), 1)
+    return np.where(counts.any(axis=1), counts.argmax(axis=1), -1)

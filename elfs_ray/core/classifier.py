@@ -131,7 +131,7 @@ def sgd(model: nn.Module, learning_rate: float, momentum: float, weight_decay: f
     )
 
 
-def cosine_factor(step: int, total_steps: int) -> float:
+def cosine_factor(step: float, total_steps: int) -> float:
     """Factor of the learning rate at a step: cosine from 1 to 0."""
     return 0.5 * (1 + math.cos(math.pi * step / total_steps))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elfs_ray.core.classifier import MlpClassifier, train_for_steps
 
-BLOCK_ROWS = 4096
+FORWARD_ROWS = 4096
 LEARNING_RATE, BATCH_SIZE = 0.02, 128
 
 
@@ -34,7 +34,7 @@ def last_layer_gradients(network: MlpClassifier, embeddings: np.ndarray) -> tupl
         Errors float32 [N, C] (probabilities minus one-hot prediction) and hidden values float32 [N, h].
     """
     errors, hidden_values = [], []
-    for block in torch.from_numpy(embeddings).split(BLOCK_ROWS):
+    for block in torch.from_numpy(embeddings).split(FORWARD_ROWS):
         hidden = network.hidden_values(block)
         probabilities = network.output(hidden).softmax(dim=1)
         errors.append(probabilities - F.one_hot(probabilities.argmax(dim=1), probabilities.shape[1]))
@@ -56,7 +56,7 @@ def boundary_distances(network: MlpClassifier, embeddings: np.ndarray, *, steps:
     Returns:
         Euclidean length of the path's end from its start, float64 [N].
     """
-    blocks = [_deep_fool(network, block, steps) for block in torch.from_numpy(embeddings).split(BLOCK_ROWS)]
+    blocks = [_deep_fool(network, block, steps) for block in torch.from_numpy(embeddings).split(FORWARD_ROWS)]
     return torch.cat(blocks).double().numpy()
 
 

@@ -2,7 +2,7 @@
 
 Reads: `embeddings`, `pseudo_labels` and the user's labels of some samples. Writes: `pseudo_labels_anchored`, which
 later stages read in place of `pseudo_labels`. The labels decide: probes trained on four fifths of them against the
-clusters, by how many of the others each gets right.
+clusters named by the same four fifths, by how many of the others each gets right.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 
 from elfs_ray import schema
-from elfs_ray.core.anchoring import Anchored, majority_accuracy, spread_by_probes
+from elfs_ray.core.anchoring import Anchored, spread_by_probes
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.engine.artifacts import part_name, read_column, read_vectors
 from elfs_ray.engine.inputs import read_known_labels
@@ -42,15 +42,15 @@ def _anchor(store: Store, known: np.ndarray, num_classes: int, work: str, seed: 
     clusters = read_column(store, "pseudo_labels", "label").astype(np.int64)
     metrics: dict[str, Any] = {
         "labeled": len(seeds),
-        "cluster_accuracy_on_labeled": round(majority_accuracy(clusters[seeds], known[seeds]), 4),
         "used": "clusters",
     }
     if _can_teach(known[seeds], num_classes):
         anchored = spread_by_probes(
-            normalize_rows(read_vectors(store)), seeds, known[seeds], np.random.default_rng(seed)
+            normalize_rows(read_vectors(store)), clusters, seeds, known[seeds], np.random.default_rng(seed)
         )
         metrics["probe_accuracy_on_labeled"] = round(anchored.accuracy, 4)
-        if anchored.accuracy > metrics["cluster_accuracy_on_labeled"]:
+        metrics["cluster_accuracy_on_labeled"] = round(anchored.cluster_accuracy, 4)
+        if anchored.accuracy > anchored.cluster_accuracy:
             metrics["used"] = "probes"
             table = _replace(table, anchored)
     store.write_table(table, schema.PSEUDO_LABELS, work, ANCHORED, part_name(0))

@@ -30,9 +30,9 @@ def read_column(store: Store, artifact: str, column: str) -> np.ndarray:
     return store.read_table(artifact, columns=[column])[column].to_numpy()
 
 
-def read_dynamics(store: Store) -> dict[str, np.ndarray]:
+def read_dynamics(store: Store, artifact: str = "dynamics") -> dict[str, np.ndarray]:
     """Every score of the training dynamics by name, each [N]."""
-    table = store.read_table("dynamics")
+    table = store.read_table(artifact)
     return {name: table[name].to_numpy() for name in table.column_names if name not in KEY}
 
 

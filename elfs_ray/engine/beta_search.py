@@ -23,7 +23,7 @@ from elfs_ray.core.pruning import beta_grid
 from elfs_ray.core.splits import stratified_split
 from elfs_ray.defaults import MLP_LEARNING_RATE
 from elfs_ray.engine.artifacts import part_name, read_column, read_vectors
-from elfs_ray.engine.inputs import labeled_mask, pseudo_labels_artifact, read_inputs
+from elfs_ray.engine.inputs import count_classes, labeled_mask, labels_in_use, read_inputs
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import get_method, select_coreset
@@ -45,7 +45,7 @@ def run(context: StageContext) -> StageResult:
     means = accuracies.mean(axis=1).round(12)
     best = int(means.argmax())
     return StageResult(
-        artifacts={f"beta_search/{select.method}/{budget}": "table"},
+        artifacts={f"beta_search/{select.name}/{budget}": "table"},
         chosen={**options.model_dump(mode="json"), "betas": betas},
         metrics={
             "found": candidates[best],
@@ -114,7 +114,7 @@ def _load(context: StageContext) -> dict[str, Any]:
     One split would decide between betas by a few samples of luck. The splits are the same for all methods and budgets.
     """
     config, store, full_budget = context.config, context.store, int(context.budget or 0)
-    labels = read_column(store, pseudo_labels_artifact(config), "label").astype(np.int64)
+    labels = read_column(store, labels_in_use(store, config), "label").astype(np.int64)
     rng = np.random.default_rng(context.seed(unit="beta_search"))
     fraction, seeds = config.beta_search.validation_fraction, range(config.beta_search.seeds)
     method = get_method(config.select.method, **config.select.options)
@@ -127,7 +127,7 @@ def _load(context: StageContext) -> dict[str, Any]:
         "labels": labels,
         "splits": [stratified_split(labels, fraction, rng) for _ in seeds],
         "full_budget": full_budget,
-        "num_classes": config.num_classes,
+        "num_classes": count_classes(store, config),
         "steps": config.beta_search.steps,
         "hidden_dim": config.proxy.hidden_dim,
         "seed": context.seed(1, unit="beta_search"),
@@ -168,7 +168,7 @@ class _BetaTrial(tune.Trainable):
         )
         row = {
             "budget": data["full_budget"],
-            "method": found.get("choice", data["select"].method),
+            "method": found.get("choice", data["select"].name),
             "beta": found.get("beta"),
             "seed": seed,
             "validation_accuracy": accuracy(network, self._inputs[validation], self._labels[validation]),

@@ -1,12 +1,14 @@
 """Evaluate: the accuracy of a classifier trained with true labels on the coreset, beside random subsets.
 
 Reads: `embeddings`, `labels_true`, `pseudo_labels`, `coresets/METHOD/BUDGET`, and the separate test images if there
-are any. Writes: `evaluation/METHOD/BUDGET` (one row for each training). The only stage that reads true labels.
-Every training has the same number of steps and the same test set; the last state counts, never the best on test.
+are any. Writes: `evaluation/METHOD/BUDGET` (one row for each training). But for supervised baselines, the only stage
+that reads true labels. Every training has the same number of steps and the same test set; the last state counts, never
+the best on test. Each training saves its row when it ends; a second run of the driver does the others.
 """
 
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,24 +17,54 @@ import torch
 
 from elfs_ray import schema
 from elfs_ray.config import EvaluateConfig
-from elfs_ray.core.classifier import MlpClassifier, accuracy, train_for_steps
+from elfs_ray.core.classifier import MlpClassifier, accuracy
 from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.hiding import train_with_hiding
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
 from elfs_ray.defaults import MLP_LEARNING_RATE
 from elfs_ray.engine.artifacts import part_name, read_column, read_vectors
-from elfs_ray.engine.inputs import pseudo_labels_artifact
+from elfs_ray.engine.inputs import labels_in_use
+from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import UsageError
 from elfs_ray.store import Store
 
 MIN_TEST_SAMPLES = 20
-RUNS = "runs"
+RUNS, TRAININGS = "runs", "trainings"
+
+
+class Subset(NamedTuple):
+    """A training set: what it is called, the seed of its training, and the positions of its samples, int64 [n]."""
+
+    name: str
+    seed: int
+    positions: np.ndarray
+
+    @property
+    def file_name(self) -> str:
+        """Where its result is kept until all are there."""
+        return f"{self.name}-seed-{self.seed}.json"
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """What all trainings share."""
+
+    store: Store
+    work: str
+    options: EvaluateConfig
+    num_classes: int
+    vectors: np.ndarray
+    labels: np.ndarray
+    test_vectors: np.ndarray
+    test_labels: np.ndarray
+    counter: Counter
 
 
 def run(context: StageContext) -> StageResult:
     """Train on the coreset and on random subsets of the same size, with each seed, and compare."""
     config, store, budget = context.config, context.store, int(context.budget or 0)
-    method = config.select.method
+    method = config.select.name
     options = config.evaluate
     labels = read_column(store, "labels_true", "label")
     subsets = _subsets(context, labels, method, budget)
@@ -41,7 +73,7 @@ def run(context: StageContext) -> StageResult:
     store.write_table(pa.Table.from_pylist(rows), schema.EVALUATION, context.work, RUNS, part_name(0))
     metrics = {
         **_summary(rows, method),
-        **_pseudo_label_quality(store, pseudo_labels_artifact(config), labels),
+        **({} if config.select.supervised else _pseudo_label_quality(store, labels_in_use(store, config), labels)),
         "test_samples": len(test["labels"]),
     }
     metrics["test"] = options.test_input or "held-out candidates"
@@ -50,8 +82,8 @@ def run(context: StageContext) -> StageResult:
     )
 
 
-def _subsets(context: StageContext, labels: np.ndarray, method: str, budget: int) -> list[tuple[str, int, np.ndarray]]:
-    """(name, seed, positions) of every training set."""
+def _subsets(context: StageContext, labels: np.ndarray, method: str, budget: int) -> list[Subset]:
+    """The coreset, and random sets of its size, with each seed."""
     store, seeds = context.store, range(context.config.evaluate.seeds)
     coreset = read_column(store, f"coresets/{method}/{budget}", "index")
     labelled = np.flatnonzero(labels >= 0)
@@ -65,17 +97,15 @@ def _subsets(context: StageContext, labels: np.ndarray, method: str, budget: int
         raise UsageError(
             f"only {len(labelled)} samples have a label, fewer than the budget of {budget}; pass more labels"
         )
-    subsets = [(method, seed, coreset) for seed in seeds]
+    subsets = [Subset(method, seed, coreset) for seed in seeds]
     if method != "random":
         for seed in seeds:
             rng = np.random.default_rng(context.seed(seed))
-            subsets.append(("random", seed, np.sort(rng.choice(labelled, budget, replace=False))))
+            subsets.append(Subset("random", seed, np.sort(rng.choice(labelled, budget, replace=False))))
     return subsets
 
 
-def _test_set(
-    context: StageContext, labels: np.ndarray, subsets: list[tuple[str, int, np.ndarray]]
-) -> dict[str, np.ndarray]:
+def _test_set(context: StageContext, labels: np.ndarray, subsets: list[Subset]) -> dict[str, np.ndarray]:
     """Vectors and labels of the separate test images, or of the labelled candidates in no training set."""
     store = context.store
     if context.config.evaluate.test_input:
@@ -85,8 +115,8 @@ def _test_set(
         kept = test_labels >= 0
         return {"vectors": read_vectors(store, "test/embeddings")[kept], "labels": test_labels[kept]}
     used = np.zeros(len(labels), dtype=bool)
-    for _, _, positions in subsets:
-        used[positions] = True
+    for subset in subsets:
+        used[subset.positions] = True
     test = np.flatnonzero(~used & (labels >= 0))
     if len(test) < MIN_TEST_SAMPLES:
         raise UsageError(
@@ -102,68 +132,73 @@ def _classes(store: Store, unit: str) -> list[str]:
 
 
 def _train_all(
-    context: StageContext, subsets: list[tuple[str, int, np.ndarray]], test: dict[str, np.ndarray], budget: int
+    context: StageContext, subsets: list[Subset], test: dict[str, np.ndarray], budget: int
 ) -> list[dict[str, Any]]:
-    """One Ray task for each training; returns the rows in the order of `subsets`."""
-    store, options, hardware = context.store, context.config.evaluate, context.hardware
-    num_classes = max(len(_classes(store, "labels")), 2)
-    shared = ray.put(
-        {
-            "vectors": read_vectors(store),
-            "labels": read_column(store, "labels_true", "label"),
-            "test_vectors": test["vectors"],
-            "test_labels": test["labels"],
-        }
-    )
-    task = _train_one.options(num_cpus=1, num_gpus=0.25 if hardware.device == "cuda" else 0)
-    with context.counting("evaluating", len(subsets), "trainings") as counter:
-        running = []
-        for _, seed, positions in subsets:
-            running.append(task.remote(shared, positions, num_classes, options, context.seed(seed, 1)))
-        results = []
-        for result in running:
-            results.append(ray.get(result))
-            counter.advance(1)
+    """One Ray task for each training that has not ended yet; returns the rows in the order of `subsets`."""
+    store, work = context.store, context.work
+    ended = set(store.names(work, TRAININGS))
+    pending = [subset for subset in subsets if subset.file_name not in ended]
+    if pending:
+        with context.counting("evaluating", len(subsets), "trainings", len(subsets) - len(pending)) as counter:
+            _train_pending(context, pending, test, counter)
     return [
         {
             "budget": budget,
-            "subset": name,
-            "seed": seed,
+            "subset": subset.name,
+            "seed": subset.seed,
             "model": "mlp",
-            "train_samples": len(positions),
+            "train_samples": len(subset.positions),
             "test_samples": len(test["labels"]),
-            "steps": options.steps,
-            **result,
+            **store.read_json(work, TRAININGS, subset.file_name),
         }
-        for (name, seed, positions), result in zip(subsets, results, strict=True)
+        for subset in subsets
     ]
 
 
+def _train_pending(context: StageContext, pending: list[Subset], test: dict[str, np.ndarray], counter: Counter) -> None:
+    store = context.store
+    shared = ray.put(
+        Trainings(
+            store,
+            context.work,
+            context.config.evaluate,
+            max(len(_classes(store, "labels")), 2),
+            read_vectors(store),
+            read_column(store, "labels_true", "label"),
+            test["vectors"],
+            test["labels"],
+            counter,
+        )
+    )
+    task = _train_one.options(num_cpus=1, num_gpus=0.25 if context.hardware.device == "cuda" else 0)
+    ray.get([task.remote(shared, subset, context.seed(subset.seed, 1)) for subset in pending])
+
+
 @ray.remote(max_retries=3)
-def _train_one(
-    data: dict[str, np.ndarray], positions: np.ndarray, num_classes: int, options: EvaluateConfig, seed: int
-) -> dict[str, float]:
-    """Train on some samples with true labels and test."""
+def _train_one(shared: Trainings, subset: Subset, seed: int) -> None:
+    """Train on some samples with true labels, test, and save the result."""
     torch.set_num_threads(1)
-    started = time.monotonic()
+    started, options = time.monotonic(), shared.options
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    inputs = torch.from_numpy(normalize_rows(data["vectors"][positions])).to(device)
-    labels = torch.from_numpy(data["labels"][positions]).to(device)
+    inputs = torch.from_numpy(normalize_rows(shared.vectors[subset.positions])).to(device)
+    labels = torch.from_numpy(shared.labels[subset.positions]).to(device)
     generator = torch.Generator().manual_seed(seed)
-    network = MlpClassifier(inputs, num_classes, options.hidden_dim, generator=generator).to(device)
-    train_for_steps(
+    network = MlpClassifier(inputs, shared.num_classes, options.hidden_dim, generator=generator).to(device)
+    steps = train_with_hiding(
         network,
         inputs,
         labels,
+        largest=options.hide,
         steps=options.steps,
         batch_size=options.batch_size,
         learning_rate=MLP_LEARNING_RATE,
         generator=generator,
     )
-    test_inputs = torch.from_numpy(normalize_rows(data["test_vectors"])).to(device)
-    test_labels = torch.tensor(data["test_labels"], device=device)
-    result = accuracy(network, test_inputs, test_labels)
-    return {"test_accuracy": result, "seconds": round(time.monotonic() - started, 3)}
+    test_inputs = torch.from_numpy(normalize_rows(shared.test_vectors)).to(device)
+    right = accuracy(network, test_inputs, torch.tensor(shared.test_labels, device=device))
+    row = {"steps": steps, "test_accuracy": right, "seconds": round(time.monotonic() - started, 3)}
+    shared.store.write_json(row, shared.work, TRAININGS, subset.file_name)
+    shared.counter.advance(1)
 
 
 def _summary(rows: list[dict[str, Any]], method: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from elfs_ray.config import RunConfig
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.data.labels import read_labels
 from elfs_ray.engine.artifacts import fixed_size_matrix, read_column, read_dynamics, read_keys, read_vectors
+from elfs_ray.errors import UsageError
 from elfs_ray.methods import Needs, SelectionInputs, SelectionMethod, balances
 from elfs_ray.store import Store
 
@@ -23,17 +24,47 @@ def read_inputs(store: Store, config: RunConfig, method: SelectionMethod) -> Sel
         inputs["neighbor_ids"] = fixed_size_matrix(table["ids"])
         inputs["neighbor_similarity"] = fixed_size_matrix(table["similarity"])
     if Needs.PSEUDO_LABELS in needs or balances(method, config.select.balance):
-        inputs["pseudo_labels"] = read_column(store, pseudo_labels_artifact(config), "label")
+        inputs["pseudo_labels"] = read_column(store, labels_in_use(store, config), "label")
     if Needs.DYNAMICS in needs:
-        inputs["dynamics"] = read_dynamics(store)
+        inputs["dynamics"] = read_dynamics(store, dynamics_artifact(config))
     if config.select.labeled is not None:
         inputs["labeled"] = read_known_labels(store, config) >= 0
     return SelectionInputs(ids=read_column(store, "samples", "index"), **inputs)
 
 
-def pseudo_labels_artifact(config: RunConfig) -> str:
-    """Name of the pseudo-labels that selection works with."""
+def labels_in_use(store: Store, config: RunConfig) -> str:
+    """Name of the labels that selection works with: pseudo-labels, unless the run is a supervised baseline.
+
+    Raises:
+        UsageError: a supervised baseline, and samples without a label.
+    """
+    if config.select.supervised:
+        labelled, count = _labels_record(store)["labelled"], store.count_rows("labels_true")
+        if labelled < count:
+            raise UsageError(
+                f"select.supervised needs a label for every sample, but {count - labelled} of {count} have none in "
+                f"{config.evaluate.labels}; pass labels for all, or select without it"
+            )
+        return "labels_true"
     return "pseudo_labels" if config.select.labeled is None else "pseudo_labels_anchored"
+
+
+def dynamics_artifact(config: RunConfig) -> str:
+    """Name of the training dynamics on these labels."""
+    return "dynamics_supervised" if config.select.supervised else "dynamics"
+
+
+def count_classes(store: Store, config: RunConfig) -> int:
+    """Classes of the labels in use: the clusters, or those of the true labels in a supervised baseline."""
+    return len(_labels_record(store)["classes"]) if config.select.supervised else config.num_classes
+
+
+def _labels_record(store: Store) -> dict[str, Any]:
+    record = store.record("labels")
+    if record is None:
+        raise KeyError("labels")
+    metrics: dict[str, Any] = record["metrics"]
+    return metrics
 
 
 def read_known_labels(store: Store, config: RunConfig) -> np.ndarray:

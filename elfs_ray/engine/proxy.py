@@ -1,6 +1,7 @@
 """Proxy: a classifier trained on the pseudo-labels with Ray Train, whose training dynamics rate every sample.
 
 Reads: `pseudo_labels`, and `embeddings` (mlp) or `samples` (resnet18). Writes: `dynamics`.
+A supervised baseline reads `labels_true` in place of pseudo-labels, and writes `dynamics_supervised`.
 Workers share each batch and average gradients; every worker sees the logits of the whole batch, so that the dynamics
 do not depend on how many there are. Checkpoints hold the dynamics so far.
 """
@@ -30,7 +31,7 @@ from elfs_ray.core.features import normalize_rows
 from elfs_ray.data.images import read_pixels
 from elfs_ray.defaults import choose_proxy
 from elfs_ray.engine.artifacts import KEY, part_name, read_column, read_keys, read_vectors
-from elfs_ray.engine.inputs import pseudo_labels_artifact
+from elfs_ray.engine.inputs import count_classes, dynamics_artifact, labels_in_use
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.engine.training import (
@@ -59,7 +60,7 @@ class ProxyTask:
     options: ProxyConfig
     num_classes: int
     max_pixels: int
-    pseudo_labels: str
+    labels: str
     seed: int
     counter: Counter
 
@@ -75,14 +76,15 @@ def run(context: StageContext) -> StageResult:
             store,
             context.work,
             options,
-            config.num_classes,
+            count_classes(store, config),
             config.ingest.max_pixels,
-            pseudo_labels_artifact(config),
+            labels_in_use(store, config),
             context.seed(),
             counter,
         )
         metrics = run_training(context, _train, task, int(options.workers))
-    return StageResult(artifacts={DYNAMICS: DYNAMICS}, chosen=options.model_dump(mode="json"), metrics=metrics)
+    chosen = {**options.model_dump(mode="json"), "supervised": config.select.supervised}
+    return StageResult(artifacts={dynamics_artifact(config): DYNAMICS}, chosen=chosen, metrics=metrics)
 
 
 def _train(task: ProxyTask) -> None:
@@ -104,7 +106,7 @@ class _Training:
         options, generator = task.options, torch.Generator().manual_seed(task.seed)
         self.device = device
         self.on_images = options.model == "resnet18"
-        self.labels = torch.from_numpy(read_column(task.store, task.pseudo_labels, "label").astype(np.int64))
+        self.labels = torch.from_numpy(read_column(task.store, task.labels, "label").astype(np.int64))
         network: nn.Module
         if self.on_images:
             size = int(options.image_size)
@@ -166,7 +168,7 @@ def _write_dynamics(task: ProxyTask, training: _Training) -> dict[str, Any]:
             f"proxy training diverged at proxy.learning_rate={task.options.learning_rate}; set a smaller one"
         )
     layout = schema.dynamics(tdds=task.options.tdds)
-    table = read_keys(task.store, task.pseudo_labels)
+    table = read_keys(task.store, task.labels)
     for field in list(layout)[len(KEY) :]:
         table = table.append_column(field.name, pa.array(columns[field.name], field.type))
     task.store.write_table(table, layout, task.work, DYNAMICS, part_name(0))

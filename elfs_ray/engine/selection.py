@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from elfs_ray import schema
 from elfs_ray.engine.artifacts import part_name, read_column
-from elfs_ray.engine.inputs import labeled_mask, pseudo_labels_artifact, read_inputs
+from elfs_ray.engine.inputs import count_classes, labeled_mask, labels_in_use, read_inputs
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.methods import get_method, select_coreset
 
@@ -22,11 +22,11 @@ def run(context: StageContext) -> StageResult:
     method = get_method(options.method, **{**options.options, **found})
     inputs = read_inputs(store, context.config, method)
     # One stream for all budgets: a smaller random coreset is the beginning of a larger one.
-    rng = np.random.default_rng(context.seed(unit=f"coresets/{options.method}"))
+    rng = np.random.default_rng(context.seed(unit=f"coresets/{options.name}"))
     selection = select_coreset(method, inputs, budget, rng, balance=options.balance)
 
     positions = selection.positions
-    artifact = pseudo_labels_artifact(context.config)
+    artifact = labels_in_use(store, context.config)
     labels = read_column(store, artifact, "label")[positions] if store.exists(artifact) else None
     columns = {
         "rank": np.arange(budget),
@@ -38,12 +38,13 @@ def run(context: StageContext) -> StageResult:
     for name, values in columns.items():
         rows = rows.append_column(name, pa.array(values))
     store.write_table(rows, schema.CORESET, context.work, "coreset", part_name(0))
-    sizes = [] if labels is None else np.bincount(labels, minlength=context.config.num_classes).tolist()
+    sizes = [] if labels is None else np.bincount(labels, minlength=count_classes(store, context.config)).tolist()
     return StageResult(
-        artifacts={f"coresets/{options.method}/{budget}": "coreset"},
+        artifacts={f"coresets/{options.name}/{budget}": "coreset"},
         chosen={**options.model_dump(mode="json"), **found},
         metrics={
             "method": options.method,
+            "supervised": options.supervised,
             "budget": budget,
             "beta": found.get("beta"),
             "choice": found.get("choice"),
@@ -60,7 +61,7 @@ def _found_options(context: StageContext) -> dict[str, Any]:
         return {}
     if options.beta is not None:
         return {"beta": options.beta}
-    search = f"beta_search/{options.method}/{context.budget}"
+    search = f"beta_search/{options.name}/{context.budget}"
     record = context.store.record(search)
     if record is None:
         raise KeyError(search)

@@ -9,13 +9,12 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from elfs_ray.report import charts
+from elfs_ray.report.quality import label_free_signals, warning
 from elfs_ray.report.thumbnails import Thumbnail, make_thumbnails
 from elfs_ray.store import Store
 
 REPORT = "report.html"
 QUARANTINE_ROWS = 50
-# Between what was seen with 87 % (0.99, 0.79) and with 49 % (0.82, 0.72) of the pseudo-labels right (docs/results.md).
-WEAK_AGREEMENT, WEAK_CONSISTENCY = 0.9, 0.75
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,7 @@ class Coreset:
     name: str
     budget: int
     beta: float | None
+    supervised: bool
     path: str
     evaluation: dict[str, Any] | None
     gallery: list[tuple[str, list[Thumbnail]]] = field(default_factory=list)
@@ -43,7 +43,8 @@ def write_report(store: Store) -> str:
         stages=stages,
         rates={unit: _rate(record) for unit, record in stages.items()},
         coresets=coresets,
-        warning=_warning(manifest),
+        warning=warning(manifest),
+        signals=label_free_signals(stages),
         # The charts escape their own texts; Plotly is the library's.
         charts={name: Markup(html) for name, html in _charts(store, stages, coresets).items()},  # noqa: S704
         quarantine=_quarantine(store),
@@ -67,11 +68,13 @@ def _coreset(store: Store, manifest: dict[str, Any], unit: str) -> Coreset:
         shown = members[: max(1, limit // max(1, len(clusters)))]
         captions = dict.fromkeys(shown, f"cluster {cluster}")
         gallery.append((f"cluster {cluster}, {len(members):,} selected", make_thumbnails(store, captions)))
-    hardest, easiest = _pruned(store, indices, limit // 4) if manifest["stages"].get("proxy") else ({}, {})
+    dynamics = "dynamics_supervised" if record.get("supervised", False) else "dynamics"
+    hardest, easiest = _pruned(store, dynamics, indices, limit // 4) if store.exists(dynamics) else ({}, {})
     return Coreset(
         name,
         record["budget"],
         record["beta"],
+        record.get("supervised", False),
         store.path(unit),
         evaluation["metrics"] if evaluation else None,
         gallery,
@@ -80,9 +83,9 @@ def _coreset(store: Store, manifest: dict[str, Any], unit: str) -> Coreset:
     )
 
 
-def _pruned(store: Store, selected: np.ndarray, limit: int) -> tuple[dict[int, str], dict[int, str]]:
+def _pruned(store: Store, dynamics: str, selected: np.ndarray, limit: int) -> tuple[dict[int, str], dict[int, str]]:
     """Indices of the hardest and of the easiest images left out, with their AUM as caption."""
-    table = store.read_table("dynamics", columns=["index", "aum"])
+    table = store.read_table(dynamics, columns=["index", "aum"])
     indices, aum = table["index"].to_numpy(), table["aum"].to_numpy()
     is_kept = np.isin(indices, selected)
     order = np.argsort(aum, kind="stable")
@@ -98,10 +101,11 @@ def _pruned(store: Store, selected: np.ndarray, limit: int) -> tuple[dict[int, s
 
 def _charts(store: Store, stages: dict[str, Any], coresets: list[Coreset]) -> dict[str, str]:
     """Every chart that the run has the numbers for, by its name in the template; others are empty."""
+    label_free = [coreset for coreset in coresets if not coreset.supervised]
     return {
-        "aum": _aum_chart(store, coresets) if "proxy" in stages and coresets else "",
+        "aum": _aum_chart(store, label_free) if "proxy" in stages and label_free else "",
         "beta": _beta_chart(store, stages),
-        "clusters": _cluster_chart(stages, coresets) if "cluster" in stages else "",
+        "clusters": _cluster_chart(stages, label_free) if "cluster" in stages else "",
         "accuracy": _accuracy_chart(store, coresets),
     }
 
@@ -146,24 +150,6 @@ def _accuracy_chart(store: Store, coresets: list[Coreset]) -> str:
             for row in store.read_table(f"evaluation/{coreset.name}").to_pylist():
                 by_subset.setdefault(row["subset"], []).append(row["test_accuracy"])
     return charts.accuracies(results) if results else ""
-
-
-def _warning(manifest: dict[str, Any]) -> str:
-    """A plain warning when the pseudo-labels look too weak to trust the difficulty scores."""
-    stages = manifest.get("stages", {})
-    anchored = manifest["config"]["select"]["labeled"] is not None and "anchor" in stages
-    if "cluster" not in stages or (anchored and stages["anchor"]["metrics"]["used"] == "probes"):
-        return ""
-    metrics = stages["cluster"]["metrics"]
-    agreement, consistency = metrics["mean_agreement"], metrics["neighbor_consistency"]
-    if agreement >= WEAK_AGREEMENT and consistency >= WEAK_CONSISTENCY:
-        return ""
-    return (
-        f"The pseudo-labels look weak: {agreement:.0%} of the clustering heads agree on an image (weak below "
-        f"{WEAK_AGREEMENT:.0%}) and {consistency:.0%} of neighbours share a pseudo-label (weak below "
-        f"{WEAK_CONSISTENCY:.0%}). "
-        "A gain over a random choice is unlikely; a stronger encoder helps most."
-    )
 
 
 def _rate(record: dict[str, Any]) -> str:

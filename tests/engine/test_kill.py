@@ -9,7 +9,7 @@ import pytest
 from elfs_ray.store import Store
 from small import BUDGET, TIMEOUT_SECONDS, command_line, finish, start
 
-STAGES = ["ingest", "embed", "neighbors", "cluster", "proxy", f"beta_search-elfs-{BUDGET}", "evaluation"]
+STAGES = ["ingest", "embed", "neighbors", "cluster", "proxy", f"beta_search-elfs-{BUDGET}", f"evaluation-elfs-{BUDGET}"]
 
 
 def published(run_dir: Path) -> set[str]:
@@ -17,9 +17,7 @@ def published(run_dir: Path) -> set[str]:
 
 
 def has_begun(stage: str, run_dir: Path) -> bool:
-    """Whether the work folder of a stage holds something; evaluation writes at its end alone, and follows selection."""
-    if stage == "evaluation":
-        return f"coresets/elfs/{BUDGET}" in published(run_dir)
+    """Whether the work folder of a stage holds something."""
     return any(path.is_dir() and any(path.iterdir()) for path in run_dir.glob(f".work/{stage}-*"))
 
 
@@ -51,4 +49,6 @@ def test_killed_in_every_stage(small_input, tmp_path):
     for artifact in ("samples", "embeddings", "neighbors", "pseudo_labels", "dynamics", f"coresets/elfs/{BUDGET}"):
         ours, theirs = (Store(str(run)).read_table(artifact) for run in (killed, undisturbed))
         assert ours.equals(theirs), artifact
+    ours, theirs = (Store(str(run)).read_table(f"evaluation/elfs/{BUDGET}") for run in (killed, undisturbed))
+    assert ours.drop(["seconds"]).equals(theirs.drop(["seconds"]))
     assert not Store(str(killed)).names(".work")

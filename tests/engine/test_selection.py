@@ -94,6 +94,58 @@ def test_more_labelled_samples_select_again(choose, tmp_path):
     assert sum(choose(**options).table["labeled"].to_pylist()) == 2
 
 
+@pytest.mark.parametrize("name", ["elfs", "moderate"])
+def test_a_supervised_baseline_says_what_it_is(choose, small_input, name):
+    labels = str(small_input[1])
+    result = choose(**{"select.method": name, "select.supervised": True, "evaluate.labels": labels})
+    store, unit = Store(result.run_dir), f"coresets/{name}-supervised/{BUDGET}"
+    record = result.manifest["stages"][unit]
+    assert record["chosen"]["supervised"]
+    assert record["metrics"]["supervised"]
+    truth = store.read_table("labels_true").to_pandas().set_index("sample_id")["label"]
+    selected = result.table.to_pandas().set_index("sample_id")["pseudo_label"]
+    assert (truth[selected.index] == selected).all()
+    assert f"{name}-supervised/{BUDGET} is a supervised baseline" in store.read_bytes("report.html").decode()
+    # What was selected without labels stays, beside it.
+    assert store.read_table(f"coresets/elfs/{BUDGET}").num_rows == BUDGET
+
+
+def test_true_labels_give_other_dynamics(choose, small_input):
+    result = choose(**{"select.supervised": True, "select.beta": 0.2, "evaluate.labels": str(small_input[1])})
+    store = Store(result.run_dir)
+    with_labels, without = (store.read_table(name)["aum"].to_numpy() for name in ("dynamics_supervised", "dynamics"))
+    assert not np.allclose(with_labels, without)
+    subsets = result.manifest["stages"][f"evaluation/elfs-supervised/{BUDGET}"]["metrics"]["subsets"]
+    assert set(subsets) == {"elfs-supervised", "random"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "select.supervised needs true labels of all images; pass --labels"),
+        ({"select.method": "zcore"}, "method 'zcore' uses no labels, so that select.supervised changes nothing"),
+        ({"select.labeled": "half"}, "select.supervised uses the labels of all images, select.labeled those of some"),
+        ({"evaluate.labels": "half"}, f"120 of {NUM_IMAGES} have none in .*half.csv; pass labels for all"),
+    ],
+)
+def test_a_supervised_baseline_needs_labels_for_all(choose, small_input, tmp_path, options, message):
+    half = tmp_path / "half.csv"
+    half.write_text("\n".join(small_input[1].read_text().splitlines()[:121]))
+    if options:
+        options = {"evaluate.labels": str(small_input[1]), **options}
+    options = {name: str(half) if value == "half" else value for name, value in options.items()}
+    with pytest.raises(UsageError, match=message):
+        choose(**{"select.supervised": True, **options})
+
+
+def test_hiding_takes_fewer_steps(choose, small_input):
+    labels = str(small_input[1])
+    result = choose(**{"select.beta": 0.2, "evaluate.labels": labels, "evaluate.hide": 0.5, "evaluate.steps": 200})
+    rows = Store(result.run_dir).read_table(f"evaluation/elfs/{BUDGET}").to_pandas()
+    assert (rows["steps"] < 200).all()
+    assert (rows["steps"] > 100).all()
+
+
 def test_balance_follows_the_clusters(choose):
     result = choose(**{"select.method": "random", "select.balance": "cluster"})
     stages = result.manifest["stages"]

@@ -105,7 +105,6 @@ def test_the_order_of_the_rows_does_not_matter(name):
     expected = select(name, inputs, 20).positions.tolist()
     assert order[select(name, shuffled, 20).positions].tolist() == expected
 
-
     scores = select(name, inputs, 20).scores
     assert np.allclose(select(name, shuffled, 20).scores, scores[order], atol=1e-6)
 

@@ -1,0 +1,108 @@
+"""Training that hides what the classifier has learned (KAKURENBO: Nguyen et al., NeurIPS 2023, arXiv 2310.10102).
+
+Symbols: N samples, b rows in a batch, C classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from elfs_ray.core.classifier import cosine_factor, epoch_batches, sgd, train_step
+
+CONFIDENCE = 0.7
+# From which part of the training on, how much of the largest share is hidden.
+SCHEDULE = ((0.8, 0.4), (0.6, 0.6), (0.3, 0.8), (0.0, 1.0))
+
+
+def hidden_share(progress: float, largest: float) -> float:
+    """The most that an epoch may hide: less and less as training goes on, `progress` from 0 to 1."""
+    return largest * next(part for start, part in SCHEDULE if progress >= start)
+
+
+def choose_hidden(losses: Tensor, correct: Tensor, confidence: Tensor, share: float) -> Tensor:
+    """The samples of lowest loss, of which those move back that are predicted wrongly or with little confidence.
+
+    Args:
+        losses: of each sample when it was last seen, float [N].
+        correct: whether it was then predicted rightly, bool [N].
+        confidence: probability of its predicted class then, float [N].
+        share: of the samples to hide at most.
+
+    Returns:
+        bool [N].
+    """
+    hidden = torch.zeros(len(losses), dtype=torch.bool)
+    hidden[losses.argsort(stable=True)[: int(share * len(losses))]] = True
+    return hidden & correct & (confidence >= CONFIDENCE)
+
+
+def train_with_hiding(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    largest: float,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    generator: torch.Generator,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+) -> int:
+    """Train in place for as many epochs as `steps` would be without hiding; an epoch that hides takes fewer steps.
+
+    The learning rate rises by what is hidden, as published. Hidden samples are looked at once after each epoch.
+
+    Args:
+        model: of a classifier.
+        inputs: [N, ...].
+        labels: int64 [N].
+        largest: share of the samples that an epoch hides at most, 0 to below 1.
+        steps: optimizer steps without hiding.
+        batch_size: rows in a step.
+        learning_rate: the largest; cosine to zero.
+        generator: source of the order of the samples.
+        momentum: of SGD.
+        weight_decay: of SGD.
+
+    Returns:
+        The optimizer steps taken.
+    """
+    optimizer, seen = sgd(model, learning_rate, momentum, weight_decay), _LastSeen(labels)
+    progress, taken = 0.0, 0
+    while progress < steps:
+        hidden = choose_hidden(seen.losses, seen.correct, seen.confidence, hidden_share(progress / steps, largest))
+        rest = 1 - float(hidden.float().mean())
+        visible = (~hidden).nonzero().squeeze(1)
+        model.train()
+        for batch in epoch_batches(len(visible), batch_size, 2, generator):
+            rows = visible[batch]
+            rate = learning_rate / rest * cosine_factor(progress, steps)
+            seen.update(rows, train_step(model, optimizer, inputs[rows], labels[rows], rate))
+            taken += 1
+            progress += 1 / rest
+            if progress >= steps:
+                return taken
+        model.eval()
+        with torch.inference_mode():
+            for rows in hidden.nonzero().squeeze(1).split(batch_size):
+                seen.update(rows, model(inputs[rows]))
+    return taken
+
+
+class _LastSeen:
+    """Loss, rightness and confidence of each sample at its last look; who was not seen has the largest loss."""
+
+    def __init__(self, labels: Tensor) -> None:
+        self._labels = labels
+        self.losses = torch.full((len(labels),), torch.inf)
+        self.correct = torch.zeros(len(labels), dtype=torch.bool)
+        self.confidence = torch.zeros(len(labels))
+
+    def update(self, rows: Tensor, logits: Tensor) -> None:
+        """Take in the logits [b, C] of some samples."""
+        labels = self._labels[rows]
+        confidence, predicted = logits.softmax(dim=1).max(dim=1)
+        self.losses[rows] = F.cross_entropy(logits, labels, reduction="none").cpu()
+        self.correct[rows] = (predicted == labels).cpu()
+        self.confidence[rows] = confidence.cpu()
