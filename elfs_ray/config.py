@@ -100,6 +100,9 @@ class NeighborsConfig(Section):
     """Exact k nearest neighbours by cosine similarity."""
 
     k: int = Field(50, ge=1, description="neighbours of each sample")
+    search: Literal["faiss", "torch"] = Field(
+        "faiss", description="torch: bfloat16 products with exact re-ranking, for GPUs; its recall is measured"
+    )
     shards: AutoInt = _execution("auto", "index shards, one actor each")
     query_rows: int = _execution(4096, "queries searched and saved as one unit", ge=1)
 

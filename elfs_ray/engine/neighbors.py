@@ -1,4 +1,4 @@
-"""Neighbours: exact k nearest neighbours by cosine similarity, from a faiss index split over actors.
+"""Neighbours: exact k nearest neighbours by cosine similarity, from an index split over actors.
 
 Reads: `embeddings`. Writes: `neighbors` (k other samples for each sample, most similar first).
 Each actor indexes one range of rows under their global ids. Blocks of queries go to all actors, the answers are merged,
@@ -12,20 +12,23 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import ray
+import torch
 from ray.actor import ActorHandle
 
 from elfs_ray import schema
 from elfs_ray.config import NeighborsConfig
 from elfs_ray.core.features import normalize_rows
-from elfs_ray.core.knn import drop_self, merge_top_k, shard_ranges
+from elfs_ray.core.knn import drop_self, merge_top_k, recall_at_k, shard_ranges
+from elfs_ray.core.product_index import ProductIndex
 from elfs_ray.defaults import choose_neighbors
-from elfs_ray.engine.artifacts import KEY, matrix_column, part_name, read_vectors
+from elfs_ray.engine.artifacts import KEY, fixed_size_matrix, matrix_column, part_name, read_vectors
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import UsageError
 from elfs_ray.store import Store
 
 FOUND = "neighbors"
 BLOCKS_IN_FLIGHT = 4
+RECALL_SAMPLES, RECALL_BLOCK_ROWS = 256, 65_536
 
 
 def run(context: StageContext) -> StageResult:
@@ -40,7 +43,12 @@ def run(context: StageContext) -> StageResult:
         )
     started = time.monotonic()
     _search_all(context, options, num_samples)
+    seconds = time.monotonic() - started
     similarity = store.read_table(context.work, FOUND, columns=["similarity"])["similarity"]
+    recall = {}
+    if options.search == "torch":
+        measured: float = ray.get(_recall.remote(store, context.work, options, num_samples, context.seed()))
+        recall["recall"] = round(measured, 5)
     return StageResult(
         artifacts={"neighbors": FOUND},
         chosen=options.model_dump(mode="json"),
@@ -50,7 +58,8 @@ def run(context: StageContext) -> StageResult:
             "mean_similarity": round(
                 float(np.mean([chunk.flatten().to_numpy().mean() for chunk in similarity.chunks])), 4
             ),
-            "queries_per_second": round(num_samples / (time.monotonic() - started), 1),
+            "queries_per_second": round(num_samples / seconds, 1),
+            **recall,
         },
     )
 
@@ -65,7 +74,7 @@ def _search_all(context: StageContext, options: NeighborsConfig, num_samples: in
     pending = [block for block in blocks if part_name(block[0]) not in saved]
     if not pending:
         return
-    shards = _start_shards(context, int(options.shards), num_samples)
+    shards = _start_shards(context, options, num_samples)
     done = num_samples - sum(stop - start for _, start, stop in pending)
     with context.counting("neighbours", num_samples, "samples", done) as counter:
         waiting: list[ray.ObjectRef[int]] = []
@@ -81,15 +90,16 @@ def _search_all(context: StageContext, options: NeighborsConfig, num_samples: in
         ray.kill(shard)
 
 
-def _start_shards(context: StageContext, count: int, num_samples: int) -> list[ActorHandle[Any]]:
-    hardware = context.hardware
+def _start_shards(context: StageContext, options: NeighborsConfig, num_samples: int) -> list[ActorHandle[Any]]:
+    hardware, count = context.hardware, int(options.shards)
     on_gpu = hardware.gpus >= count
     actor = _Shard.options(  # type: ignore[attr-defined] # added by the decorator
         num_cpus=0.5, num_gpus=1 if on_gpu else 0, max_restarts=3, max_task_retries=3
     )
     threads = max(1, hardware.cpus // count)
     return [
-        actor.remote(context.store, start, stop, threads, on_gpu) for start, stop in shard_ranges(num_samples, count)
+        actor.remote(context.store, start, stop, options.search, threads, on_gpu)
+        for start, stop in shard_ranges(num_samples, count)
     ]
 
 
@@ -97,11 +107,16 @@ def _start_shards(context: StageContext, count: int, num_samples: int) -> list[A
 class _Shard:
     """A flat inner-product index over the rows start..stop-1, answering with global ids."""
 
-    def __init__(self, store: Store, start: int, stop: int, threads: int, on_gpu: bool) -> None:
-        faiss.omp_set_num_threads(threads)
+    def __init__(self, store: Store, start: int, stop: int, search: str, threads: int, on_gpu: bool) -> None:
         vectors = normalize_rows(read_vectors(store, start=start, stop=stop))
         self._start = start
-        self._index: Any = faiss.IndexFlatIP(vectors.shape[1])
+        self._index: Any
+        if search == "torch":
+            torch.set_num_threads(threads)
+            self._index = ProductIndex(vectors, torch.device("cuda" if on_gpu else "cpu"))
+            return
+        faiss.omp_set_num_threads(threads)
+        self._index = faiss.IndexFlatIP(vectors.shape[1])
         if on_gpu:
             self._index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, self._index)
         self._index.add(vectors)
@@ -128,6 +143,27 @@ def _merge_block(
     table = keys.append_column("ids", matrix_column(ids)).append_column("similarity", matrix_column(similarity))
     store.write_table(table, schema.neighbors(k), work, FOUND, part_name(number))
     return stop - start
+
+
+@ray.remote(num_cpus=1)
+def _recall(store: Store, work: str, options: NeighborsConfig, num_samples: int, seed: int) -> float:
+    """Share of the true neighbours that were found, on a sample of the queries."""
+    rows = np.sort(np.random.default_rng(seed).choice(num_samples, min(RECALL_SAMPLES, num_samples), replace=False))
+    vectors = fixed_size_matrix(store.read_table("embeddings", columns=["vector"], rows=_among(rows))["vector"])
+    queries = normalize_rows(vectors)
+    exact: list[tuple[np.ndarray, np.ndarray]] = []
+    for start in range(0, num_samples, RECALL_BLOCK_ROWS):
+        stop = min(start + RECALL_BLOCK_ROWS, num_samples)
+        similarity = queries @ normalize_rows(read_vectors(store, start=start, stop=stop)).T
+        block = np.broadcast_to(np.arange(start, stop), similarity.shape), similarity
+        exact = [merge_top_k([*exact, block], min(options.k + 1, stop))]
+    ids, _ = drop_self(*exact[0], rows, options.k)
+    found = fixed_size_matrix(store.read_table(work, FOUND, columns=["ids"], rows=_among(rows))["ids"])
+    return recall_at_k(found, ids)
+
+
+def _among(rows: np.ndarray) -> pa.compute.Expression:
+    return pa.compute.field("index").isin(pa.array(rows))
 
 
 def _between(start: int, stop: int) -> pa.compute.Expression:

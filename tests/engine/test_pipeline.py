@@ -9,11 +9,12 @@ import pytest
 
 from elfs_ray import schema, select
 from elfs_ray.config import load_config
+from elfs_ray.console import Reporter
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import exact_top_k
 from elfs_ray.engine.artifacts import read_neighbor_ids, read_vectors
 from elfs_ray.errors import UsageError
-from elfs_ray.pipeline import check_sizes
+from elfs_ray.pipeline import check_sizes, run
 from elfs_ray.store import Store
 from small import BUDGET, NUM_IMAGES, OPTIONS
 
@@ -60,6 +61,15 @@ class TestArtifacts:
         # Equal similarities may stand in another order; the sets agree but for rounding at the last place.
         same = [len(set(a) & set(b)) for a, b in zip(found.tolist(), expected.tolist(), strict=True)]
         assert np.mean(same) >= 9.99
+
+    def test_rounded_products_find_the_same(self, small_run, tmp_path):
+        run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+        config = load_config({"neighbors.search": "torch"}, base=small_run.manifest["config"])
+        manifest = run(config, Store(str(run_dir)), Reporter(), until="neighbors")
+        assert manifest["stages"]["neighbors"]["metrics"]["recall"] >= 0.999
+        assert manifest["stages"]["embed"] == small_run.manifest["stages"]["embed"]
+        ours, theirs = (read_neighbor_ids(Store(str(folder))) for folder in (run_dir, small_run.run_dir))
+        assert (np.sort(ours) == np.sort(theirs)).mean() >= 0.999
 
     def test_coreset_is_the_best_of_its_rank(self, small_run):
         coreset = small_run.table
