@@ -147,6 +147,9 @@ class ProxyConfig(Section):
     learning_rate: AutoFloat = Field("auto", description="SGD with Nesterov momentum, cosine to zero")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
+    folds: int = Field(
+        1, ge=1, description="above 1: dynamics of samples that the proxy does not train on, one training for each fold"
+    )
     tdds: bool = Field(False, description="record TDDS too, which holds N x C probabilities in memory")
     workers: AutoInt = _execution("auto", "training workers")
     checkpoint_epochs: int = _execution(10, "epochs between checkpoints", ge=1)

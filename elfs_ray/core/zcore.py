@@ -93,40 +93,39 @@ def _score_draws(
         distances = np.empty(columns.shape[1], dtype=np.float32)
         near = np.empty(columns.shape[1], dtype=np.int64)
         for number in range(edges[part], edges[part + 1]):
-            _distances(columns, dims[number], points[number], distances)
-            nearest = _nearest(distances)
+            smallest = _distances(columns, dims[number], points[number], distances)
+            nearest = _first_at(distances, smallest)
             scores[part, nearest] += 1
             if num_neighbors == 0:
                 continue
             _distances(columns, dims[number], columns[:, nearest][dims[number]], distances)
             distances[nearest] = np.inf
-            closest = _nearest(distances)
-            if distances[closest] == 0:
-                scores[part, closest] -= 1
-                continue
             _penalize(distances, num_neighbors, exponent, near, scores[part])
 
 
 @numba.njit(cache=True, fastmath=True)
-def _distances(columns: np.ndarray, dims: np.ndarray, point: np.ndarray, out: np.ndarray) -> None:
-    """L1 distance of every sample to a point in a view."""
+def _distances(columns: np.ndarray, dims: np.ndarray, point: np.ndarray, out: np.ndarray) -> np.float32:
+    """L1 distance of every sample to a point in a view; returns the smallest."""
+    smallest = np.float32(np.finfo(np.float32).max)
     first, value = columns[dims[0]], point[0]
     for row in range(len(out)):
         out[row] = abs(first[row] - value)
+        smallest = min(smallest, out[row])
     for number in range(1, len(dims)):
         column, value = columns[dims[number]], point[number]
+        # Distances only grow: the smallest is that of the last dimension.
+        smallest = np.float32(np.finfo(np.float32).max)
         for row in range(len(out)):
             out[row] += abs(column[row] - value)
+            smallest = min(smallest, out[row])
+    return smallest
 
 
-@numba.njit(cache=True, fastmath={"nnan", "nsz"})
-def _nearest(distances: np.ndarray) -> int:
-    """Row of the smallest distance: a minimum that the compiler can vectorise, then a search for it."""
-    smallest = distances[0]
-    for row in range(1, len(distances)):
-        smallest = min(smallest, distances[row])
+@numba.njit(cache=True)
+def _first_at(distances: np.ndarray, value: np.float32) -> int:
+    """The first row with this distance."""
     for row in range(len(distances)):
-        if distances[row] == smallest:
+        if distances[row] == value:
             return row
     return 0
 
@@ -136,6 +135,10 @@ def _penalize(distances: np.ndarray, num_neighbors: int, exponent: float, near: 
     """Spread a penalty of 1 over the nearest samples, by distance; of equally far ones the first rows."""
     count = _collect_nearest(distances, num_neighbors, near)
     candidates = distances[near[:count]]
+    closest = candidates.argmin()
+    if candidates[closest] == 0:
+        scores[near[closest]] -= 1
+        return
     limit = np.partition(candidates, num_neighbors - 1)[num_neighbors - 1]
     at_limit = num_neighbors - (candidates < limit).sum()
     weights = np.zeros(count, dtype=np.float64)

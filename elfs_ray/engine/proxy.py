@@ -2,8 +2,9 @@
 
 Reads: `pseudo_labels`, and `embeddings` (mlp) or `samples` (resnet18). Writes: `dynamics`.
 A supervised baseline reads `labels_true` in place of pseudo-labels, and writes `dynamics_supervised`.
-Workers share each batch and average gradients; every worker sees the logits of the whole batch, so that the dynamics
-do not depend on how many there are. Checkpoints hold the dynamics so far.
+With several folds, the dynamics of a sample are those of a network that does not train on it (cross-fitting): it cannot
+learn a wrong pseudo-label by heart. Workers share each batch and average gradients; every worker sees the logits of the
+whole batch, so that the dynamics do not depend on how many there are. Checkpoints hold the dynamics so far.
 """
 
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ def run(context: StageContext) -> StageResult:
     sizes = store.read_table("samples", columns=["width", "height"])
     median_side = float(np.median(np.minimum(sizes["width"].to_numpy(), sizes["height"].to_numpy())))
     options = choose_proxy(config.proxy, hardware.device, hardware.units, len(sizes), median_side)
-    with context.counting("proxy training", int(options.epochs) * len(sizes), "samples") as counter:
+    total = options.folds * int(options.epochs) * len(sizes)
+    with context.counting("proxy training", total, "samples") as counter:
         task = ProxyTask(
             store,
             context.work,
@@ -90,37 +92,51 @@ def run(context: StageContext) -> StageResult:
 def _train(task: ProxyTask) -> None:
     """One worker: train from the last checkpoint on, recording dynamics; the first worker writes them."""
     training = _Training(task, get_device())
-    epochs = int(task.options.epochs)
-    for epoch in range(load_state(training.load), epochs):
-        _train_epoch(task, training, epoch)
-        if epoch + 1 == epochs or (epoch + 1) % task.options.checkpoint_epochs == 0:
-            save_checkpoint({"epoch": epoch}, training.state(), epoch + 1)
+    options = task.options
+    total = options.folds * int(options.epochs)
+    for number in range(load_state(training.load), total):
+        _train_epoch(task, training, number)
+        if number + 1 == total or (number + 1) % options.checkpoint_epochs == 0:
+            save_checkpoint({"epoch": number}, training.state(), number + 1)
     if is_first_worker():
         task.store.write_json(_write_dynamics(task, training), task.work, METRICS_FILE)
 
 
 class _Training:
-    """Inputs, labels, network, optimizer and dynamics on one device."""
+    """Inputs, labels and dynamics of all samples, and the network of one fold, on one device."""
 
     def __init__(self, task: ProxyTask, device: torch.device) -> None:
-        options, generator = task.options, torch.Generator().manual_seed(task.seed)
-        self.device = device
+        options = task.options
+        self._task, self.device = task, device
         self.on_images = options.model == "resnet18"
         self.labels = torch.from_numpy(read_column(task.store, task.labels, "label").astype(np.int64))
-        network: nn.Module
         if self.on_images:
             size = int(options.image_size)
             self.inputs = torch.from_numpy(read_pixels(task.store.dataset("samples"), size, task.max_pixels))
-            network = ResNet18(size, task.num_classes, generator=generator)
         else:
             self.inputs = torch.from_numpy(normalize_rows(read_vectors(task.store)))
-            network = MlpClassifier(self.inputs, task.num_classes, options.hidden_dim, generator=generator)
-        self.network = network.to(device)
-        self.optimizer = sgd(self.network, float(options.learning_rate), options.momentum, options.weight_decay)
+        self._fold_of = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(task.seed))
+        self._fold_of %= options.folds
         self.dynamics = DynamicsAccumulator(len(self.labels), tdds_classes=task.num_classes if options.tdds else 0)
+        self.begin(0)
 
-    def batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Inputs of some samples, ready for the network."""
+    def begin(self, fold: int) -> None:
+        """A new network, for the samples of the other folds; a single fold trains on all."""
+        options, generator = self._task.options, torch.Generator().manual_seed(self._task.seed + fold)
+        everyone = options.folds == 1
+        self.rows = torch.arange(len(self.labels)) if everyone else (self._fold_of != fold).nonzero().squeeze(1)
+        self.held_out = torch.empty(0, dtype=torch.int64) if everyone else (self._fold_of == fold).nonzero().squeeze(1)
+        network: nn.Module
+        if self.on_images:
+            network = ResNet18(int(options.image_size), self._task.num_classes, generator=generator)
+        else:
+            inputs = self.inputs if everyone else self.inputs[self.rows]
+            network = MlpClassifier(inputs, self._task.num_classes, options.hidden_dim, generator=generator)
+        self.network = network.to(self.device)
+        self.optimizer = sgd(self.network, float(options.learning_rate), options.momentum, options.weight_decay)
+
+    def batch(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Inputs of some samples, ready for the network; without a generator, not augmented."""
         inputs = self.inputs[rows].to(self.device)
         return prepare_images(inputs, generator) if self.on_images else inputs
 
@@ -132,19 +148,25 @@ class _Training:
         }
 
     def load(self, state: dict[str, Any]) -> None:
+        self.begin((state["epochs_done"] - 1) // int(self._task.options.epochs))
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.dynamics.load_state_dict(state["dynamics"])
 
 
-def _train_epoch(task: ProxyTask, training: _Training, epoch: int) -> None:
+def _train_epoch(task: ProxyTask, training: _Training, number: int) -> None:
+    """One epoch of one fold; `number` counts the epochs of all folds."""
     options, num_samples = task.options, len(training.labels)
-    generator = torch.Generator().manual_seed(task.seed + epoch)
-    batches = list(epoch_batches(num_samples, options.batch_size, MIN_BATCH_ROWS, generator))
+    fold, epoch = divmod(number, int(options.epochs))
+    if epoch == 0:
+        training.begin(fold)
+    generator = torch.Generator().manual_seed(task.seed + number)
+    batches = list(epoch_batches(len(training.rows), options.batch_size, MIN_BATCH_ROWS, generator))
     total_steps = int(options.epochs) * len(batches)
     training.network.train()
     seen = 0
-    for number, rows in enumerate(batches):
+    for step, batch in enumerate(batches):
+        rows = training.rows[batch]
         mine = worker_share(len(rows))
         labels = training.labels[rows]
         logits = train_step(
@@ -152,13 +174,25 @@ def _train_epoch(task: ProxyTask, training: _Training, epoch: int) -> None:
             training.optimizer,
             training.batch(rows[mine], generator),
             labels[mine].to(training.device),
-            float(options.learning_rate) * cosine_factor(epoch * len(batches) + number, total_steps),
+            float(options.learning_rate) * cosine_factor(epoch * len(batches) + step, total_steps),
             average_gradients,
         )
-        training.dynamics.update(rows, gather_rows(logits.float(), len(rows)).cpu(), labels, epoch)
+        if options.folds == 1:
+            training.dynamics.update(rows, gather_rows(logits.float(), len(rows)).cpu(), labels, epoch)
         seen += len(rows)
         if is_first_worker():
-            task.counter.reach(epoch * num_samples + seen)
+            task.counter.reach(number * num_samples + seen)
+    _record_held_out(training, options.batch_size, epoch)
+
+
+@torch.inference_mode()
+def _record_held_out(training: _Training, batch_size: int, epoch: int) -> None:
+    """Dynamics of the samples that the network does not train on; none with a single fold."""
+    training.network.eval()
+    for rows in training.held_out.split(batch_size):
+        if len(rows):
+            logits = training.network(training.batch(rows[worker_share(len(rows))], None))
+            training.dynamics.update(rows, gather_rows(logits.float(), len(rows)).cpu(), training.labels[rows], epoch)
 
 
 def _write_dynamics(task: ProxyTask, training: _Training) -> dict[str, Any]:
@@ -174,6 +208,8 @@ def _write_dynamics(task: ProxyTask, training: _Training) -> dict[str, Any]:
     task.store.write_table(table, layout, task.work, DYNAMICS, part_name(0))
     return {
         "model": task.options.model,
-        "train_accuracy": round(float(columns["last_correct"].mean()), 4),
+        ("train_accuracy" if task.options.folds == 1 else "held_out_accuracy"): round(
+            float(columns["last_correct"].mean()), 4
+        ),
         "mean_aum": round(float(columns["aum"].mean()), 4),
     }

@@ -138,6 +138,18 @@ def test_a_supervised_baseline_needs_labels_for_all(choose, small_input, tmp_pat
         choose(**{"select.supervised": True, **options})
 
 
+def test_cross_fitted_dynamics_come_from_held_out_samples(small_run, small_input, tmp_path):
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+    options = {**OPTIONS, "proxy.folds": 3, "select.beta": 0.2}
+    result = select(small_input[0], budget=BUDGET, num_classes=10, out=run_dir, **options)
+    stages, before = result.manifest["stages"], small_run.manifest["stages"]
+    assert stages["cluster"] == before["cluster"]
+    # Whom the proxy does not train on, it gets wrong more often.
+    assert stages["proxy"]["metrics"]["held_out_accuracy"] < before["proxy"]["metrics"]["train_accuracy"]
+    dynamics = Store(result.run_dir).read_table("dynamics").to_pandas()
+    assert (dynamics["epochs_seen"] == OPTIONS["proxy.epochs"]).all()
+
+
 def test_hiding_takes_fewer_steps(choose, small_input):
     labels = str(small_input[1])
     result = choose(**{"select.beta": 0.2, "evaluate.labels": labels, "evaluate.hide": 0.5, "evaluate.steps": 200})
