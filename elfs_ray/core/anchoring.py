@@ -1,9 +1,13 @@
-"""Pseudo-labels from a few true labels: probes on the embeddings, judged on labels that they have not seen."""
+"""Pseudo-labels from a few true labels: probes on the embeddings, judged on labels that they have not seen.
+
+Symbols: N samples, d dimensions of the embedding, m samples with true labels.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Int, Int32, Int64
 
 from elfs_ray.core.probe import train_probe
 from elfs_ray.core.splits import stratified_split
@@ -21,16 +25,21 @@ class Anchored(NamedTuple):
         accuracy: share of the seeds that probes trained without them get right.
     """
 
-    labels: np.ndarray
-    confidence: np.ndarray
-    agreement: np.ndarray
+    labels: Int32[np.ndarray, " N"]
+    confidence: Float32[np.ndarray, " N"]
+    agreement: Float32[np.ndarray, " N"]
     accuracy: float
 
 
 def spread_by_probes(
-    vectors: np.ndarray, seeds: np.ndarray, seed_labels: np.ndarray, rng: np.random.Generator, *, probes: int = 5,
+    vectors: Float32[np.ndarray, "N d"],
+    seeds: Int64[np.ndarray, " m"],
+    seed_labels: Int64[np.ndarray, " m"],
+    rng: np.random.Generator,
+    *,
+    probes: int = 5,
     steps: int = 500,
-) -> Anchored:  # fmt: skip
+) -> Anchored:
     """Train probes, each without a fifth of the seeds, and average what they predict for all samples.
 
     Args:
@@ -59,7 +68,7 @@ def spread_by_probes(
     return Anchored(labels.astype(np.int32), confidence, agreement, right / max(judged, 1))
 
 
-def majority_accuracy(clusters: np.ndarray, seed_labels: np.ndarray) -> float:
+def majority_accuracy(clusters: Int[np.ndarray, " m"], seed_labels: Int[np.ndarray, " m"]) -> float:
     """Share of the seeds whose label is that of most seeds of their cluster; clusters and labels int [m], from 0."""
     counts = np.zeros((int(clusters.max()) + 1, int(seed_labels.max()) + 1), dtype=np.int64)
     np.add.at(counts, (clusters, seed_labels), 1)
