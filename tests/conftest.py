@@ -6,8 +6,13 @@ import os
 import numpy as np
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
-from small import BUDGET, OPTIONS, write_small_input
+# Checks the shapes and types of arrays that annotations declare, in modules imported from here on: so what imports the
+# package is not imported above. An int passes for a float, as in type checkers. Processes of Ray check nothing.
+install_import_hook(
+    ["elfs_ray.core", "elfs_ray.methods"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 # Machines are shared: a test says what is right, never how long it takes. The same examples on every run.
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
@@ -54,6 +59,8 @@ def ordinary_user(tmp_path):
 @pytest.fixture(scope="session")
 def small_input(tmp_path_factory):
     """Folder of images and file of labels."""
+    from small import write_small_input
+
     return write_small_input(tmp_path_factory.mktemp("digits"))
 
 
@@ -61,6 +68,7 @@ def small_input(tmp_path_factory):
 def small_run(ray_session, small_input, tmp_path_factory):
     """Result of the whole pipeline on the small input, shared by the tests that look at it and change nothing."""
     from elfs_ray import select
+    from small import BUDGET, OPTIONS
 
     images, labels = small_input
     out = tmp_path_factory.mktemp("runs") / "small"

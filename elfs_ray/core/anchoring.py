@@ -1,9 +1,13 @@
-"""Pseudo-labels from a few true labels: probes on the embeddings, judged on labels that they have not seen."""
+"""Pseudo-labels from a few true labels: probes on the embeddings, judged on labels that they have not seen.
+
+Symbols: N samples, d dimensions of the embedding, m samples with true labels.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Int, Int32, Int64
 
 from elfs_ray.core.probe import FORWARD_ROWS, train_probe
 from elfs_ray.core.splits import stratified_split
@@ -20,17 +24,23 @@ class Anchored(NamedTuple):
         cluster_accuracy: share of the same seeds that the clusters get right, named by the other seeds.
     """
 
-    labels: np.ndarray
-    confidence: np.ndarray
-    agreement: np.ndarray
+    labels: Int32[np.ndarray, " N"]
+    confidence: Float32[np.ndarray, " N"]
+    agreement: Float32[np.ndarray, " N"]
     accuracy: float
     cluster_accuracy: float
 
 
 def spread_by_probes(
-    vectors: np.ndarray, clusters: np.ndarray, seeds: np.ndarray, seed_labels: np.ndarray, rng: np.random.Generator,
-    *, probes: int = 5, steps: int = 500,
-) -> Anchored:  # fmt: skip
+    vectors: Float32[np.ndarray, "N d"],
+    clusters: Int[np.ndarray, " N"],
+    seeds: Int64[np.ndarray, " m"],
+    seed_labels: Int64[np.ndarray, " m"],
+    rng: np.random.Generator,
+    *,
+    probes: int = 5,
+    steps: int = 500,
+) -> Anchored:
     """Train probes, each without a fifth of the seeds, and average what they predict for all samples.
 
     Args:
@@ -63,7 +73,9 @@ def spread_by_probes(
     return Anchored(labels.astype(np.int32), confidence, agreement, *shares)
 
 
-def name_clusters(clusters: np.ndarray, labels: np.ndarray, num_clusters: int) -> np.ndarray:
+def name_clusters(
+    clusters: Int[np.ndarray, " m"], labels: Int[np.ndarray, " m"], num_clusters: int
+) -> Int64[np.ndarray, " {num_clusters}"]:
     """The label of most samples of each cluster, int64 [num_clusters]; -1 for a cluster without any.
 
     Args:

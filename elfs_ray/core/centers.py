@@ -4,14 +4,15 @@ Symbols: N samples, d dimensions, C classes.
 """
 
 import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, Int32, Int64
 from scipy.cluster.vq import kmeans2
 
 K_MEANS_STEPS = 50
 
 
 def greedy_k_center(
-    vectors: np.ndarray, budget: int, *, covered: np.ndarray | None = None, first: int = 0
-) -> np.ndarray:
+    vectors: Float[np.ndarray, "N d"], budget: int, *, covered: Bool[np.ndarray, " N"] | None = None, first: int = 0
+) -> Int64[np.ndarray, " {budget}"]:
     """Take, again and again, the sample farthest from all taken ones (Sener and Savarese, ICLR 2018).
 
     Args:
@@ -41,18 +42,22 @@ def greedy_k_center(
     return order
 
 
-def k_means(vectors: np.ndarray, num_clusters: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def k_means(
+    vectors: Float[np.ndarray, "N d"], num_clusters: int, rng: np.random.Generator
+) -> tuple[Float64[np.ndarray, "{num_clusters} d"], Int32[np.ndarray, " N"]]:
     """Centroids float64 [C, d] and the cluster of each sample, int32 [N], by k-means from a k-means++ start."""
     centroids, labels = kmeans2(vectors.astype(np.float64), num_clusters, iter=K_MEANS_STEPS, minit="++", rng=rng)
     return centroids, labels
 
 
-def centroid_distances(vectors: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def centroid_distances(
+    vectors: Float[np.ndarray, "N d"], centroids: Float[np.ndarray, "C d"], labels: Int[np.ndarray, " N"]
+) -> Float64[np.ndarray, " N"]:
     """Euclidean distance of each sample to the centroid of its cluster, float64 [N]."""
     return np.linalg.norm(vectors.astype(np.float64) - centroids[labels], axis=1)
 
 
-def class_means(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def class_means(vectors: Float[np.ndarray, "N d"], labels: Int[np.ndarray, " N"]) -> Float64[np.ndarray, "C d"]:
     """Mean vector of each label, float64 [C, d]; zeros for a label that no sample has."""
     count = int(labels.max()) + 1
     sums = np.zeros((count, vectors.shape[1]), dtype=np.float64)
@@ -61,8 +66,13 @@ def class_means(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def k_means_plus_plus(
-    errors: np.ndarray, vectors: np.ndarray, budget: int, rng: np.random.Generator, *, covered: np.ndarray | None = None
-) -> np.ndarray:
+    errors: Float[np.ndarray, "N C"],
+    vectors: Float[np.ndarray, "N d"],
+    budget: int,
+    rng: np.random.Generator,
+    *,
+    covered: Bool[np.ndarray, " N"] | None = None,
+) -> Int64[np.ndarray, " {budget}"]:
     """Draw samples with probability proportional to the squared distance of their gradients to the drawn ones (BADGE).
 
     The gradient of the last layer is the outer product of error and vector. Distances between outer products need

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 Transform = Callable[[Tensor, torch.Generator | None], Tensor]
@@ -20,10 +21,12 @@ class MlpClassifier(nn.Module):
     training set of a few hundred rows estimates them badly.
     """
 
-    mean: Tensor
-    scale: Tensor
+    mean: Float[Tensor, " d"]
+    scale: Float[Tensor, ""]
 
-    def __init__(self, inputs: Tensor, num_classes: int, hidden_dim: int, *, generator: torch.Generator) -> None:
+    def __init__(
+        self, inputs: Float[Tensor, "N d"], num_classes: int, hidden_dim: int, *, generator: torch.Generator
+    ) -> None:
         """Size the network for `inputs` [N, d], and take their mean and overall deviation."""
         super().__init__()
         mean = inputs.mean(dim=0)
@@ -32,12 +35,12 @@ class MlpClassifier(nn.Module):
         self.hidden = _linear(inputs.shape[1], hidden_dim, generator)
         self.output = _linear(hidden_dim, num_classes, generator)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Float[Tensor, "*b d"]) -> Float[Tensor, "*b C"]:
         """Logits [b, C] of inputs [b, d]."""
         logits: Tensor = self.output(self.hidden_values(inputs))
         return logits
 
-    def hidden_values(self, inputs: Tensor) -> Tensor:
+    def hidden_values(self, inputs: Float[Tensor, "*b d"]) -> Float[Tensor, "*b hidden"]:
         """Inputs of the last layer [b, hidden] for inputs [b, d]."""
         return F.relu(self.hidden((inputs - self.mean) / self.scale))
 
@@ -56,7 +59,7 @@ class ResidualBlock(nn.Module):
             projection = _conv(in_channels, out_channels, 1, stride, generator)
             self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "b _ _ _"]) -> Float[Tensor, "b _ _ _"]:
         """Feature map of a feature map."""
         hidden = F.relu(self.norm1(self.conv1(images)))
         return F.relu(self.norm2(self.conv2(hidden)) + self.shortcut(images))
@@ -82,13 +85,13 @@ class ResNet18(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.output = _linear(512, num_classes, generator)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b C"]:
         """Logits [b, C] of normalised images [b, 3, s, s]."""
         logits: Tensor = self.output(self.blocks(self.stem(images)).mean(dim=(2, 3)))
         return logits
 
 
-def augment(images: Tensor, generator: torch.Generator | None) -> Tensor:
+def augment(images: Float[Tensor, "b 3 s s"], generator: torch.Generator | None) -> Float[Tensor, "b 3 s s"]:
     """Random flip and shifted crop (padding of an eighth of the side), drawn for each image; no generator: unchanged.
 
     Args:
@@ -109,12 +112,14 @@ def augment(images: Tensor, generator: torch.Generator | None) -> Tensor:
     return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def prepare_images(images: Tensor, generator: torch.Generator | None) -> Tensor:
+def prepare_images(images: UInt8[Tensor, "b 3 s s"], generator: torch.Generator | None) -> Float[Tensor, "b 3 s s"]:
     """Augmented images in [-1, 1] from uint8 ones, [b, 3, s, s]."""
     return augment(images.float().div(127.5).sub(1), generator)
 
 
-def epoch_batches(num_samples: int, batch_size: int, min_rows: int, generator: torch.Generator) -> Iterator[Tensor]:
+def epoch_batches(
+    num_samples: int, batch_size: int, min_rows: int, generator: torch.Generator
+) -> Iterator[Int64[Tensor, " b"]]:
     """Positions of each batch of an epoch in random order; a last batch under `min_rows` joins the one before."""
     order = torch.randperm(num_samples, generator=generator)
     starts = list(range(0, num_samples, batch_size))
@@ -139,11 +144,11 @@ def cosine_factor(step: float, total_steps: int) -> float:
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
-    labels: Tensor,
+    inputs: Float[Tensor, "b ..."],
+    labels: Int64[Tensor, " b"],
     learning_rate: float,
     after_backward: Callable[[nn.Module], None] = lambda _: None,
-) -> Tensor:
+) -> Float[Tensor, "b C"]:
     """One cross-entropy step; returns the logits [b, C] it was computed from.
 
     `after_backward` may change the gradients before the step, such as average them over workers.
@@ -161,8 +166,8 @@ def train_step(
 
 def train_for_steps(
     model: nn.Module,
-    inputs: Tensor,
-    labels: Tensor,
+    inputs: Float[Tensor, "N ..."],
+    labels: Int64[Tensor, " N"],
     *,
     steps: int,
     batch_size: int,
@@ -184,7 +189,9 @@ def train_for_steps(
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int = 4096) -> float:
+def accuracy(
+    model: nn.Module, inputs: Float[Tensor, "N ..."], labels: Int64[Tensor, " N"], batch_size: int = 4096
+) -> float:
     """Share of samples whose most probable class is their label."""
     model.eval()
     batches = zip(inputs.split(batch_size), labels.split(batch_size), strict=True)

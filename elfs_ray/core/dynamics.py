@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from elfs_ray.errors import UsageError
@@ -52,7 +53,9 @@ class DynamicsAccumulator:
         self._previous = torch.zeros(num_samples if self._with_tdds else 0, tdds_classes, dtype=torch.float32)
         self._changes = torch.zeros(len(self._previous), windows.width - 1, dtype=torch.float32)
 
-    def update(self, positions: Tensor, logits: Tensor, labels: Tensor, epoch: int) -> None:
+    def update(
+        self, positions: Int64[Tensor, " b"], logits: Float[Tensor, "b C"], labels: Int64[Tensor, " b"], epoch: int
+    ) -> None:
         """Take in one batch; each sample comes once in an epoch, and epochs come in order.
 
         Args:
@@ -86,7 +89,7 @@ class DynamicsAccumulator:
         if self._with_tdds:
             self._update_tdds(positions, probabilities, epoch)
 
-    def _update_windows(self, positions: Tensor, target: Tensor, epoch: int) -> None:
+    def _update_windows(self, positions: Int64[Tensor, " b"], target: Float[Tensor, " b"], epoch: int) -> None:
         width = self.windows.width
         self._recent[positions, epoch % width] = target
         if epoch + 1 < width:
@@ -99,7 +102,7 @@ class DynamicsAccumulator:
             self._sums["dual"][positions] += deviation * (1 - window.mean(dim=1))
             self._counts["dual_windows"][positions] += 1
 
-    def _update_tdds(self, positions: Tensor, probabilities: Tensor, epoch: int) -> None:
+    def _update_tdds(self, positions: Int64[Tensor, " b"], probabilities: Float[Tensor, "b C"], epoch: int) -> None:
         """Change of the probabilities since the epoch before, its deviation in the window, and their running sum."""
         if epoch > 0:
             before = self._previous[positions]
@@ -140,7 +143,7 @@ class DynamicsAccumulator:
         for name, values in self.state_dict().items():
             values.copy_(state[name])
 
-    def finalize(self) -> dict[str, np.ndarray]:
+    def finalize(self) -> dict[str, Shaped[np.ndarray, " N"]]:
         """Every score, one entry for each sample, [N].
 
         Keys: `aum` (sum of the margin of probabilities over epochs: ELFS, CCS), `aum_logit` (mean of the margin of
@@ -178,14 +181,14 @@ _SUMS = ("aum", "aum_logit", "el2n", "entropy", "target", "target_squared", "dua
 _COUNTS = ("forgetting", "correctness", "epochs_seen", "windows", "dual_windows")
 
 
-def _margin(values: Tensor, labels: Tensor) -> Tensor:
+def _margin(values: Float[Tensor, "b C"], labels: Int64[Tensor, " b"]) -> Float[Tensor, " b"]:
     """Value of the label minus the largest other value, [b]."""
     target = values.gather(1, labels[:, None])
     others = values.scatter(1, labels[:, None], -torch.inf)
     return target.squeeze(1) - others.amax(dim=1)
 
 
-def hardness(dynamics: Mapping[str, np.ndarray], score: str) -> np.ndarray:
+def hardness(dynamics: Mapping[str, Shaped[np.ndarray, " N"]], score: str) -> Float64[np.ndarray, " N"]:
     """A score turned so that larger means harder, float64 [N]: the one place that knows each score's direction.
 
     A sample that was never learned counts as forgotten more often than any other.

@@ -4,14 +4,20 @@ Symbols: N samples, k neighbours, d_ij distance of a sample and its neighbour.
 """
 
 import heapq
+from typing import no_type_check
 
 import numba
 import numpy as np
+from jaxtyping import Bool, Float, Float64, Int64, Real
 
 
 def start_density(
-    importance: np.ndarray, distances: np.ndarray, neighbor_ids: np.ndarray, *, product: bool
-) -> np.ndarray:
+    importance: Real[np.ndarray, " N"],
+    distances: Float[np.ndarray, "N k"],
+    neighbor_ids: Int64[np.ndarray, "N k"],
+    *,
+    product: bool,
+) -> Float64[np.ndarray, " N"]:
     """Density that selection starts from: what the neighbours send, with the sample's own importance.
 
     Args:
@@ -28,16 +34,15 @@ def start_density(
     return messages * importance if product else messages + importance
 
 
-@numba.njit(cache=True)
 def select_by_density(
-    density: np.ndarray,
-    distances: np.ndarray,
-    neighbor_ids: np.ndarray,
+    density: Float64[np.ndarray, " N"],
+    distances: Float[np.ndarray, "N k"],
+    neighbor_ids: Int64[np.ndarray, "N k"],
     gamma: float,
     weighted: bool,
     budget: int,
-    covered: np.ndarray,
-) -> np.ndarray:
+    covered: Bool[np.ndarray, " N"],
+) -> Int64[np.ndarray, " {budget}"]:
     """Take the densest sample and discount its neighbours, until the budget is met.
 
     The published loop looks for the maximum of all densities at each step. Here a heap holds a bound on each density:
@@ -55,6 +60,22 @@ def select_by_density(
     Returns:
         int64 [budget] in order of selection; equal densities in order of position.
     """
+    order: np.ndarray = _select_by_density(density, distances, neighbor_ids, gamma, weighted, budget, covered)
+    return order
+
+
+# What numba compiles is kept from the checks that the tests put around functions: it could not compile those.
+@numba.njit(cache=True)
+@no_type_check
+def _select_by_density(
+    density: np.ndarray,
+    distances: np.ndarray,
+    neighbor_ids: np.ndarray,
+    gamma: float,
+    weighted: bool,
+    budget: int,
+    covered: np.ndarray,
+) -> np.ndarray:
     density = density.copy()
     taken = covered.copy()
     for row in range(len(covered)):
@@ -85,6 +106,7 @@ def select_by_density(
 
 
 @numba.njit(cache=True)
+@no_type_check
 def _discount(
     density: np.ndarray, row: int, distances: np.ndarray, neighbor_ids: np.ndarray, gamma: float, weighted: bool
 ) -> None:

@@ -5,6 +5,7 @@ Symbols: N samples, b rows in a batch, C classes.
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from elfs_ray.core.classifier import cosine_factor, epoch_batches, sgd, train_step
@@ -19,7 +20,9 @@ def hidden_share(progress: float, largest: float) -> float:
     return largest * next(part for start, part in SCHEDULE if progress >= start)
 
 
-def choose_hidden(losses: Tensor, correct: Tensor, confidence: Tensor, share: float) -> Tensor:
+def choose_hidden(
+    losses: Float[Tensor, " N"], correct: Bool[Tensor, " N"], confidence: Float[Tensor, " N"], share: float
+) -> Bool[Tensor, " N"]:
     """The samples of lowest loss, of which those move back that are predicted wrongly or with little confidence.
 
     Args:
@@ -38,8 +41,8 @@ def choose_hidden(losses: Tensor, correct: Tensor, confidence: Tensor, share: fl
 
 def train_with_hiding(
     model: nn.Module,
-    inputs: Tensor,
-    labels: Tensor,
+    inputs: Shaped[Tensor, "N ..."],
+    labels: Int[Tensor, " N"],
     *,
     largest: float,
     steps: int,
@@ -99,7 +102,7 @@ class _LastSeen:
         self.correct = torch.zeros(len(labels), dtype=torch.bool)
         self.confidence = torch.zeros(len(labels))
 
-    def update(self, rows: Tensor, logits: Tensor) -> None:
+    def update(self, rows: Int[Tensor, " b"], logits: Float[Tensor, "b C"]) -> None:
         """Take in the logits [b, C] of some samples."""
         labels = self._labels[rows]
         confidence, predicted = logits.softmax(dim=1).max(dim=1)

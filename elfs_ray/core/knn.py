@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, Float32, Int64
 
 
 def shard_ranges(num_rows: int, num_shards: int) -> list[tuple[int, int]]:
@@ -17,7 +18,9 @@ def shard_ranges(num_rows: int, num_shards: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def merge_top_k(parts: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
+def merge_top_k(
+    parts: Sequence[tuple[Int64[np.ndarray, "q _"], Float[np.ndarray, "q _"]]], k: int
+) -> tuple[Int64[np.ndarray, "q {k}"], Float32[np.ndarray, "q {k}"]]:
     """Merge the best rows found by several shards; associative, so parts may be merged in any grouping.
 
     Args:
@@ -34,7 +37,9 @@ def merge_top_k(parts: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple
     return np.take_along_axis(ids, order, axis=1), np.take_along_axis(similarity, order, axis=1)
 
 
-def drop_self(ids: np.ndarray, similarity: np.ndarray, query_ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def drop_self(
+    ids: Int64[np.ndarray, "q m"], similarity: Float32[np.ndarray, "q m"], query_ids: Int64[np.ndarray, " q"], k: int
+) -> tuple[Int64[np.ndarray, "q {k}"], Float32[np.ndarray, "q {k}"]]:
     """Remove each query from its own answers.
 
     Args:
@@ -51,7 +56,9 @@ def drop_self(ids: np.ndarray, similarity: np.ndarray, query_ids: np.ndarray, k:
     return np.take_along_axis(ids, others_first, axis=1), np.take_along_axis(similarity, others_first, axis=1)
 
 
-def exact_top_k(vectors: np.ndarray, k: int, block_rows: int = 4096) -> tuple[np.ndarray, np.ndarray]:
+def exact_top_k(
+    vectors: Float32[np.ndarray, "n d"], k: int, block_rows: int = 4096
+) -> tuple[Int64[np.ndarray, "n {k}"], Float32[np.ndarray, "n {k}"]]:
     """Brute-force neighbours, the oracle that any index is compared with.
 
     Args:
@@ -72,7 +79,7 @@ def exact_top_k(vectors: np.ndarray, k: int, block_rows: int = 4096) -> tuple[np
     return np.concatenate([ids for ids, _ in found]), np.concatenate([values for _, values in found])
 
 
-def recall_at_k(found: np.ndarray, exact: np.ndarray) -> float:
+def recall_at_k(found: Int64[np.ndarray, "q any"], exact: Int64[np.ndarray, "q k"]) -> float:
     """Share of the exact neighbours, int64 [q, k], that are among the found ones, int64 [q, any]."""
     hits = (exact[:, :, None] == found[:, None, :]).any(axis=2)
     return float(hits.mean())

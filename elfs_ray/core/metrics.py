@@ -1,9 +1,13 @@
-"""Numbers that judge clusters, coresets and repeated measurements."""
+"""Numbers that judge clusters, coresets and repeated measurements.
+
+Symbols: n samples, d dimensions, m selected samples, L labels, C clusters.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Float32, Int, Int64
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
@@ -24,7 +28,7 @@ class MeanInterval(NamedTuple):
     n: int
 
 
-def mean_and_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> MeanInterval:
+def mean_and_interval(values: Sequence[float] | Float[np.ndarray, " n"], confidence: float = 0.95) -> MeanInterval:
     """Mean, deviation and confidence interval of repeated measurements."""
     values = np.asarray(values, dtype=np.float64)
     count = len(values)
@@ -35,14 +39,14 @@ def mean_and_interval(values: Sequence[float] | np.ndarray, confidence: float = 
     return MeanInterval(float(values.mean()), deviation, quantile * deviation / count**0.5, count)
 
 
-def contingency(labels: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Counts int64 [number of labels, number of clusters] of samples by label and cluster (both >= 0)."""
+def contingency(labels: Int[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]) -> Int64[np.ndarray, "L C"]:
+    """Counts int64 [L, C] of samples by label and cluster (both >= 0)."""
     width = int(clusters.max()) + 1
     flat = labels.astype(np.int64) * width + clusters
     return np.bincount(flat, minlength=(int(labels.max()) + 1) * width).reshape(-1, width)
 
 
-def cluster_accuracy(labels: np.ndarray, clusters: np.ndarray) -> float:
+def cluster_accuracy(labels: Int[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]) -> float:
     """Share of samples whose cluster stands for their label, in the best one-to-one matching (Hungarian algorithm).
 
     Args:
@@ -54,7 +58,7 @@ def cluster_accuracy(labels: np.ndarray, clusters: np.ndarray) -> float:
     return float(counts[rows, columns].sum() / counts.sum())
 
 
-def normalized_mutual_information(labels: np.ndarray, clusters: np.ndarray) -> float:
+def normalized_mutual_information(labels: Int[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]) -> float:
     """Mutual information over the arithmetic mean of the entropies; 1 where both are constant."""
     joint = contingency(labels, clusters) / len(labels)
     by_label, by_cluster = joint.sum(axis=1), joint.sum(axis=0)
@@ -64,7 +68,7 @@ def normalized_mutual_information(labels: np.ndarray, clusters: np.ndarray) -> f
     return information / entropy if entropy > 0 else 1.0
 
 
-def coverage(vectors: np.ndarray, selected: np.ndarray, block_rows: int = 4096) -> float:
+def coverage(vectors: Float32[np.ndarray, "n d"], selected: Int64[np.ndarray, " m"], block_rows: int = 4096) -> float:
     """Mean over all samples of the cosine similarity to the most similar selected one.
 
     Args:

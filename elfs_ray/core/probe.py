@@ -1,11 +1,12 @@
 """Scores of an MLP trained on the pseudo-labels for a moment: gradients, margins, complexity.
 
-Symbols: N samples, d dimensions of the embedding, h width of the hidden layer, C classes.
+Symbols: N samples, d dimensions of the embedding, h width of the hidden layer, C classes, b rows in a block.
 """
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor
 
 from elfs_ray.core.classifier import MlpClassifier, train_for_steps
@@ -15,7 +16,12 @@ LEARNING_RATE, BATCH_SIZE = 0.02, 128
 
 
 def train_probe(
-    embeddings: np.ndarray, labels: np.ndarray, rng: np.random.Generator, *, steps: int = 1000, hidden_dim: int = 512
+    embeddings: Float32[np.ndarray, "N d"],
+    labels: Int[np.ndarray, " N"],
+    rng: np.random.Generator,
+    *,
+    steps: int = 1000,
+    hidden_dim: int = 512,
 ) -> MlpClassifier:
     """Train an MLP on embeddings float32 [N, d] and labels int [N]."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -27,7 +33,9 @@ def train_probe(
 
 
 @torch.inference_mode()
-def last_layer_gradients(network: MlpClassifier, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def last_layer_gradients(
+    network: MlpClassifier, embeddings: Float32[np.ndarray, "N d"]
+) -> tuple[Float32[np.ndarray, "N C"], Float32[np.ndarray, "N h"]]:
     """Factors of each sample's gradient of the last layer, for the label that the network itself predicts (BADGE).
 
     Returns:
@@ -43,7 +51,9 @@ def last_layer_gradients(network: MlpClassifier, embeddings: np.ndarray) -> tupl
 
 
 @torch.inference_mode()
-def boundary_distances(network: MlpClassifier, embeddings: np.ndarray, *, steps: int = 20) -> np.ndarray:
+def boundary_distances(
+    network: MlpClassifier, embeddings: Float32[np.ndarray, "N d"], *, steps: int = 20
+) -> Float64[np.ndarray, " N"]:
     """Distance of each sample to the nearest decision boundary by DeepFool (Moosavi-Dezfooli et al., CVPR 2016).
 
     Each step crosses the nearest boundary of the network linearised at the point, until the prediction changes.
@@ -60,7 +70,7 @@ def boundary_distances(network: MlpClassifier, embeddings: np.ndarray, *, steps:
     return torch.cat(blocks).double().numpy()
 
 
-def _deep_fool(network: MlpClassifier, start: Tensor, steps: int) -> Tensor:
+def _deep_fool(network: MlpClassifier, start: Float[Tensor, "b d"], steps: int) -> Float[Tensor, " b"]:
     first, last = network.hidden.weight / network.scale, network.output.weight
     gram = first @ first.T
     rows = torch.arange(len(start))
@@ -87,8 +97,12 @@ def _deep_fool(network: MlpClassifier, start: Tensor, steps: int) -> Tensor:
 
 
 def learning_complexity(
-    embeddings: np.ndarray, labels: np.ndarray, rng: np.random.Generator, *, capacities: int = 10
-) -> np.ndarray:
+    embeddings: Float32[np.ndarray, "N d"],
+    labels: Int[np.ndarray, " N"],
+    rng: np.random.Generator,
+    *,
+    capacities: int = 10,
+) -> Float64[np.ndarray, " N"]:
     """How much capacity it takes to recognise a sample: mean loss over classifiers of growing capacity (DLC).
 
     Jiang et al. (ICLR 2025, arXiv 2402.05356) mask a growing share of the encoder's weights and classify by the mean

@@ -5,6 +5,7 @@ Symbols: n rows, d dimensions, q queries, k neighbours.
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 # Rows whose similarities are held at once, and queries whose candidates are ranked at once.
@@ -18,7 +19,7 @@ class ProductIndex:
     are among a few more candidates, and the ranking of these is exact.
     """
 
-    def __init__(self, vectors: np.ndarray, device: torch.device, *, spare: float = 1.0) -> None:
+    def __init__(self, vectors: Float32[np.ndarray, "n d"], device: torch.device, *, spare: float = 1.0) -> None:
         """Index rows of unit length.
 
         Args:
@@ -36,7 +37,9 @@ class ProductIndex:
         return len(self._vectors)
 
     @torch.inference_mode()
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: Float32[np.ndarray, "q d"], k: int
+    ) -> tuple[Float32[np.ndarray, "q {k}"], Int64[np.ndarray, "q {k}"]]:
         """The k most similar rows of each query, best first, equal ones in order of row.
 
         Args:

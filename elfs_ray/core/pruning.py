@@ -1,13 +1,14 @@
 """From scores to subsets: budgets, hardness order, and the pruning rules of ELFS and CCS.
 
 `hardness` is a score in which larger means harder. Ties go to the smaller id, so that the order of the rows does not
-matter. N samples, r = fraction kept.
+matter. N samples, s strata, r = fraction kept.
 """
 
 import math
 from fractions import Fraction
 
 import numpy as np
+from jaxtyping import Float, Float64, Int, Int64, Real, Shaped
 from scipy import stats
 
 from elfs_ray.errors import UsageError
@@ -37,12 +38,14 @@ def budget_count(budget: float, num_samples: int) -> int:
     return count
 
 
-def hardness_order(hardness: np.ndarray, ids: np.ndarray | None = None, *, name: str = "hardness") -> np.ndarray:
-    """Positions from hardest to easiest, int64 [n]; ties by smaller id.
+def hardness_order(
+    hardness: Real[np.ndarray, " N"], ids: Int64[np.ndarray, " N"] | None = None, *, name: str = "hardness"
+) -> Int64[np.ndarray, " N"]:
+    """Positions from hardest to easiest, int64 [N]; ties by smaller id.
 
     Args:
-        hardness: [n], larger is harder.
-        ids: of the samples, int64 [n]; without: their positions.
+        hardness: [N], larger is harder.
+        ids: of the samples, int64 [N]; without: their positions.
         name: what the scores are called, for the error.
 
     Raises:
@@ -53,7 +56,7 @@ def hardness_order(hardness: np.ndarray, ids: np.ndarray | None = None, *, name:
     return np.lexsort((ties, -hardness.astype(np.float64)))
 
 
-def check_scores(scores: np.ndarray, name: str) -> None:
+def check_scores(scores: Shaped[np.ndarray, " N"], name: str) -> None:
     """Refuse empty input and NaN, naming the scores."""
     if len(scores) == 0:
         raise UsageError(f"{name} is empty: there are no samples to select from")
@@ -62,13 +65,15 @@ def check_scores(scores: np.ndarray, name: str) -> None:
         raise UsageError(f"{name} is not a number for {len(wrong)} of {len(scores)} samples, first at row {wrong[0]}")
 
 
-def double_end_prune(hardness: np.ndarray, budget: int, beta: float, ids: np.ndarray | None = None) -> np.ndarray:
+def double_end_prune(
+    hardness: Real[np.ndarray, " N"], budget: int, beta: float, ids: Int64[np.ndarray, " N"] | None = None
+) -> Int64[np.ndarray, " {budget}"]:
     """ELFS: drop the beta N hardest, keep the next `budget`, drop the easiest (Zheng et al., ICLR 2025, section 4.3).
 
     A forward slice: with beta + r = 1 nothing is dropped at the easy end, where a slice to minus zero would be empty.
 
     Args:
-        hardness: [n], larger is harder.
+        hardness: [N], larger is harder.
         budget: samples to keep.
         beta: share of the hardest to drop, in [0, 1).
         ids: of the samples, for ties.
@@ -85,14 +90,14 @@ def double_end_prune(hardness: np.ndarray, budget: int, beta: float, ids: np.nda
 
 
 def stratified_prune(
-    hardness: np.ndarray,
+    hardness: Real[np.ndarray, " N"],
     budget: int,
     beta: float,
     rng: np.random.Generator,
     *,
-    ids: np.ndarray | None = None,
+    ids: Int64[np.ndarray, " N"] | None = None,
     num_strata: int = 50,
-) -> np.ndarray:
+) -> Int64[np.ndarray, " {budget}"]:
     """CCS: drop the beta N hardest, then draw evenly over the range of the others' scores (Zheng et al., ICLR 2023).
 
     The range is cut into strata of equal width. From the smallest stratum on, each gives an equal share of the budget
@@ -118,7 +123,7 @@ def stratified_prune(
     return pool[chosen]
 
 
-def stratum_budgets(counts: np.ndarray, budget: int) -> np.ndarray:
+def stratum_budgets(counts: Int[np.ndarray, " s"], budget: int) -> Int64[np.ndarray, " s"]:
     """Samples to draw from each stratum: equal shares, smaller strata first, the remainder passed on.
 
     Args:
@@ -146,22 +151,26 @@ def beta_grid(keep_fraction: float, step: float = 0.1) -> list[float]:
 
 
 def beta_sampling_weights(
-    scores: np.ndarray, mean_target: np.ndarray, keep_fraction: float, exponent: float, ids: np.ndarray | None = None
-) -> np.ndarray:
+    scores: Float[np.ndarray, " N"],
+    mean_target: Float[np.ndarray, " N"],
+    keep_fraction: float,
+    exponent: float,
+    ids: Int64[np.ndarray, " N"] | None = None,
+) -> Float64[np.ndarray, " N"]:
     """Weights of DUAL's draw: the score times a beta density that moves to easy samples as less is kept.
 
     Cho et al., 2025 (arXiv 2502.06905), section 4.3: b = 15 (1 - anchor) (1 - p^c_d), a = 16 - b, with p the share
     pruned and the anchor the mean of `mean_target` over the ten highest scores.
 
     Args:
-        scores: DUAL, [n], >= 0.
-        mean_target: mean probability of the label over training, [n], in 0..1.
+        scores: DUAL, [N], >= 0.
+        mean_target: mean probability of the label over training, [N], in 0..1.
         keep_fraction: share kept, r = 1 - p.
         exponent: c_d.
         ids: of the samples, for ties among the ten.
 
     Returns:
-        float64 [n], >= 0, not normalised.
+        float64 [N], >= 0, not normalised.
     """
     mean = np.clip(mean_target.astype(np.float64), 1e-6, 1 - 1e-6)
     anchor = mean[hardness_order(scores, ids, name="dual")[:10]].mean()
@@ -170,7 +179,9 @@ def beta_sampling_weights(
     return np.asarray(density * scores.astype(np.float64))
 
 
-def weighted_order(weights: np.ndarray, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def weighted_order(
+    weights: Float[np.ndarray, " N"], ids: Int64[np.ndarray, " N"], rng: np.random.Generator
+) -> Int64[np.ndarray, " N"]:
     """Positions in the order of a draw without replacement, with probability in proportion to the weights.
 
     Gumbel noise on the logarithms (Efraimidis and Spirakis, 2006): the first m are a draw of m. Samples of weight 0

@@ -1,9 +1,15 @@
-"""Splitting samples into parts."""
+"""Splitting samples into parts.
+
+Symbols: n samples, m and n - m of them in the parts.
+"""
 
 import numpy as np
+from jaxtyping import Int, Int64
 
 
-def stratified_split(labels: np.ndarray, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def stratified_split(
+    labels: Int[np.ndarray, " n"], fraction: float, rng: np.random.Generator
+) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " n-m"]]:
     """Split positions so that each label is held out in the same proportion.
 
     Args:

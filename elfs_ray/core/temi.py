@@ -1,7 +1,7 @@
 """TEMI deep clustering of embeddings (Adaloglou et al., BMVC 2023), all heads in one set of batched matrices.
 
 Symbols: H heads, B pairs in a batch, N samples, d input width, C classes (clusters). Views are stacked along the batch:
-rows 0..B-1 hold the samples, rows B..2B-1 one neighbour of each.
+rows 0..B-1 hold the samples, rows B..2B-1 one neighbour of each; `views` is 2B.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int32, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
@@ -48,7 +49,7 @@ class TemiHeads(nn.Module):
         self.last_direction = nn.Parameter(direction)
         self.last_gain = nn.Parameter(torch.ones(num_heads, num_classes, 1))
 
-    def forward(self, embeddings: Tensor) -> Tensor:
+    def forward(self, embeddings: Float[Tensor, "B d"]) -> Float[Tensor, "H B C"]:
         """Logits [H, B, C] of embeddings [B, d].
 
         All heads are one product a layer; but where their hidden values fit no cache of a CPU, each head goes through
@@ -59,7 +60,7 @@ class TemiHeads(nn.Module):
             return self._all_at_once(embeddings)
         return self._head_by_head(embeddings)
 
-    def _head_by_head(self, embeddings: Tensor) -> Tensor:
+    def _head_by_head(self, embeddings: Float[Tensor, "B d"]) -> Float[Tensor, "H B C"]:
         last = self.last_gain * F.normalize(self.last_direction, dim=2, eps=0)
         layers = (self.hidden_weight, self.hidden_bias, self.bottleneck_weight, self.bottleneck_bias, last)
         logits = []
@@ -68,7 +69,7 @@ class TemiHeads(nn.Module):
             logits.append(F.linear(F.normalize(bottleneck, dim=1, eps=1e-12), third))
         return torch.stack(logits)
 
-    def _all_at_once(self, embeddings: Tensor) -> Tensor:
+    def _all_at_once(self, embeddings: Float[Tensor, "B d"]) -> Float[Tensor, "H B C"]:
         num_heads, hidden_dim, input_dim = self.hidden_weight.shape
         hidden = F.linear(embeddings, self.hidden_weight.view(-1, input_dim), self.hidden_bias.view(-1))
         hidden = F.gelu(hidden).view(-1, num_heads, hidden_dim).transpose(0, 1)
@@ -87,22 +88,22 @@ class TemiHeads(nn.Module):
         return [{"params": matrices, "weight_decay": weight_decay}, {"params": biases, "weight_decay": 0.0}]
 
 
-def uniform_prior(num_heads: int, num_classes: int) -> Tensor:
+def uniform_prior(num_heads: int, num_classes: int) -> Float[Tensor, "{num_heads} {num_classes}"]:
     """The class prior [H, C] that training starts from."""
     return torch.full((num_heads, num_classes), 1 / num_classes)
 
 
 def temi_loss(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    prior: Tensor,
+    student_logits: Float[Tensor, "H views C"],
+    teacher_logits: Float[Tensor, "H views C"],
+    prior: Float[Tensor, "H C"],
     *,
     beta: float = 0.6,
     student_temperature: float = 0.1,
     teacher_temperature: float = 0.1,
     prior_momentum: float = 0.9,
-    all_reduce_mean: Callable[[Tensor], Tensor] = lambda mean: mean,
-) -> tuple[Tensor, Tensor]:
+    all_reduce_mean: Callable[[Float[Tensor, "H C"]], Float[Tensor, "H C"]] = lambda mean: mean,
+) -> tuple[Float[Tensor, " H"], Float[Tensor, "H C"]]:
     """Loss of each head on a batch of pairs, and the class prior updated with this batch.
 
     Args:
@@ -145,7 +146,9 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
         old.lerp_(new, 1 - momentum)
 
 
-def head_alignment(assignments: np.ndarray, reference: int, num_classes: int) -> np.ndarray:
+def head_alignment(
+    assignments: Int64[np.ndarray, "H N"], reference: int, num_classes: int
+) -> Int64[np.ndarray, "H {num_classes}"]:
     """Numbering of each head's clusters in terms of one head's: heads number their clusters independently.
 
     Args:
@@ -167,8 +170,8 @@ def head_alignment(assignments: np.ndarray, reference: int, num_classes: int) ->
 
 
 def consensus(
-    probabilities: np.ndarray, alignment: np.ndarray, heads: Iterable[int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    probabilities: Float[np.ndarray, "H n C"], alignment: Int64[np.ndarray, "H C"], heads: Iterable[int]
+) -> tuple[Int32[np.ndarray, " n"], Float32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
     """Pseudo-labels from the mean of aligned heads' probabilities.
 
     The mean over heads (ELFS, section 4.1) has a meaning only once all heads number their clusters alike.

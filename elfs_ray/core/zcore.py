@@ -3,11 +3,12 @@
 Symbols: N samples, d dimensions of the embedding, s draws, m dimensions in a view.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 import numba
 import numpy as np
 import torch
+from jaxtyping import Float, Float64, Int64
 
 
 class Draws(NamedTuple):
@@ -18,11 +19,11 @@ class Draws(NamedTuple):
         points: float64 [s, m].
     """
 
-    dims: np.ndarray
-    points: np.ndarray
+    dims: Int64[np.ndarray, "s m"]
+    points: Float64[np.ndarray, "s m"]
 
 
-def draw(embeddings: np.ndarray, count: int, view_dims: int, rng: np.random.Generator) -> Draws:
+def draw(embeddings: Float[np.ndarray, "N d"], count: int, view_dims: int, rng: np.random.Generator) -> Draws:
     """Draw views, and in each a point from a triangular distribution over (minimum, median, maximum).
 
     A constant dimension, which has no triangular distribution, always gives its one value.
@@ -46,7 +47,9 @@ def draw(embeddings: np.ndarray, count: int, view_dims: int, rng: np.random.Gene
     return Draws(dims, np.where(high > low, np.where(left, rising, falling), low))
 
 
-def coverage_scores(embeddings: np.ndarray, draws: Draws, num_neighbors: int, exponent: float = 4.0) -> np.ndarray:
+def coverage_scores(
+    embeddings: Float[np.ndarray, "N d"], draws: Draws, num_neighbors: int, exponent: float = 4.0
+) -> Float64[np.ndarray, " N"]:
     """Score of each sample: +1 for each point it is nearest to, minus its share of being redundant with another's.
 
     The sample nearest to a point gains 1. Of the others, the `num_neighbors` nearest to that sample in the same view
@@ -72,13 +75,15 @@ def coverage_scores(embeddings: np.ndarray, draws: Draws, num_neighbors: int, ex
     return scores.sum(axis=0)
 
 
-def min_max(scores: np.ndarray) -> np.ndarray:
+def min_max(scores: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
     """Scores scaled to 0..1; all 0 where they are equal."""
     low, high = scores.min(), scores.max()
     return (scores - low) / (high - low) if high > low else np.zeros_like(scores)
 
 
+# What numba compiles is kept from the checks that the tests put around functions: it could not compile those.
 @numba.njit(parallel=True, cache=True)
+@no_type_check
 def _score_draws(
     columns: np.ndarray,
     dims: np.ndarray,
@@ -104,6 +109,7 @@ def _score_draws(
 
 
 @numba.njit(cache=True, fastmath=True)
+@no_type_check
 def _distances(columns: np.ndarray, dims: np.ndarray, point: np.ndarray, out: np.ndarray) -> np.float32:
     """L1 distance of every sample to a point in a view; returns the smallest."""
     smallest = np.float32(np.finfo(np.float32).max)
@@ -122,6 +128,7 @@ def _distances(columns: np.ndarray, dims: np.ndarray, point: np.ndarray, out: np
 
 
 @numba.njit(cache=True)
+@no_type_check
 def _first_at(distances: np.ndarray, value: np.float32) -> int:
     """The first row with this distance."""
     for row in range(len(distances)):
@@ -131,6 +138,7 @@ def _first_at(distances: np.ndarray, value: np.float32) -> int:
 
 
 @numba.njit(cache=True)
+@no_type_check
 def _penalize(distances: np.ndarray, num_neighbors: int, exponent: float, near: np.ndarray, scores: np.ndarray) -> None:
     """Spread a penalty of 1 over the nearest samples, by distance; of equally far ones the first rows."""
     count = _collect_nearest(distances, num_neighbors, near)
@@ -154,6 +162,7 @@ def _penalize(distances: np.ndarray, num_neighbors: int, exponent: float, near: 
 
 
 @numba.njit(cache=True)
+@no_type_check
 def _collect_nearest(distances: np.ndarray, wanted: int, near: np.ndarray) -> int:
     """Write the rows of at least the `wanted` smallest distances to `near`; returns how many.
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64, Shaped
 
 from elfs_ray.core.pruning import check_scores
 from elfs_ray.errors import UsageError
@@ -39,13 +40,14 @@ class SelectionInputs:
         UsageError: there are no samples, the row counts differ, or a value is not a number.
     """
 
-    ids: np.ndarray
-    embeddings: np.ndarray | None = None
-    neighbor_ids: np.ndarray | None = None
-    neighbor_similarity: np.ndarray | None = None
-    pseudo_labels: np.ndarray | None = None
-    dynamics: Mapping[str, np.ndarray] | None = None
-    labeled: np.ndarray | None = None
+    # The rows of the others are `_`, not n: it is `__post_init__` that refuses differing counts, for the user to read.
+    ids: Int64[np.ndarray, " n"]
+    embeddings: Float32[np.ndarray, "_ d"] | None = None
+    neighbor_ids: Int64[np.ndarray, "_ k"] | None = None
+    neighbor_similarity: Float32[np.ndarray, "_ k"] | None = None
+    pseudo_labels: Int32[np.ndarray, " _"] | None = None
+    dynamics: Mapping[str, Shaped[np.ndarray, " _"]] | None = None
+    labeled: Bool[np.ndarray, " _"] | None = None
 
     def __post_init__(self) -> None:
         """Check that all arrays describe the same samples."""
@@ -59,10 +61,10 @@ class SelectionInputs:
                 raise UsageError(f"{name} has {len(values)} rows, but there are {len(self.ids)} samples")
             check_scores(values.sum(axis=1) if values.ndim > 1 else values, name)
 
-    def take(self, rows: np.ndarray) -> "SelectionInputs":
+    def take(self, rows: Int64[np.ndarray, " m"]) -> "SelectionInputs":
         """The inputs of some samples, int64 [m]; a neighbour that is not among them sends and gets no message."""
 
-        def part(values: np.ndarray | None) -> np.ndarray | None:
+        def part(values: Shaped[np.ndarray, "n ..."] | None) -> Shaped[np.ndarray, "m ..."] | None:
             return None if values is None else values[rows]
 
         neighbor_ids, similarity = part(self.neighbor_ids), part(self.neighbor_similarity)
@@ -98,8 +100,8 @@ class Selection:
         scores: of all samples, float32 [n], in the method's own unit.
     """
 
-    positions: np.ndarray
-    scores: np.ndarray
+    positions: Int64[np.ndarray, " budget"]
+    scores: Float32[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from typing import Literal, get_args
 
 import numpy as np
+from jaxtyping import Int, Int64
 
 from elfs_ray.errors import UsageError
 from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod, check_budget, given
@@ -16,7 +17,7 @@ def select_coreset(
     budget: int,
     rng: np.random.Generator,
     *,
-    balance: Balance = "auto",
+    balance: str = "auto",
 ) -> Selection:
     """Select `budget` samples, of which those with labels already are the first.
 
@@ -50,7 +51,7 @@ def select_coreset(
     return Selection(np.concatenate([labeled, new.positions]), new.scores)
 
 
-def balances(method: SelectionMethod, balance: Balance) -> bool:
+def balances(method: SelectionMethod, balance: str) -> bool:
     """Whether each cluster gets its share; the method is then given pseudo-labels.
 
     Raises:
@@ -61,7 +62,9 @@ def balances(method: SelectionMethod, balance: Balance) -> bool:
     return method.balanced if balance == "auto" else balance == "cluster"
 
 
-def cluster_quotas(sizes: np.ndarray, capacities: np.ndarray, budget: int) -> np.ndarray:
+def cluster_quotas(
+    sizes: Int[np.ndarray, " C"], capacities: Int[np.ndarray, " C"], budget: int
+) -> Int64[np.ndarray, " C"]:
     """Shares of a budget in proportion to the sizes, exact in sum, none above its capacity.
 
     Largest remainders first (the Hamilton rule), ties to the smaller cluster number; what a cluster cannot take goes to
@@ -87,7 +90,7 @@ def cluster_quotas(sizes: np.ndarray, capacities: np.ndarray, budget: int) -> np
 
 
 def _in_order_of_id(
-    method: SelectionMethod, inputs: SelectionInputs, budget: int, rng: np.random.Generator, balance: Balance
+    method: SelectionMethod, inputs: SelectionInputs, budget: int, rng: np.random.Generator, balance: str
 ) -> Selection:
     """Select among the sorted rows, and say so in terms of the rows as they were."""
     by_id = np.argsort(inputs.ids)
@@ -137,7 +140,7 @@ def _select_by_cluster(
     return Selection(np.concatenate(positions)[order], scores)
 
 
-def _at_least(owned: np.ndarray, quotas: np.ndarray) -> np.ndarray:
+def _at_least(owned: Int64[np.ndarray, " C"], quotas: Int64[np.ndarray, " C"]) -> Int64[np.ndarray, " C"]:
     """Raise quotas to what a cluster owns already, and take that from the largest of the others."""
     raised = np.maximum(quotas, owned)
     for _ in range(int(raised.sum() - quotas.sum())):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float64
 
 from elfs_ray.core.dynamics import hardness
 from elfs_ray.core.graph import select_by_density, start_density
@@ -54,7 +55,7 @@ class D2(SelectionMethod):
         positions = select_by_density(density, distances, ids, self.gamma, True, budget, labeled)
         return Selection(positions, density.astype(np.float32))
 
-    def _importance(self, inputs: SelectionInputs) -> np.ndarray:
+    def _importance(self, inputs: SelectionInputs) -> Float64[np.ndarray, " n"]:
         if self.score == "none":
             return np.ones(len(inputs.ids))
         values = hardness(inputs.dynamics or {}, self.score)
