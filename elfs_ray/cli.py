@@ -315,9 +315,8 @@ def _summary_table(coreset: dict[str, Any], evaluation: dict[str, Any] | None) -
 def _given(context: typer.Context) -> dict[str, Any]:
     """The options of the configuration that the command line sets."""
     values = {CONFIG_NAMES[name]: value for name, value in context.params.items() if name in CONFIG_NAMES}
-    if values["budgets"]:
-        values["budgets"] = _parts(values["budgets"])
-    return {name: value for name, value in values.items() if value is not None and value != []}
+    values["budgets"] = _parts(values["budgets"] or []) or None
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _parts(texts: Sequence[str]) -> list[str]:
