@@ -63,7 +63,8 @@ def cluster() -> Iterator[Cluster]:
     gcs, dashboard, client = free_ports(3)
     address = f"http://127.0.0.1:{dashboard}"
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        # Nothing of the suite's own Ray; and a job has to find the package in what was sent.
+        **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))},
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
