@@ -1,6 +1,7 @@
 """The command line. Nothing here computes: it reads options, calls the pipeline and says what came out."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# Parameters of `run` and `sweep` that set an option of the configuration, by its name there.
+CONFIG_NAMES = {
+    "input_": "input",
+    "budget": "budgets",
+    "num_classes": "num_classes",
+    "seed": "seed",
+    "method": "select.method",
+    "labels": "evaluate.labels",
+    "test_input": "evaluate.test_input",
+    "test_labels": "evaluate.test_labels",
+    "labeled": "select.labeled",
+    "balance": "select.balance",
+    "supervised": "select.supervised",
+    "encoder": "embed.encoder",
+    "weights": "embed.weights",
+    "address": "ray.address",
+}
+OutOption = Annotated[str, typer.Option("--out", "-o", help="Run folder; run again with the same one to go on.")]
 InputOption = Annotated[str | None, typer.Option("--input", "-i", help="Image folder, or Parquet file or folder.")]
 BudgetOption = Annotated[
     list[str] | None,
@@ -34,6 +53,10 @@ BudgetOption = Annotated[
 ]
 ClassesOption = Annotated[int | None, typer.Option("--num-classes", "-c", help="Number of classes you expect (>= 2).")]
 MethodOption = Annotated[str | None, typer.Option("--method", "-m", help="Selection method; see `elfs-ray methods`.")]
+MethodsOption = Annotated[list[str], typer.Option("--method", "-m", help="Selection methods. Repeat, or use commas.")]
+UntilOption = Annotated[
+    str, typer.Option("--until", metavar="STAGE", help="Last stage to run; the commands below are their names.")
+]
 LabelsOption = Annotated[
     str | None,
     typer.Option("--labels", help="True labels, for evaluation: a CSV or Parquet file, `folders`, or `column:NAME`."),
@@ -48,7 +71,7 @@ BalanceOption = Annotated[
     str | None, typer.Option("--balance", help="`cluster`: shares of the budget in proportion to the clusters.")
 ]
 SupervisedOption = Annotated[
-    bool, typer.Option("--supervised", help="A baseline: select by the true labels of --labels, not by pseudo-labels.")
+    bool | None, typer.Option("--supervised", help="A baseline: select by the true labels of --labels, not by pseudo-labels.")
 ]
 EncoderOption = Annotated[str | None, typer.Option("--encoder", help="Encoder; see `embed.encoder` in the docs.")]
 WeightsOption = Annotated[str | None, typer.Option("--weights", help="Local weights file for the encoder.")]
@@ -96,17 +119,19 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def run(
-    out_dir: Annotated[str, typer.Option("--out", "-o", help="Run folder; run again with the same one to go on.")],
+    context: typer.Context,
+    out_dir: OutOption,
     input_: InputOption = None,
     budget: BudgetOption = None,
     num_classes: ClassesOption = None,
     method: MethodOption = None,
+    until: UntilOption = "report",
     labels: LabelsOption = None,
     test_input: TestInputOption = None,
     test_labels: TestLabelsOption = None,
     labeled: LabeledOption = None,
     balance: BalanceOption = None,
-    supervised: SupervisedOption = False,
+    supervised: SupervisedOption = None,
     encoder: EncoderOption = None,
     weights: WeightsOption = None,
     seed: SeedOption = None,
@@ -117,24 +142,44 @@ def run(
     debug: DebugOption = False,
 ) -> None:
     """Run the whole pipeline: from images to coreset, evaluation (with --labels) and report."""
-    options = {
-        "input": input_,
-        "budgets": _budgets(budget),
-        "num_classes": num_classes,
-        "seed": seed,
-        "select.method": method,
-        "evaluate.labels": labels,
-        "evaluate.test_input": test_input,
-        "evaluate.test_labels": test_labels,
-        "select.labeled": labeled,
-        "select.balance": balance,
-        "select.supervised": supervised or None,
-        "embed.encoder": encoder,
-        "embed.weights": weights,
-        "ray.address": address,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    _run(load_config(given, config, set_), Store(out_dir), "report", verbose)
+    _run(load_config(_given(context), config, set_), Store(out_dir), until, verbose)
+
+
+@app.command()
+def sweep(
+    context: typer.Context,
+    out_dir: OutOption,
+    method: MethodsOption,
+    input_: InputOption = None,
+    budget: BudgetOption = None,
+    num_classes: ClassesOption = None,
+    labels: LabelsOption = None,
+    test_input: TestInputOption = None,
+    test_labels: TestLabelsOption = None,
+    labeled: LabeledOption = None,
+    balance: BalanceOption = None,
+    supervised: SupervisedOption = None,
+    encoder: EncoderOption = None,
+    weights: WeightsOption = None,
+    seed: SeedOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Compare methods and budgets: run the pipeline for each in one run folder; what they share runs once."""
+    from elfs_ray import pipeline
+    from elfs_ray.methods import get_method
+
+    given = _given(context)
+    configs = [load_config({**given, "select.method": name}, config, set_) for name in dict.fromkeys(_parts(method))]
+    for one in configs:  # a wrong name is refused before the first method has run for hours
+        get_method(one.select.method, **one.select.options)
+    store = Store(out_dir)
+    for one in configs:
+        manifest = pipeline.run(one, store, ConsoleReporter(out), verbose=verbose)
+    _summarise(store, manifest)
 
 
 def _add_stage_command(stage: str, summary: str) -> None:
@@ -152,7 +197,8 @@ def _add_stage_command(stage: str, summary: str) -> None:
         debug: DebugOption = False,
     ) -> None:
         store = Store(run_dir)
-        options = {"input": input_, "budgets": _budgets(budget), "num_classes": num_classes, "ray.address": address}
+        budgets = _parts(budget) if budget else None
+        options = {"input": input_, "budgets": budgets, "num_classes": num_classes, "ray.address": address}
         given = {name: value for name, value in options.items() if value is not None}
         saved = store.manifest().get("config", {})
         if not saved and config is None and "input" not in given:
@@ -229,7 +275,7 @@ def _run(config: RunConfig, store: Store, until: str, verbose: bool) -> None:
     from elfs_ray import pipeline
 
     manifest = pipeline.run(config, store, ConsoleReporter(out), until=until, verbose=verbose)
-    if until == "report":
+    if until in ("evaluate", "report"):
         _summarise(store, manifest)
 
 
@@ -245,7 +291,8 @@ def _summarise(store: Store, manifest: dict[str, Any]) -> None:
         evaluation = stages.get(f"evaluation/{name}")
         if evaluation:
             out.print(f"evaluation  {store.path(f'evaluation/{name}')}", highlight=False, soft_wrap=True)
-        out.print(f"report      {store.path('report.html')}", highlight=False, soft_wrap=True)
+        if store.exists("report.html"):
+            out.print(f"report      {store.path('report.html')}", highlight=False, soft_wrap=True)
         out.print(_summary_table(record, evaluation))
 
 
@@ -271,8 +318,15 @@ def _summary_table(coreset: dict[str, Any], evaluation: dict[str, Any] | None) -
     return table
 
 
-def _budgets(texts: list[str] | None) -> list[str] | None:
-    return [part.strip() for text in texts for part in text.split(",")] if texts else None
+def _given(context: typer.Context) -> dict[str, Any]:
+    """The options of the configuration that the command line sets."""
+    values = {CONFIG_NAMES[name]: value for name, value in context.params.items() if name in CONFIG_NAMES}
+    values["budgets"] = _parts(values["budgets"] or []) or None
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _parts(texts: Sequence[str]) -> list[str]:
+    return [part.strip() for text in texts for part in text.split(",")]
 
 
 def _complain(message: str) -> None:

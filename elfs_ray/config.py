@@ -216,8 +216,8 @@ class RayConfig(Section):
     """How to reach or start Ray."""
 
     address: str | None = Field(None, description="cluster address; without: $RAY_ADDRESS, else a local Ray")
-    num_cpus: int | None = Field(None, ge=1, description="local Ray: processors to use")
-    num_gpus: int | None = Field(None, ge=0, description="local Ray: GPUs to use")
+    num_cpus: int | None = Field(None, ge=1, description="processors to use, or that an autoscaling cluster may start")
+    num_gpus: int | None = Field(None, ge=0, description="GPUs to use, or that an autoscaling cluster may start")
     object_store_mb: int | None = Field(None, ge=80, description="local Ray: memory of the object store, MiB")
 
 

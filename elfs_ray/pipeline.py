@@ -77,6 +77,10 @@ def run(
         UsageError: the input, an option or the run folder is wrong.
         RunError: a stage failed for another cause; running again goes on where it stopped.
     """
+    if until not in STAGES:
+        raise UsageError(f"unknown stage {until!r}; the stages are {', '.join(STAGES)}")
+    if until == "evaluate" and not config.evaluate.labels:
+        raise UsageError("the evaluation needs true labels; pass --labels")
     first = check_before_start(config, store)
     with _locked(store), contextlib.ExitStack() as stack:
         for name in store.names(WORK):

@@ -71,6 +71,8 @@ WRONG = {
     "unknown encoder": (["--encoder=efficientnet-lite"], "unknown encoder 'efficientnet-lite'; did you mean"),
     "unknown timm model": (["--encoder=timm:vit_smal_patch16_224"], "did you mean vit_small_patch16_224"),
     "missing weights": (["--weights=none.pt"], "none.pt does not exist; check the path given with --weights"),
+    "unknown stage": (["--until=embedd"], "unknown stage 'embedd'; the stages are ingest, labels, embed"),
+    "evaluation without labels": (["--until=evaluate"], "the evaluation needs true labels; pass --labels"),
     "missing labels": (["--labels=none.csv"], "none.csv does not exist"),
     "test images without labels": (["--test-input=input"], "test images are given without labels; pass --labels"),
     "output is a file": (["--out=notes.txt"], "notes.txt is a file, not a folder; choose another --out"),
@@ -122,6 +124,11 @@ def test_a_folder_that_may_not_be_read(call, ordinary_user, images, tmp_path):
         (["status", "nowhere"], "holds no run (manifest.json is missing); check the path"),
         (["cluster", "nowhere"], "holds no run; start one with `elfs-ray run --out nowhere --input ...`"),
         (["status"], "Missing argument"),
+        (["sweep", "--out=run", "--input=x", "--budget=3", "--num-classes=2"], "Missing option '--method'"),
+        (
+            ["sweep", "--out=run", "--input=x", "--budget=3", "--num-classes=2", "--method=random, elsf"],
+            "unknown method 'elsf'; did you mean 'elfs'?",
+        ),
     ],
 )
 def test_wrong_use_of_other_commands(call, arguments, message):

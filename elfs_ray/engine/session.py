@@ -53,9 +53,7 @@ def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[Hardwar
     if started_here:
         _start(config, verbose)
     try:
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        yield Hardware("cuda" if gpus else "cpu", max(1, int(resources.get("CPU", 1))), gpus)
+        yield _hardware(config, ray.cluster_resources())
     finally:
         if started_here:
             ray.shutdown()
@@ -79,6 +77,13 @@ def describe_machine() -> dict[str, Any]:
 def hardware_summary(hardware: Hardware) -> dict[str, Any]:
     """The machine's description with what Ray offers to stages."""
     return {**describe_machine(), "ray": asdict(hardware)}
+
+
+def _hardware(config: RayConfig, resources: dict[str, float]) -> Hardware:
+    """What is there, or what the configuration says will be: Ray does not tell what an autoscaler may start."""
+    cpus = int(resources.get("CPU", 1)) if config.num_cpus is None else config.num_cpus
+    gpus = int(resources.get("GPU", 0)) if config.num_gpus is None else config.num_gpus
+    return Hardware("cuda" if gpus else "cpu", max(1, cpus), gpus)
 
 
 def _start(config: RayConfig, verbose: bool) -> None:

@@ -1,0 +1,13 @@
+"""Ray job: several methods and budgets in one run folder. Takes the options of `elfs-ray sweep`."""
+
+import os
+import sys
+
+# A script's own folder comes first in the search path, where `select.py` would hide the standard library's `select`.
+sys.path[:] = [path for path in sys.path if os.path.realpath(path) != os.path.dirname(os.path.realpath(__file__))]
+
+from elfs_ray.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.argv[1:1] = ["sweep"]
+    main()

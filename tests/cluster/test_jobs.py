@@ -1,0 +1,185 @@
+"""Jobs sent to a real Ray cluster on this machine, beside the suite's own Ray: results, exit statuses, stopping."""
+
+import contextlib
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from elfs_ray.store import Store
+from small import BUDGET, OPTIONS, TIMEOUT_SECONDS
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A head node and how to reach it."""
+
+    address: str
+    token: str
+    environment: dict[str, str]
+
+    def client(self) -> JobSubmissionClient:
+        # The token of this cluster, not the one that the suite's own Ray has put into this process.
+        return JobSubmissionClient(self.address, headers={"Authorization": f"Bearer {self.token}"})
+
+    def submit_and_wait(self, *entrypoint: str) -> subprocess.CompletedProcess[str]:
+        """`ray job submit` as a user types it."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", ".", "--"]
+        return subprocess.run(
+            [*command, *entrypoint],
+            cwd=ROOT,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """`ray start --head` with authentication, in a folder and on ports of its own."""
+    # Unix sockets lie in the folder, and their paths may have 107 characters; tmp_path is longer.
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    token = uuid.uuid4().hex
+    (folder / "token").write_text(token)
+    gcs, dashboard, client = free_ports(3)
+    address = f"http://127.0.0.1:{dashboard}"
+    environment = {
+        # Nothing of the suite's own Ray; and a job has to find the package in what was sent.
+        **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))},
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "RAY_API_SERVER_ADDRESS": address,
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    options = ["--head", "--block", "--num-cpus=2", "--num-gpus=0", "--object-store-memory=100000000"]
+    options += ["--node-ip-address=127.0.0.1", f"--port={gcs}", f"--ray-client-server-port={client}"]
+    options += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    options += ["--dashboard-agent-listen-port=0", f"--temp-dir={folder}"]
+    with open(folder / "start.log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", *options],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_for(lambda: answers(address), process, START_SECONDS, (folder / "start.log").read_text)
+        yield Cluster(address, token, environment)
+    finally:
+        # Ray itself takes half a minute to end in order; its processes are the descendants of ours.
+        ray_processes = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+        for one in ray_processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(ray_processes, timeout=START_SECONDS)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def answers(address: str) -> bool:
+    try:
+        return requests.get(f"{address}/api/version", timeout=5).status_code in (200, 401, 403)
+    except requests.RequestException:
+        return False
+
+
+def wait_for(reached, process, seconds, what_happened) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert process is None or process.poll() is None, what_happened()
+        assert time.monotonic() < deadline, what_happened()
+        time.sleep(0.1)
+
+
+def job(name: str, images: Path, run_dir: Path, *more: str) -> list[str]:
+    sets = [f"--set={option}={value}".replace(" ", "") for option, value in OPTIONS.items()]
+    required = ["--input", str(images), "--budget", str(BUDGET), "--num-classes", "10", "--out", str(run_dir)]
+    return ["python", f"jobs/{name}.py", *required, *sets, *more]
+
+
+def submit(client: JobSubmissionClient, arguments: list[str]) -> str:
+    return client.submit_job(entrypoint=shlex.join(arguments), runtime_env={"working_dir": str(ROOT)})
+
+
+def finish(client: JobSubmissionClient, submission: str):
+    """Wait for the end of a job; returns what Ray says of it, and its log."""
+    wait_for(
+        lambda: client.get_job_status(submission).is_terminal(),
+        None,
+        TIMEOUT_SECONDS,
+        lambda: client.get_job_logs(submission),
+    )
+    return client.get_job_info(submission), client.get_job_logs(submission)
+
+
+def coreset(run_dir: Path, method: str = "elfs"):
+    return Store(str(run_dir)).read_table(f"coresets/{method}/{BUDGET}")
+
+
+def test_the_cluster_wants_the_token(cluster):
+    assert requests.get(f"{cluster.address}/api/jobs/", timeout=10).status_code == 401
+    with_token = {"Authorization": f"Bearer {cluster.token}"}
+    assert requests.get(f"{cluster.address}/api/jobs/", headers=with_token, timeout=10).status_code == 200
+
+
+def test_wrong_use_fails_with_status_2_and_one_line(cluster, small_input, tmp_path):
+    sent = cluster.submit_and_wait(*job("select", small_input[0], tmp_path / "run", "--method=efls"))
+    assert sent.returncode == 1, sent.stdout
+    assert "elfs-ray: unknown method 'efls'; did you mean 'elfs'?" in sent.stdout
+    [failed] = [one for one in cluster.client().list_jobs() if "--method=efls" in one.entrypoint]
+    assert (failed.status, failed.driver_exit_code) == (JobStatus.FAILED, 2)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.timeout(400)
+def test_stopped_and_submitted_again(cluster, small_run, small_input, tmp_path):
+    """The same coreset as that of a run in one go, in another Ray; then two methods more in the same run folder."""
+    client, run_dir = cluster.client(), tmp_path / "run"
+    arguments = job("select", small_input[0], run_dir)
+    first = submit(client, arguments)
+    embedded = lambda: "embed" in Store(str(run_dir)).manifest().get("stages", {})  # noqa: E731
+    wait_for(embedded, None, TIMEOUT_SECONDS, lambda: client.get_job_logs(first))
+    client.stop_job(first)
+    info, _ = finish(client, first)
+    assert info.status == JobStatus.STOPPED
+    assert "proxy" not in Store(str(run_dir)).manifest()["stages"]
+
+    info, log = finish(client, submit(client, arguments))
+    assert (info.status, info.driver_exit_code) == (JobStatus.SUCCEEDED, 0), log
+    assert "embed: complete" in log
+    assert coreset(run_dir).equals(small_run.table)
+    assert (run_dir / "report.html").exists()
+
+    swept = cluster.submit_and_wait(*job("sweep", small_input[0], run_dir, "--method=random,kcenter"))
+    assert swept.returncode == 0, swept.stdout
+    assert "embed: complete" in swept.stdout
+    assert [len(coreset(run_dir, method)) for method in ("random", "kcenter")] == [BUDGET, BUDGET]
