@@ -71,7 +71,7 @@ BalanceOption = Annotated[
     str | None, typer.Option("--balance", help="`cluster`: shares of the budget in proportion to the clusters.")
 ]
 SupervisedOption = Annotated[
-    bool | None, typer.Option("--supervised", help="A baseline: select by the true labels of --labels, not by pseudo-labels.")
+    bool | None, typer.Option("--supervised", help="A baseline: select by the true labels, not by pseudo-labels.")
 ]
 EncoderOption = Annotated[str | None, typer.Option("--encoder", help="Encoder; see `embed.encoder` in the docs.")]
 WeightsOption = Annotated[str | None, typer.Option("--weights", help="Local weights file for the encoder.")]
