@@ -109,6 +109,21 @@ def test_the_order_of_the_rows_does_not_matter(name):
     assert np.allclose(select(name, shuffled, 20).scores, scores[order], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["aum", "forgetting", "el2n", "entropy", "dyn_unc", "tdds", "elfs", "d2"])
+def test_ties_go_to_the_smaller_id(name):
+    """Where all samples are alike, the first ids are taken, in whatever order the rows come."""
+    flat = {key: np.ones(N, kind.to_pandas_dtype()) for key, kind in TYPES.items()}
+    ring = (np.arange(N)[:, None] + 20 + np.arange(K)) % N  # nobody among the first has a neighbour there
+    order = np.random.default_rng(1).permutation(N)
+    inputs = make_inputs(
+        ids=order,
+        dynamics=flat,
+        neighbor_ids=np.argsort(order)[ring[order]],
+        neighbor_similarity=np.full((N, K), 0.5, np.float32),
+    )
+    assert order[select(name, inputs, 7).positions].tolist() == list(range(7))
+
+
 def test_ids_that_come_twice_are_refused():
     with pytest.raises(UsageError, match="ids name the sample 3 twice; ids must be unique"):
         select("random", make_inputs(ids=np.r_[3, 3, np.arange(N - 2) + 10]), 10)
