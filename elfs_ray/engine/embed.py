@@ -1,9 +1,9 @@
 """Embed: images to vectors with a pretrained encoder, streamed through Ray Data.
 
 Reads: `samples`. Writes: `embeddings` (one row for each sample, half precision).
-Decoding runs in tasks on CPUs, encoding in a pool of actors (one for each GPU). Finished rows are saved in files of
-`checkpoint_rows`; a second run encodes only the rows that no file holds. On retry a task encodes its rows again, and
-the last step keeps one of equal rows.
+Decoding runs in tasks on CPUs, encoding in a pool of actors (one for each GPU) that grows as machines come. Finished
+rows are saved in files of `checkpoint_rows`; a second run encodes only the rows that no file holds. On retry a task
+encodes its rows again, and the last step keeps one of equal rows.
 """
 
 import time
@@ -30,21 +30,24 @@ from elfs_ray.errors import RunError
 from elfs_ray.store import Store
 
 ENCODED = "encoded"
+# Seconds of all workers together, reported apart.
+TIMED = ("decode_seconds", "transfer_seconds", "encode_seconds")
+# What a process of Ray with torch loaded takes, and how much more than its pixels a batch needs, in bytes and times.
+PROCESS_BYTES, DECODE_COPIES, ENCODE_COPIES = 512 * 2**20, 4, 24
 
 
 def run(context: StageContext) -> StageResult:
     """Encode every sample that has no saved row yet, then put the rows in order."""
     started = time.monotonic()
     options, encoder = _choose(context)
-    preprocessing, dim, source = encoder.preprocessing, encoder.dim, encoder.source
-    del encoder  # the actors load their own
+    dim, source = encoder.dim, encoder.source
     done = _saved_rows(context)
-    encoded, encode_seconds = 0, 0.0
+    encoded, spent = 0, dict.fromkeys(TIMED, 0.0)
     if not done.all():
         with context.counting("embedding", len(done), "images", int(done.sum())) as counter:
-            for batch in _stream(context, options, preprocessing, done, counter):
+            for batch in _stream(context, options, encoder, done, counter):
                 encoded += int(batch["rows"].sum())
-                encode_seconds += float(batch["encode_seconds"].sum())
+                spent = {name: seconds + float(batch[name].sum()) for name, seconds in spent.items()}
     _consolidate(context, dim)
     seconds = time.monotonic() - started
     return StageResult(
@@ -55,7 +58,7 @@ def run(context: StageContext) -> StageResult:
             "weights": source,
             "dim": dim,
             "images_per_second": round(encoded / seconds, 1),
-            "encode_seconds": round(encode_seconds, 1),
+            **{name: round(seconds, 1) for name, seconds in spent.items()},
         },
     )
 
@@ -84,12 +87,14 @@ def _saved_rows(context: StageContext) -> np.ndarray:
 
 
 def _stream(
-    context: StageContext, options: EmbedConfig, preprocessing: Preprocessing, done: np.ndarray, counter: Counter
+    context: StageContext, options: EmbedConfig, encoder: Encoder, done: np.ndarray, counter: Counter
 ) -> Iterator[dict[str, np.ndarray]]:
     """Run read -> decode -> encode -> save; yields counts and seconds as files are saved."""
-    hardware, batch_size = context.hardware, int(options.batch_size)
+    hardware, batch_size, preprocessing = context.hardware, int(options.batch_size), encoder.preprocessing
     on_gpu = hardware.device == "cuda"
     actors = int(options.actors)
+    pixel_bytes = batch_size * 3 * preprocessing.size**2
+    weight_bytes = sum(value.numel() * value.element_size() for value in encoder.module.state_dict().values())
     return iter(
         _pending(context, done)
         .map_batches(
@@ -97,15 +102,17 @@ def _stream(
             batch_size=batch_size,
             batch_format="pyarrow",
             num_cpus=0.5,
+            memory=PROCESS_BYTES + DECODE_COPIES * pixel_bytes,
             fn_kwargs={"preprocessing": preprocessing, "max_pixels": context.config.ingest.max_pixels},
         )
         .map_batches(
             _EncodeBatch,
             batch_size=batch_size,
             batch_format="numpy",
-            compute=ActorPoolStrategy(size=actors),
+            compute=ActorPoolStrategy(min_size=1, max_size=actors),
             num_cpus=0 if on_gpu else 1,
             num_gpus=1 if on_gpu else 0,
+            memory=PROCESS_BYTES + 2 * weight_bytes + ENCODE_COPIES * pixel_bytes,
             fn_constructor_kwargs={
                 "options": options,
                 "threads": max(1, hardware.cpus // actors),
@@ -142,6 +149,7 @@ def _pending(context: StageContext, done: np.ndarray) -> Dataset:
 
 def _decode_batch(table: pa.Table, preprocessing: Preprocessing, max_pixels: int) -> dict[str, Any]:
     """Pixels uint8 [b, 3, s, s] of a batch of samples."""
+    started = time.perf_counter()
     pixels = np.empty((table.num_rows, 3, preprocessing.size, preprocessing.size), dtype=np.uint8)
     encoded = table["image"] if "image" in table.column_names else table["uri"]
     for row, value in enumerate(encoded.to_pylist()):
@@ -158,6 +166,7 @@ def _decode_batch(table: pa.Table, preprocessing: Preprocessing, max_pixels: int
         "sample_id": table["sample_id"].to_numpy(),
         "index": table["index"].to_numpy(),
         "pixels": pixels,
+        "decode_seconds": np.full(len(pixels), (time.perf_counter() - started) / len(pixels)),
     }
 
 
@@ -167,9 +176,11 @@ class _EncodeBatch:
     def __init__(self, options: EmbedConfig, threads: int, counter: Counter) -> None:
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
-        self._encoder.module.to(self._device).to(memory_format=torch.channels_last)
-        self._dtype = getattr(torch, options.dtype)
+        encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
+        encoder.module.to(self._device).to(memory_format=torch.channels_last)
+        if options.compile:
+            encoder.module.compile()
+        self._forward = AdaptiveForward(encoder, self._device, getattr(torch, options.dtype), int(options.batch_size))
         self._batch_size = int(options.batch_size)
         self._counter = counter
 
@@ -177,23 +188,55 @@ class _EncodeBatch:
         started = time.perf_counter()
         rows = len(batch["index"])
         # Every batch has the same shape: which rows a second run finds together must not change their last bits.
-        pixels = np.zeros((self._batch_size, *batch["pixels"].shape[1:]), dtype=np.uint8)
-        pixels[:rows] = batch["pixels"]
-        images = torch.from_numpy(pixels).to(self._device, non_blocking=True)
-        vectors = self._encoder.encode(images, self._dtype)[:rows].cpu().numpy()
+        pixels = torch.zeros(self._batch_size, *batch["pixels"].shape[1:], dtype=torch.uint8)
+        pixels[:rows] = torch.from_numpy(batch["pixels"])
+        if self._device.type == "cuda":
+            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
+            torch.cuda.synchronize()
+        transferred = time.perf_counter()
+        vectors = self._forward(pixels)[:rows].cpu().numpy()
         if not np.isfinite(vectors).all():
             raise RunError(
                 f"the encoder gave values that are not finite for image {batch['sample_id'][0]!r} or one near it; "
                 "use --set embed.dtype=float32"
             )
-        seconds = time.perf_counter() - started
-        self._counter.advance(len(vectors))
+        ended = time.perf_counter()
+        self._counter.advance(rows)
         return {
             "sample_id": batch["sample_id"],
             "index": batch["index"],
             "vector": vectors.astype(np.float16),
-            "encode_seconds": np.full(len(vectors), seconds / len(vectors)),
+            "decode_seconds": batch["decode_seconds"],
+            "transfer_seconds": np.full(rows, (transferred - started) / rows),
+            "encode_seconds": np.full(rows, (ended - transferred) / rows),
         }
+
+
+class AdaptiveForward:
+    """Encodes a batch in one go, or in smaller parts from the first time that memory runs out."""
+
+    def __init__(self, encoder: Encoder, device: torch.device, dtype: torch.dtype, rows: int) -> None:
+        self._encoder, self._device, self._dtype = encoder, device, dtype
+        self.rows = rows
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Vectors float32 [b, dim] of pixels uint8 [b, 3, s, s].
+
+        Raises:
+            RunError: memory runs out with a single image.
+        """
+        while True:
+            try:
+                return torch.cat([self._encoder.encode(part, self._dtype) for part in pixels.split(self.rows)])
+            except torch.OutOfMemoryError as error:
+                if self.rows == 1:
+                    raise RunError(
+                        f"{self._device} has no memory for one image of {pixels.shape[-1]} pixels a side; "
+                        "use --set embed.image_size with fewer, or another encoder"
+                    ) from error
+                self.rows = -(-self.rows // 2)
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()
 
 
 def _save_batch(batch: dict[str, np.ndarray], store: Store, folder: str) -> dict[str, np.ndarray]:
@@ -202,7 +245,7 @@ def _save_batch(batch: dict[str, np.ndarray], store: Store, folder: str) -> dict
     table = pa.table({"sample_id": batch["sample_id"], "index": index, "vector": matrix_column(batch["vector"])})
     name = f"rows-{index.min():012d}-{len(index)}.parquet"
     store.write_table(table, schema.embeddings(batch["vector"].shape[1]), folder, name)
-    return {"rows": np.array([len(index)]), "encode_seconds": np.array([batch["encode_seconds"].sum()])}
+    return {"rows": np.array([len(index)]), **{name: np.array([batch[name].sum()]) for name in TIMED}}
 
 
 def _consolidate(context: StageContext, dim: int) -> None:
