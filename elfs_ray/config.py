@@ -148,6 +148,7 @@ class ProxyConfig(Section):
     learning_rate: AutoFloat = Field("auto", description="SGD with Nesterov momentum, cosine to zero")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 for resnet18 on a GPU")
     folds: int = Field(
         1, ge=1, description="above 1: dynamics of samples that the proxy does not train on, one training for each fold"
     )

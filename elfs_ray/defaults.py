@@ -97,6 +97,7 @@ def choose_proxy(section: ProxyConfig, device: str, units: int, num_samples: int
         epochs=epochs,
         learning_rate=learning_rate,
         workers=workers,
+        dtype="bfloat16" if device == "cuda" and model == "resnet18" else "float32",
     )
 
 

@@ -148,14 +148,19 @@ def train_step(
     labels: Int64[Tensor, " b"],
     learning_rate: float,
     after_backward: Callable[[nn.Module], None] = lambda _: None,
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "b C"]:
     """One cross-entropy step; returns the logits [b, C] it was computed from.
 
-    `after_backward` may change the gradients before the step, such as average them over workers.
+    `after_backward` may change the gradients before the step, such as average them over workers. `dtype` is the
+    arithmetic of the network; the loss is float32.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    logits: Tensor = model(inputs)
+    with torch.autocast(inputs.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        logits: Tensor = model(inputs)
+    if dtype != torch.float32:
+        logits = logits.float()
     loss = F.cross_entropy(logits, labels)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

@@ -115,6 +115,8 @@ class _Training:
             self.inputs = torch.from_numpy(read_pixels(task.store.dataset("samples"), size, task.max_pixels))
         else:
             self.inputs = torch.from_numpy(normalize_rows(read_vectors(task.store)))
+        if device.type == "cuda" and self.inputs.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
+            self.inputs = self.inputs.to(device)
         self._fold_of = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(task.seed))
         self._fold_of %= options.folds
         self.dynamics = DynamicsAccumulator(len(self.labels), tdds_classes=task.num_classes if options.tdds else 0)
@@ -129,15 +131,16 @@ class _Training:
         network: nn.Module
         if self.on_images:
             network = ResNet18(int(options.image_size), self._task.num_classes, generator=generator)
+            network.to(memory_format=torch.channels_last)
         else:
-            inputs = self.inputs if everyone else self.inputs[self.rows]
+            inputs = self.inputs if everyone else self.inputs[self.rows.to(self.inputs.device)]
             network = MlpClassifier(inputs, self._task.num_classes, options.hidden_dim, generator=generator)
         self.network = network.to(self.device)
         self.optimizer = sgd(self.network, float(options.learning_rate), options.momentum, options.weight_decay)
 
     def batch(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
         """Inputs of some samples, ready for the network; without a generator, not augmented."""
-        inputs = self.inputs[rows].to(self.device)
+        inputs = self.inputs[rows.to(self.inputs.device)].to(self.device)
         return prepare_images(inputs, generator) if self.on_images else inputs
 
     def state(self) -> dict[str, Any]:
@@ -176,6 +179,7 @@ def _train_epoch(task: ProxyTask, training: _Training, number: int) -> None:
             labels[mine].to(training.device),
             float(options.learning_rate) * cosine_factor(epoch * len(batches) + step, total_steps),
             average_gradients,
+            getattr(torch, options.dtype),
         )
         if options.folds == 1:
             training.dynamics.update(rows, gather_rows(logits.float(), len(rows)).cpu(), labels, epoch)

@@ -1,0 +1,224 @@
+"""What the engine's work takes on a GPU, beside the limits of that GPU, measured in the same run.
+
+    python benchmarks/gpu.py                   # all, sized for a GPU with 80 GB or more; about 8 minutes
+    python benchmarks/gpu.py knn temi          # some
+    python benchmarks/gpu.py --small           # the same code in seconds on any device: shows that it works
+
+Needs torch, timm, numpy and this package's `core`; no Ray, no faiss, no network: weights are random, which speed does
+not notice. Times are medians of repeats after a first one that does not count, with the range.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # also from a checkout that is not installed
+
+from elfs_ray.core.classifier import ResNet18, prepare_images, sgd, train_step
+from elfs_ray.core.dynamics import DynamicsAccumulator
+from elfs_ray.core.product_index import ProductIndex
+from elfs_ray.core.temi import TemiHeads, temi_loss, uniform_prior, update_teacher
+from elfs_ray.encoders.base import Encoder, Preprocessing
+
+MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass
+class Bench:
+    """Sizes, device, and the rows of the table."""
+
+    small: bool
+    device: torch.device
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def size(self, full: int, small: int) -> int:
+        """The size to measure at."""
+        return small if self.small else full
+
+    def timed(self, action: Callable[[], object], repeats: int) -> list[float]:
+        """Seconds of each repeat, the device idle before and after."""
+        action()
+        seconds = []
+        for _ in range(1 if self.small else repeats):
+            self.wait()
+            started = time.perf_counter()
+            action()
+            self.wait()
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    def wait(self) -> None:
+        """Until the device is idle."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def add(self, what: str, value: float, unit: str, note: str = "") -> None:
+        """Print a line now and keep it for the table."""
+        self.rows.append((what, f"{value:,.4g} {unit}", note))
+        print(f"{what:60} {value:12,.4g} {unit:12} {note}", flush=True)
+
+    def images(self, count: int, side: int) -> Tensor:
+        """Random pixels on the CPU, uint8 [n, 3, s, s]."""
+        return torch.randint(256, (count, 3, side, side), dtype=torch.uint8)
+
+
+def spread(seconds: list[float]) -> str:
+    return f"{min(seconds):.4g} - {max(seconds):.4g} s, {len(seconds)} repeats"
+
+
+def limits(bench: Bench) -> None:
+    """Copy bandwidth and matrix rates: what nothing can go beyond."""
+    values = torch.empty(bench.size(2**30, 2**20), dtype=torch.float32, device=bench.device)
+    seconds = bench.timed(values.clone, 5)
+    bench.add("copy, read and write", 2 * values.nbytes / statistics.median(seconds) / 1e9, "GB/s", spread(seconds))
+    side = bench.size(8192, 256)
+    for dtype in (torch.bfloat16, torch.float32):
+        a, b = (torch.randn(side, side, device=bench.device, dtype=dtype) for _ in range(2))
+        seconds = bench.timed(lambda a=a, b=b: a @ b, 10)
+        bench.add(
+            f"matrix product, {dtype}", 2 * side**3 / statistics.median(seconds) / 1e12, "TFLOP/s", spread(seconds)
+        )
+
+
+def embed(bench: Bench) -> None:
+    """Encoders as the embed stage runs them (pinned uint8 in, vectors out), beside the bare network."""
+    for name in ("vit_base_patch16_224", "resnet50"):
+        module = timm.create_model("resnet18" if bench.small else name, num_classes=0)
+        module = module.to(bench.device, memory_format=torch.channels_last)
+        encoder = Encoder(name, module, Preprocessing(224, *MEAN_STD), module.num_features, "random")
+        count = bench.size(256, 2)
+        pixels = bench.images(count, 224)
+        if bench.device.type == "cuda":
+            pixels = pixels.pin_memory()
+        inputs = torch.randn(count, 3, 224, 224, device=bench.device).to(memory_format=torch.channels_last)
+
+        @torch.inference_mode()
+        def bare(module: torch.nn.Module = module, inputs: Tensor = inputs) -> Tensor:
+            with torch.autocast(bench.device.type, torch.bfloat16):
+                return module(inputs)
+
+        def staged(encoder: Encoder = encoder, pixels: Tensor = pixels) -> np.ndarray:
+            vectors = encoder.encode(pixels.to(bench.device, non_blocking=True), torch.bfloat16)
+            return vectors.cpu().numpy().astype(np.float16)
+
+        reference, ours = bench.timed(bare, 20), bench.timed(staged, 20)
+        rate, bare_rate = (count / statistics.median(seconds) for seconds in (ours, reference))
+        note = f"{rate / bare_rate:.2f} of the bare model's {bare_rate:,.0f}; {spread(ours)}"
+        bench.add(f"embed, {name}, 224 px, bfloat16", rate, "images/s", note)
+
+
+def knn(bench: Bench) -> None:
+    """Exact neighbours by rounded products: a share of the queries against all rows, and its recall."""
+    count, dim, k, queries = bench.size(1_280_000, 4000), 768, 50, bench.size(32_768, 512)
+    generator = torch.Generator(bench.device).manual_seed(0)
+    centres = torch.randn(1000, dim, generator=generator, device=bench.device)
+    vectors = centres.repeat(-(-count // 1000), 1)[:count]
+    vectors += 0.7 * torch.randn(count, dim, generator=generator, device=bench.device)
+    rows = torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
+    del vectors
+    index = ProductIndex(rows, bench.device)
+    parts = [rows[start : start + 4096] for start in range(0, queries, 4096)]
+    seconds = bench.timed(lambda: [index.search(part, k) for part in parts], 3)
+    total = statistics.median(seconds) * count / queries
+    rate = 2 * queries * count * dim / statistics.median(seconds) / 1e12
+    bench.add(
+        f"k-NN, {count:,} x {dim}, k {k}, all queries", total, "s", f"{rate:.0f} TFLOP/s; from {queries:,} queries"
+    )
+    sample = torch.tensor(rows[:512], device=bench.device)
+    exact = torch.cat([sample @ torch.tensor(rows[start : start + 200_000], device=bench.device).T
+                       for start in range(0, count, 200_000)], dim=1).topk(k, dim=1).indices.cpu().numpy()  # fmt: skip
+    found = index.search(rows[:512], k)[1]
+    recall = np.mean([len(set(a) & set(b)) / k for a, b in zip(found.tolist(), exact.tolist(), strict=True)])
+    bench.add("k-NN, recall against float32", float(recall), "", "512 queries")
+
+
+def temi(bench: Bench) -> None:
+    """Steps of 50 heads with 1000 clusters; an epoch over 1.28 million pairs from them."""
+    heads, dim, classes, pairs, samples = bench.size(50, 4), 768, bench.size(1000, 20), 512, 1_280_000
+    generator = torch.Generator().manual_seed(0)
+    views = torch.nn.functional.normalize(torch.randn(2 * pairs, dim), dim=1).to(bench.device)
+    for half in (False, True):
+        student, teacher = (TemiHeads(heads, dim, classes, generator=generator).to(bench.device) for _ in range(2))
+        optimizer = torch.optim.AdamW(student.parameter_groups(1e-4), lr=1e-4, fused=True)
+        prior = [uniform_prior(heads, classes).to(bench.device)]
+
+        def step(half: bool = half, student: TemiHeads = student, teacher: TemiHeads = teacher,
+                 optimizer: torch.optim.Optimizer = optimizer, prior: list[Tensor] = prior) -> None:  # fmt: skip
+            with torch.autocast(bench.device.type, torch.bfloat16, enabled=half):
+                with torch.no_grad():
+                    target = teacher(views)
+                logits = student(views)
+            loss, prior[0] = temi_loss(logits.float(), target.float(), prior[0])
+            optimizer.zero_grad(set_to_none=True)
+            loss.mean().backward()
+            optimizer.step()
+            update_teacher(teacher, student, 0.996)
+
+        seconds = bench.timed(step, 20)
+        epoch = statistics.median(seconds) * samples / pairs
+        work = 2 * 2 * pairs * heads * (dim * 512 + 512 * 256 + 256 * classes) * 4
+        note = f"{work / statistics.median(seconds) / 1e12:.0f} TFLOP/s; a step {spread(seconds)}"
+        bench.add(f"TEMI epoch, {heads} heads, {samples:,}, C {classes}, {'bfloat16' if half else 'float32'}",
+                  epoch, "s", note)  # fmt: skip
+
+
+def resnet(bench: Bench) -> None:
+    """Training steps of the ResNet-18 proxy at 32 pixels: augmentation on the device, bfloat16, channels last."""
+    count, batch = bench.size(50_000, 64), bench.size(256, 8)
+    pixels = bench.images(count, 32).to(bench.device)
+    labels = torch.randint(10, (count,))
+    generator = torch.Generator().manual_seed(0)
+    network = ResNet18(32, 10, generator=generator).to(bench.device, memory_format=torch.channels_last).train()
+    optimizer, dynamics = sgd(network, 0.1, 0.9, 5e-4), DynamicsAccumulator(count)
+
+    def steps(record: bool) -> None:
+        order = torch.randperm(count, generator=generator)
+        for rows in order[: batch * bench.size(50, 1)].split(batch):
+            inputs = prepare_images(pixels[rows.to(bench.device)], generator)
+            logits = train_step(
+                network, optimizer, inputs, labels[rows].to(bench.device), 0.01, dtype=torch.bfloat16
+            )  # fmt: skip
+            if record:
+                dynamics.update(rows, logits.cpu(), labels[rows], 0)
+
+    for record in (False, True):
+        seconds = bench.timed(lambda record=record: steps(record), 5)
+        rate = batch * bench.size(50, 1) / statistics.median(seconds)
+        what = "with dynamics" if record else "training alone"
+        note = f"40,000 steps of 256: {40_000 * 256 / rate / 60:.1f} min; {spread(seconds)}"
+        bench.add(f"ResNet-18, 32 px, {what}", rate, "images/s", note)
+
+
+PARTS = {"limits": limits, "embed": embed, "knn": knn, "temi": temi, "resnet": resnet}
+
+
+def main() -> None:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="what to measure; default: all")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, to see that it works")
+    options = parser.parse_args()
+    bench = Bench(options.small, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    name = torch.cuda.get_device_name() if bench.device.type == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}, timm {timm.__version__}", flush=True)
+    for part in options.parts or PARTS:
+        try:
+            PARTS[part](bench)
+        except torch.OutOfMemoryError as error:  # one part that does not fit must not lose the others
+            print(f"{part}: {str(error).splitlines()[0]}", flush=True)
+    print("\n| what | measured | note |\n|---|---:|---|")
+    for row in bench.rows:
+        print(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()
