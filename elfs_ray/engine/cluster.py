@@ -7,6 +7,7 @@ averaged. Checkpoints come every few epochs; a lost worker or a second run goes 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from elfs_ray.engine.training import (
     load_state,
     run_training,
     save_checkpoint,
+    share_weight,
     worker_share,
 )
 from elfs_ray.errors import UsageError
@@ -149,7 +151,7 @@ def _train_epoch(task: TemiTask, training: _Training, epoch: int, features: Tens
     losses = torch.zeros_like(training.losses)
     for number, rows in enumerate(epoch_batches(num_samples, batch_size, batch_size, generator)):
         partner = neighbors[rows, torch.randint(neighbors.shape[1], (len(rows),), generator=generator)]
-        mine = worker_share(len(rows))
+        mine, weight = worker_share(len(rows)), share_weight(len(rows))
         views = features[torch.cat([rows[mine], partner[mine]])].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
             with torch.no_grad():
@@ -163,13 +165,13 @@ def _train_epoch(task: TemiTask, training: _Training, epoch: int, features: Tens
             student_temperature=options.student_temperature,
             teacher_temperature=options.teacher_temperature,
             prior_momentum=options.prior_momentum,
-            all_reduce_mean=average_over_workers,
+            all_reduce_mean=partial(average_over_workers, weight=weight),
         )
         for group in training.optimizer.param_groups:
             group["lr"] = peak_rate * warmup_schedule(epoch * steps + number, warmup_steps)
         training.optimizer.zero_grad(set_to_none=True)
         loss.mean().backward()
-        average_gradients(training.student)
+        average_gradients(training.student, weight)
         if epoch == 0:
             for parameter in training.student.last_layer():
                 parameter.grad = None

@@ -94,7 +94,11 @@ def _start_shards(context: StageContext, options: NeighborsConfig, num_samples: 
     hardware, count = context.hardware, int(options.shards)
     on_gpu = hardware.gpus >= count
     actor = _Shard.options(  # type: ignore[attr-defined] # added by the decorator
-        num_cpus=0.5, num_gpus=1 if on_gpu else 0, max_restarts=3, max_task_retries=3
+        # All shards together at most half of the processors: the tasks that read and merge need some.
+        num_cpus=min(0.5, 0.5 * hardware.cpus / count),
+        num_gpus=1 if on_gpu else 0,
+        max_restarts=3,
+        max_task_retries=3,
     )
     threads = max(1, hardware.cpus // count)
     return [

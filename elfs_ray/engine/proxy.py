@@ -8,6 +8,7 @@ whole batch, so that the dynamics do not depend on how many there are. Checkpoin
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ from elfs_ray.engine.training import (
     load_state,
     run_training,
     save_checkpoint,
+    share_weight,
     worker_share,
 )
 from elfs_ray.errors import UsageError
@@ -178,7 +180,7 @@ def _train_epoch(task: ProxyTask, training: _Training, number: int) -> None:
             training.batch(rows[mine], generator),
             labels[mine].to(training.device),
             float(options.learning_rate) * cosine_factor(epoch * len(batches) + step, total_steps),
-            average_gradients,
+            partial(average_gradients, weight=share_weight(len(rows))),
             getattr(torch, options.dtype),
         )
         if options.folds == 1:

@@ -86,21 +86,28 @@ def worker_share(rows: int) -> slice:
     return slice(training.get_world_rank(), rows, training.get_world_size())
 
 
-def average_over_workers(value: Tensor) -> Tensor:
-    """The mean of a tensor over all workers."""
+def share_weight(rows: int) -> float:
+    """What a mean over this worker's share counts for in the mean over the batch; 1 where all shares are equal."""
+    training = ray.train.get_context()
+    share = len(range(training.get_world_rank(), rows, training.get_world_size()))
+    return share * training.get_world_size() / rows
+
+
+def average_over_workers(value: Tensor, weight: float = 1.0) -> Tensor:
+    """The mean of a tensor over all workers, each with its `share_weight`."""
     if not _distributed():
         return value
-    value = value.clone()
+    value = value * weight
     dist.all_reduce(value)
     return value / dist.get_world_size()
 
 
-def average_gradients(model: nn.Module) -> None:
-    """Replace each gradient by its mean over all workers, in one exchange."""
+def average_gradients(model: nn.Module, weight: float = 1.0) -> None:
+    """Replace each gradient by its mean over all workers, each with its `share_weight`, in one exchange."""
     if not _distributed():
         return
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    flat = average_over_workers(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+    flat = average_over_workers(torch.cat([gradient.reshape(-1) for gradient in gradients]), weight)
     offset = 0
     for gradient in gradients:
         gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
