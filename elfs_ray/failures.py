@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Iterator
 
+from elfs_ray import storage
 from elfs_ray.errors import ElfsRayError, RunError, UsageError, one_line
 
 
@@ -29,7 +30,7 @@ def as_expected(error: BaseException, unit: str, run_dir: str) -> ElfsRayError |
     return None
 
 
-def _from_os_error(error: OSError, unit: str, run_dir: str) -> UsageError | None:
+def _from_os_error(error: OSError, unit: str, run_dir: str) -> ElfsRayError | None:
     place = error.filename or run_dir
     if error.errno == errno.ENOSPC or "No space left on device" in str(error):
         return UsageError(
@@ -38,7 +39,7 @@ def _from_os_error(error: OSError, unit: str, run_dir: str) -> UsageError | None
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         reason = one_line(error)
         return UsageError(f"{unit} stopped: {reason} ({place}); mend the permissions and run the same command again")
-    return None
+    return storage.as_expected(error, unit, run_dir)
 
 
 def _causes(error: BaseException | None, depth: int = 0) -> Iterator[BaseException]:
