@@ -1,10 +1,25 @@
 """Turning what Ray, the file system and the libraries raise into one line that a user can act on."""
 
+import contextlib
 import errno
 from collections.abc import Iterator
 
 from elfs_ray import storage
 from elfs_ray.errors import ElfsRayError, RunError, UsageError, one_line
+
+
+@contextlib.contextmanager
+def expected_errors(unit: str, run_dir: str, *, verbose: bool) -> Iterator[None]:
+    """Raise the expected error that stands behind another, if there is one; with `verbose`, the other as it is."""
+    try:
+        yield
+    except ElfsRayError:
+        raise
+    except Exception as error:
+        expected = as_expected(error, unit, run_dir)
+        if expected is None or verbose:
+            raise
+        raise expected from error
 
 
 def as_expected(error: BaseException, unit: str, run_dir: str) -> ElfsRayError | None:

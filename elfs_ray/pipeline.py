@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.console import Reporter
 from elfs_ray.core.pruning import budget_count
-from elfs_ray.errors import ElfsRayError, UsageError, one_line
-from elfs_ray.failures import as_expected
+from elfs_ray.errors import UsageError, one_line
+from elfs_ray.failures import expected_errors
 from elfs_ray.methods import Needs, balances, get_method
 from elfs_ray.storage import check_bucket, without_options
 from elfs_ray.store import MANIFEST, Store
@@ -82,7 +82,7 @@ def run(
         raise UsageError(f"unknown stage {until!r}; the stages are {', '.join(STAGES)}")
     if until == "evaluate" and not config.evaluate.labels:
         raise UsageError("the evaluation needs true labels; pass --labels")
-    with _expected(store, "the run", verbose), contextlib.ExitStack() as stack:
+    with expected_errors("the run", store.uri, verbose=verbose), contextlib.ExitStack() as stack:
         first = check_before_start(config, store)
         stack.enter_context(_locked(store))
         store.recover()
@@ -300,7 +300,7 @@ class _Execution:
             if self.store.is_complete(step.unit, step.fingerprint):
                 self.reporter.line(f"{step.unit}: complete")
                 continue
-            with _expected(self.store, step.unit, self.verbose):
+            with expected_errors(step.unit, self.store.uri, verbose=self.verbose):
                 self._run(step)
 
     def _run(self, step: Step) -> None:
@@ -346,20 +346,6 @@ def write_report(store: Store) -> str:
     from elfs_ray.report.render import write_report as write
 
     return write(store)
-
-
-@contextlib.contextmanager
-def _expected(store: Store, unit: str, verbose: bool) -> Iterator[None]:
-    """Raise the expected error that stands behind another, if there is one."""
-    try:
-        yield
-    except ElfsRayError:
-        raise
-    except Exception as error:
-        expected = as_expected(error, unit, store.uri)
-        if expected is None or verbose:
-            raise
-        raise expected from error
 
 
 @contextlib.contextmanager
