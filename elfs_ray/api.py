@@ -41,8 +41,8 @@ class Result:
 
     @property
     def report(self) -> str:
-        """Path of the HTML report."""
-        return Store(self.run_dir).path("report.html")
+        """Path or URI of the HTML report."""
+        return Store(self.run_dir).location("report.html")
 
 
 def select(

@@ -13,6 +13,7 @@ from elfs_ray import __version__
 from elfs_ray.config import RunConfig, load_config
 from elfs_ray.console import ConsoleReporter
 from elfs_ray.errors import ElfsRayError, UsageError, one_line
+from elfs_ray.storage import check_bucket
 from elfs_ray.store import Store
 
 EXIT_INTERRUPTED = 130
@@ -197,6 +198,7 @@ def _add_stage_command(stage: str, summary: str) -> None:
         debug: DebugOption = False,
     ) -> None:
         store = Store(run_dir)
+        check_bucket(store.uri)
         budgets = _parts(budget) if budget else None
         options = {"input": input_, "budgets": budgets, "num_classes": num_classes, "ray.address": address}
         given = {name: value for name, value in options.items() if value is not None}
@@ -229,6 +231,7 @@ for _stage, _summary in {
 def status(run_dir: Annotated[str, typer.Argument(help="Run folder.")]) -> None:
     """Show what a run folder holds and what is missing."""
     store = Store(run_dir)
+    check_bucket(store.uri)
     manifest = store.manifest()
     if not manifest:
         raise UsageError(f"{store.uri} holds no run (manifest.json is missing); check the path")
@@ -287,12 +290,12 @@ def _summarise(store: Store, manifest: dict[str, Any]) -> None:
             continue
         name = unit.removeprefix("coresets/")
         out.print()
-        out.print(f"coreset     {store.path(unit)}", highlight=False, soft_wrap=True)
+        out.print(f"coreset     {store.location(unit)}", highlight=False, soft_wrap=True)
         evaluation = stages.get(f"evaluation/{name}")
         if evaluation:
-            out.print(f"evaluation  {store.path(f'evaluation/{name}')}", highlight=False, soft_wrap=True)
+            out.print(f"evaluation  {store.location(f'evaluation/{name}')}", highlight=False, soft_wrap=True)
         if store.exists("report.html"):
-            out.print(f"report      {store.path('report.html')}", highlight=False, soft_wrap=True)
+            out.print(f"report      {store.location('report.html')}", highlight=False, soft_wrap=True)
         out.print(_summary_table(record, evaluation))
 
 

@@ -1,9 +1,25 @@
 """Turning what Ray, the file system and the libraries raise into one line that a user can act on."""
 
+import contextlib
 import errno
 from collections.abc import Iterator
 
+from elfs_ray import storage
 from elfs_ray.errors import ElfsRayError, RunError, UsageError, one_line
+
+
+@contextlib.contextmanager
+def expected_errors(unit: str, run_dir: str, *, verbose: bool) -> Iterator[None]:
+    """Raise the expected error that stands behind another, if there is one; with `verbose`, the other as it is."""
+    try:
+        yield
+    except ElfsRayError:
+        raise
+    except Exception as error:
+        expected = as_expected(error, unit, run_dir)
+        if expected is None or verbose:
+            raise
+        raise expected from error
 
 
 def as_expected(error: BaseException, unit: str, run_dir: str) -> ElfsRayError | None:
@@ -29,7 +45,7 @@ def as_expected(error: BaseException, unit: str, run_dir: str) -> ElfsRayError |
     return None
 
 
-def _from_os_error(error: OSError, unit: str, run_dir: str) -> UsageError | None:
+def _from_os_error(error: OSError, unit: str, run_dir: str) -> ElfsRayError | None:
     place = error.filename or run_dir
     if error.errno == errno.ENOSPC or "No space left on device" in str(error):
         return UsageError(
@@ -38,7 +54,7 @@ def _from_os_error(error: OSError, unit: str, run_dir: str) -> UsageError | None
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         reason = one_line(error)
         return UsageError(f"{unit} stopped: {reason} ({place}); mend the permissions and run the same command again")
-    return None
+    return storage.as_expected(error, unit, run_dir)
 
 
 def _causes(error: BaseException | None, depth: int = 0) -> Iterator[BaseException]:

@@ -18,9 +18,10 @@ from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.console import Reporter
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.errors import UsageError, one_line
-from elfs_ray.failures import as_expected
+from elfs_ray.failures import expected_errors
 from elfs_ray.methods import Needs, balances, get_method
-from elfs_ray.store import MANIFEST, WORK, Store
+from elfs_ray.storage import check_bucket, without_options
+from elfs_ray.store import MANIFEST, Store
 
 if TYPE_CHECKING:
     from elfs_ray.data.sources import Source
@@ -81,10 +82,10 @@ def run(
         raise UsageError(f"unknown stage {until!r}; the stages are {', '.join(STAGES)}")
     if until == "evaluate" and not config.evaluate.labels:
         raise UsageError("the evaluation needs true labels; pass --labels")
-    first = check_before_start(config, store)
-    with _locked(store), contextlib.ExitStack() as stack:
-        for name in store.names(WORK):
-            store.finish_publishing(f"{WORK}/{name}")
+    with expected_errors("the run", store.uri, verbose=verbose), contextlib.ExitStack() as stack:
+        first = check_before_start(config, store)
+        stack.enter_context(_locked(store))
+        store.recover()
         store.update_manifest(**_identity(config, store))
         execution = _Execution(config, store, reporter, stack, verbose)
         wanted = STAGES[: STAGES.index(until) + 1]
@@ -95,7 +96,7 @@ def run(
             execution.run_steps([step for step in later_steps(config, first, num_samples) if step.stage in wanted])
         if until == "report":
             write_report(store)
-            reporter.line(f"report     {store.path('report.html')}")
+            reporter.line(f"report     {store.location('report.html')}")
         store.update_manifest(finished=_now())
     return store.manifest()
 
@@ -117,10 +118,11 @@ def check_before_start(config: RunConfig, store: Store) -> list[Step]:
     source = _open_source(config, config.input)
     for budget in config.budgets:
         budget_count(budget, source.count)
+    check_bucket(store.uri)
     if store.is_file:
         raise UsageError(f"{store.uri} is a file, not a folder; choose another --out")
     manifest = store.manifest()
-    if manifest and manifest["input"] != config.input:
+    if manifest and without_options(manifest["input"]) != without_options(config.input):
         raise UsageError(
             f"{store.uri} holds a run over {manifest['input']}, not over {config.input}; choose another --out"
         )
@@ -168,7 +170,8 @@ def first_steps(config: RunConfig, source: "Source") -> list[Step]:
     """The steps that are known before the images are counted; `source` is the listed input."""
 
     def ingest(prefix: str, images: "Source") -> Step:
-        return _step("ingest", [images.location, images.signature(), config.ingest.identity()], [], prefix=prefix)
+        options = [without_options(images.location), images.signature(), config.ingest.identity()]
+        return _step("ingest", options, [], prefix=prefix)
 
     steps = [ingest("", source)]
     if config.evaluate.labels:
@@ -238,7 +241,12 @@ def _budget_steps(
     if config.evaluate.labels:
         labels = [step for unit, step in first.items() if unit.endswith("labels")]
         unit = f"evaluation/{name}/{budget}"
-        yield _step("evaluate", config.evaluate.identity(), [select, *prepared, *labels], unit=unit, budget=budget)
+        # What the labels and test images hold counts, through the steps before; not how they are reached.
+        evaluate = {
+            name: without_options(value) if isinstance(value, str) else value
+            for name, value in config.evaluate.identity().items()
+        }
+        yield _step("evaluate", evaluate, [select, *prepared, *labels], unit=unit, budget=budget)
 
 
 def _open_source(config: RunConfig, location: str) -> "Source":
@@ -259,7 +267,7 @@ def _labels_step(config: RunConfig, ingest: Step, prefix: str) -> Step:
     spec = (config.evaluate.test_labels if prefix else None) or config.evaluate.labels
     if spec is None:
         raise UsageError("test images are given without labels; pass --labels, and --test-labels if they differ")
-    return _step("labels", [spec, labels_signature(spec)], [ingest], prefix=prefix)
+    return _step("labels", [without_options(spec), labels_signature(spec)], [ingest], prefix=prefix)
 
 
 def _step(
@@ -292,13 +300,8 @@ class _Execution:
             if self.store.is_complete(step.unit, step.fingerprint):
                 self.reporter.line(f"{step.unit}: complete")
                 continue
-            try:
+            with expected_errors(step.unit, self.store.uri, verbose=self.verbose):
                 self._run(step)
-            except Exception as error:
-                expected = as_expected(error, step.unit, self.store.uri)
-                if expected is None or self.verbose:
-                    raise
-                raise expected from error
 
     def _run(self, step: Step) -> None:
         hardware = self._connect()

@@ -1,15 +1,17 @@
 """The run folder: where artifacts live, how they are published whole or not at all, and what is complete.
 
 A stage writes into a work folder of its own (`.work/STAGE-FINGERPRINT`), in files that each appear whole, so that a
-killed stage finds its finished pieces again. Publishing has three steps, each safe to repeat: the record of the stage
-is written to the work folder, its artifacts are moved to their place, the record enters `manifest.json`. A stage is
-complete when the manifest holds its fingerprint. Local folders and object stores (s3://, gs://) work alike.
+killed stage finds its finished pieces again. Publishing has four steps, each safe to repeat: the record of the stage
+is written to the work folder, its artifacts are brought to their place, the record enters `manifest.json`, the work
+folder goes. A stage is complete when the manifest holds its fingerprint. Local folders and object stores (s3://, gs://)
+work alike; object stores cannot rename, so there the artifacts are copied, and their source stays until the end.
 """
 
 import json
 import os
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,11 +22,13 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from elfs_ray import storage
 from elfs_ray.errors import UsageError
 
 MANIFEST = "manifest.json"
 WORK = ".work"
 _PENDING_RECORD = "record.json"
+_COPIES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,13 @@ class Store:
 
     def __post_init__(self) -> None:
         """Make a local path absolute: workers have working directories of their own."""
+        storage.refuse_credentials(self.uri)
         if "://" not in self.uri:
             object.__setattr__(self, "uri", os.path.abspath(os.path.expanduser(self.uri)))
 
     @cached_property
     def _location(self) -> tuple[pafs.FileSystem, str]:
-        if "://" in self.uri:
-            filesystem, root = pafs.FileSystem.from_uri(self.uri)
-            return filesystem, root.rstrip("/")
-        return pafs.LocalFileSystem(), self.uri
+        return storage.resolve(self.uri)
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
         return Store, (self.uri,)
@@ -67,6 +69,10 @@ class Store:
         """Path inside `filesystem`."""
         return "/".join([self._location[1], *(part for part in parts if part)])
 
+    def location(self, *parts: str) -> str:
+        """Path or URI of something in the folder, for a person to open."""
+        return storage.uri_of(self.path(*parts), self.uri)
+
     def exists(self, *parts: str) -> bool:
         """Whether a file or folder is there."""
         return self._kind(self.path(*parts)) != pafs.FileType.NotFound
@@ -79,16 +85,19 @@ class Store:
     def write_bytes(self, data: bytes, *parts: str) -> None:
         """Write a file that appears whole or not at all."""
         target = self.path(*parts)
+        if not self.is_local:
+            # An object shows when its upload ends, and has no folder that would have to be there first.
+            with self.filesystem.open_output_stream(target) as stream:
+                stream.write(data)
+            return
         self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
-        # An object store shows an object when its upload ends; a local file needs the rename.
-        aside = f"{target}.{uuid.uuid4().hex[:8]}.tmp" if self.is_local else target
+        aside = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
         try:
             with self.filesystem.open_output_stream(aside) as stream:
                 stream.write(data)
-            if aside != target:
-                self.filesystem.move(aside, target)
+            self.filesystem.move(aside, target)
         except BaseException:
-            if aside != target and self._kind(aside) != pafs.FileType.NotFound:
+            if self._kind(aside) != pafs.FileType.NotFound:
                 self.filesystem.delete_file(aside)
             raise
 
@@ -110,7 +119,9 @@ class Store:
         try:
             return json.loads(self.read_bytes(*parts))
         except (json.JSONDecodeError, UnicodeDecodeError):
-            raise UsageError(f"{self.path(*parts)} is damaged; remove the run folder, or restore that file") from None
+            raise UsageError(
+                f"{self.location(*parts)} is damaged; remove the run folder, or restore that file"
+            ) from None
 
     def write_table(self, table: pa.Table, schema: pa.Schema, *parts: str) -> None:
         """Write one Parquet file, cast to `schema` and atomically.
@@ -152,7 +163,13 @@ class Store:
 
     def manifest(self) -> dict[str, Any]:
         """The content of `manifest.json`; empty when there is none yet."""
-        return self.read_json(MANIFEST) if self.exists(MANIFEST) else {}
+        try:
+            return self.read_json(MANIFEST) if self.exists(MANIFEST) else {}
+        except OSError as error:
+            expected = storage.as_expected(error, "reading the manifest", self.uri)
+            if expected is None:
+                raise
+            raise expected from error
 
     def update_manifest(self, **entries: Any) -> None:
         """Set top-level entries of the manifest. One driver writes a run folder at a time."""
@@ -174,11 +191,20 @@ class Store:
 
     def work_folder(self, unit: str, fingerprint: str) -> str:
         """Name, below the run folder, of the work folder of one stage; work of other fingerprints is removed."""
-        prefix = unit.replace("/", "-") + "-"
+        own, prefix = _work_name(unit, fingerprint), _work_name(unit, "")
         for name in self.names(WORK):
-            if name.startswith(prefix) and name != prefix + fingerprint and len(name) == len(prefix + fingerprint):
+            if name.startswith(prefix) and name != own and len(name) == len(own):
                 self.delete(WORK, name)
-        return f"{WORK}/{prefix}{fingerprint}"
+        return f"{WORK}/{own}"
+
+    def recover(self) -> None:
+        """Put in order what a kill left: complete publications, and remove the work of those that were complete."""
+        for name in self.names(WORK):
+            self.finish_publishing(f"{WORK}/{name}")
+        stages = self.manifest().get("stages", {})
+        published = {_work_name(unit, record["fingerprint"]) for unit, record in stages.items()}
+        for name in published.intersection(self.names(WORK)):
+            self.delete(WORK, name)
 
     def publish(self, unit: str, work: str, artifacts: Mapping[str, str], record: dict[str, Any]) -> None:
         """Make the artifacts of a stage visible and complete.
@@ -200,23 +226,29 @@ class Store:
         for artifact, source in record["artifacts"].items():
             if self.exists(work, source):
                 self.delete(artifact)
-                self._move(self.path(work, source), self.path(artifact))
+                self._bring(self.path(work, source), self.path(artifact))
         unit = record.pop("unit")
         record["artifacts"] = sorted(record["artifacts"])
         self.update_manifest(stages={**self.manifest().get("stages", {}), unit: record})
+        # First of all: a folder that is deleted in part must not be taken for one to publish.
+        self.delete(work, _PENDING_RECORD)
         self.delete(work)
         return True
 
     def _kind(self, path: str) -> pafs.FileType:
         return self.filesystem.get_file_info(path).type
 
-    def _move(self, source: str, target: str) -> None:
+    def _bring(self, source: str, target: str) -> None:
+        """Move a folder, or copy it where a move would be a copy and a deletion: a kill between would lose files."""
         if self.is_local:
             self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
             self.filesystem.move(source, target)
             return
-        # Object stores have no rename of folders; the record is written after the last copy.
-        for info in self.filesystem.get_file_info(pafs.FileSelector(source, recursive=True)):
-            if info.type == pafs.FileType.File:
-                self.filesystem.copy_file(info.path, target + info.path[len(source) :])
-        self.filesystem.delete_dir(source)
+        found = self.filesystem.get_file_info(pafs.FileSelector(source, recursive=True))
+        files = [info.path for info in found if info.type == pafs.FileType.File]
+        with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
+            list(pool.map(self.filesystem.copy_file, files, [target + path[len(source) :] for path in files]))
+
+
+def _work_name(unit: str, fingerprint: str) -> str:
+    return f"{unit.replace('/', '-')}-{fingerprint}"

@@ -8,6 +8,13 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+from object_storage import ENVIRONMENT, FOREIGN, running_server
+
+# Before Ray starts: its processes keep the environment that they started with.
+os.environ.update(ENVIRONMENT)
+for _name in FOREIGN:
+    os.environ.pop(_name, None)
+
 # Checks the shapes and types of arrays that annotations declare, in modules imported from here on: so what imports the
 # package is not imported above. An int passes for a float, as in type checkers. Processes of Ray check nothing.
 install_import_hook(
@@ -54,6 +61,14 @@ def ordinary_user(tmp_path):
             os.setresuid(0, 0, 0)
 
     return run_as
+
+
+@pytest.fixture(scope="session")
+def object_storage(tmp_path_factory):
+    """A server that speaks S3, with the bucket `photos`."""
+    with running_server(tmp_path_factory.mktemp("object-storage") / "log") as storage:
+        storage.filesystem.create_dir("photos")
+        yield storage
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
-"""The run folder: nothing half-written, interrupted publications completed, completeness judged by fingerprint."""
+"""The run folder, on a disk and on object storage: nothing half-written, completeness judged by fingerprint."""
 
 import pickle
+import uuid
 
 import pyarrow as pa
 import pytest
@@ -8,13 +9,24 @@ import pytest
 from elfs_ray import schema
 from elfs_ray.errors import UsageError
 from elfs_ray.store import MANIFEST, Store
+from object_storage import Door
 
 TABLE = pa.table({"sample_id": ["a"], "uri": ["/a"], "stage": ["ingest"], "reason": ["empty"]})
 
 
 @pytest.fixture
-def store(tmp_path):
+def local_store(tmp_path):
     return Store(str(tmp_path / "run"))
+
+
+@pytest.fixture
+def remote_store(object_storage):
+    return Store(object_storage.uri(f"photos/stores/{uuid.uuid4().hex}"))
+
+
+@pytest.fixture(params=["local_store", "remote_store"])
+def store(request):
+    return request.getfixturevalue(request.param)
 
 
 def finished_work(store: Store, name: str = "quarantine") -> str:
@@ -45,16 +57,60 @@ def test_publication_replaces_the_old_artifact(store):
     assert store.count_rows("quarantine") == 1
 
 
-@pytest.mark.parametrize("moved_before_the_kill", [False, True])
-def test_interrupted_publication_is_finished(store, moved_before_the_kill):
+def publication_begun(store: Store) -> str:
+    """Two parts and their record, as they are before the first of them is brought to its place."""
     work = finished_work(store)
-    record = {"unit": "ingest", "fingerprint": "f", "artifacts": {"quarantine": "quarantine"}}
+    store.write_table(TABLE, schema.QUARANTINE, work, "quarantine", "part-000001.parquet")
+    record = {"unit": "ingest", "fingerprint": "0123456789abcdef", "artifacts": {"quarantine": "quarantine"}}
     store.write_json(record, work, "record.json")
-    if moved_before_the_kill:
-        store.filesystem.move(store.path(work, "quarantine"), store.path("quarantine"))
-    assert store.finish_publishing(work)
-    assert store.is_complete("ingest", "f")
-    assert not store.finish_publishing(work)
+    return work
+
+
+def check_recovered(store: Store) -> None:
+    store.recover()
+    assert store.is_complete("ingest", "0123456789abcdef")
+    assert store.count_rows("quarantine") == 2
+    assert store.names(".work") == []
+
+
+def test_interrupted_publication_is_finished(store):
+    publication_begun(store)
+    check_recovered(store)
+
+
+def test_publication_interrupted_after_the_move_is_finished(local_store):
+    work = publication_begun(local_store)
+    local_store.filesystem.move(local_store.path(work, "quarantine"), local_store.path("quarantine"))
+    check_recovered(local_store)
+
+
+def test_publication_interrupted_between_two_copies_is_finished(remote_store):
+    work = publication_begun(remote_store)
+    part = "quarantine/part-000000.parquet"
+    remote_store.filesystem.copy_file(remote_store.path(work, part), remote_store.path(part))
+    check_recovered(remote_store)
+
+
+def test_work_that_was_deleted_in_part_is_not_published_again(remote_store):
+    """Killed after the record went, in the middle of the deletion: what is left must not replace what is published."""
+    store = remote_store
+    work = publication_begun(store)
+    parts = {name: store.read_bytes(work, "quarantine", name) for name in store.names(work, "quarantine")}
+    store.finish_publishing(work)
+    store.write_bytes(parts["part-000001.parquet"], work, "quarantine", "part-000001.parquet")
+    check_recovered(store)
+
+
+def test_the_record_is_the_first_to_go(remote_store, object_storage, monkeypatch):
+    """Published, and then the deletion of many files fails: what is left must not look like a publication to finish."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    work = publication_begun(remote_store)
+    with Door(object_storage.address, methods=("POST",)) as door:
+        door.closed = True
+        with pytest.raises(OSError, match="DeleteObjects"):
+            Store(remote_store.uri.replace(object_storage.address, door.address)).finish_publishing(work)
+    assert remote_store.names(work) == ["quarantine"]
+    check_recovered(remote_store)
 
 
 def test_table_that_breaks_its_schema_is_not_written(store):
@@ -64,8 +120,9 @@ def test_table_that_breaks_its_schema_is_not_written(store):
     assert store.names("quarantine") == []
 
 
-def test_failed_write_leaves_nothing(store):
+def test_failed_write_leaves_nothing(local_store):
     """A file cannot take the place of a folder: the write fails at the rename, and the temporary file goes too."""
+    store = local_store
     store.write_bytes(b"inner", "folder", "target", "inner")
     with pytest.raises(OSError, match="target"):
         store.write_bytes(b"data", "folder", "target")
@@ -93,7 +150,8 @@ def test_damaged_manifest_is_named(store):
         store.manifest()
 
 
-def test_artifacts_read_back_with_pandas(store):
+def test_artifacts_read_back_with_pandas(local_store):
+    store = local_store
     store.publish("ingest", finished_work(store), {"quarantine": "quarantine"}, {"fingerprint": "f"})
     pandas = pytest.importorskip("pandas")
     assert pandas.read_parquet(store.path("quarantine"))["reason"].tolist() == ["empty"]

@@ -1,26 +1,18 @@
-"""Local paths and object-store URIs behind one interface (pyarrow file systems)."""
+"""The files that the user names: whether they are there, and their bytes."""
 
 import difflib
 import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import pyarrow.fs as pafs
 
-from elfs_ray.errors import UsageError, one_line
+from elfs_ray import storage
+from elfs_ray.errors import UsageError
 
-
-def resolve(location: str) -> tuple[pafs.FileSystem, str]:
-    """File system and path inside it of a local path or a URI.
-
-    Raises:
-        UsageError: the URI is not one that pyarrow knows, or the store refuses.
-    """
-    if "://" not in location:
-        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(location)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{location} cannot be opened: {one_line(error)}") from None
-    return filesystem, path.rstrip("/")
+T = TypeVar("T")
+READERS = 8
 
 
 def existing(location: str) -> tuple[pafs.FileSystem, pafs.FileInfo]:
@@ -29,22 +21,31 @@ def existing(location: str) -> tuple[pafs.FileSystem, pafs.FileInfo]:
     Raises:
         UsageError: there is no such file or folder, or it may not be looked at.
     """
-    filesystem, path = resolve(location)
+    quick, path = storage.resolve(location, attempts=storage.QUICK_ATTEMPTS)
     try:
-        info = filesystem.get_file_info(path)
+        info = quick.get_file_info(path)
     except OSError as error:
-        raise UsageError(f"{location} cannot be opened: {one_line(error)}") from None
+        raise UsageError(f"{location} cannot be opened: {storage.reason(error)}") from None
     if info.type == pafs.FileType.NotFound:
-        raise UsageError(f"{location} does not exist; {_closest(path)}")
-    return filesystem, info
+        raise UsageError(f"{location} does not exist; {_closest(path) if '://' not in location else 'check the path'}")
+    return storage.resolve(location)[0], info
 
 
-def read_uri(uri: str) -> bytes:
-    """The bytes of a file at a local path or URI; raises `OSError` when it cannot be read."""
-    filesystem, path = resolve(uri)
+def read_uri(uri: str, like: str = "") -> bytes:
+    """The bytes of a file at a local path or URI, reached as `like` is; raises `OSError` when it cannot be read."""
+    filesystem, path = storage.resolve(storage.with_options_of(uri, like))
     with filesystem.open_input_stream(path) as stream:
         data: bytes = stream.read()
     return data
+
+
+def map_files(read: Callable[..., T], location: str, *columns: Iterable[Any]) -> Iterator[T]:
+    """`read` of each row in order: a few at a time if `location` is one where each answer has to be waited for."""
+    if "://" not in location:
+        yield from map(read, *columns)
+        return
+    with ThreadPoolExecutor(READERS) as pool:
+        yield from pool.map(read, *columns)
 
 
 def _closest(path: str) -> str:

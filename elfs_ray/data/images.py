@@ -95,13 +95,23 @@ def to_uint8(image: Image.Image, size: int, crop_fraction: float = 1.0, interpol
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def read_pixels(samples: pads.Dataset, size: int, max_pixels: int, threads: int = 8) -> np.ndarray:
-    """All images of the samples artifact in memory, uint8 [N, 3, size, size], for networks that train on images."""
+def read_pixels(
+    samples: pads.Dataset, size: int, max_pixels: int, *, location: str = "", threads: int = 8
+) -> np.ndarray:
+    """All images of the samples artifact in memory, uint8 [N, 3, size, size], for networks that train on images.
+
+    Args:
+        samples: the artifact.
+        size: pixels a side.
+        max_pixels: larger images are refused.
+        location: where they came from, which says how to reach them.
+        threads: that read and decode.
+    """
     column = "image" if "image" in samples.schema.names else "uri"
     pixels = np.empty((samples.count_rows(), 3, size, size), dtype=np.uint8)
 
     def load(source: bytes | str) -> np.ndarray:
-        data = source if isinstance(source, bytes) else read_uri(source)
+        data = source if isinstance(source, bytes) else read_uri(source, location)
         return to_uint8(decode(data, max_pixels=max_pixels), size)
 
     row = 0

@@ -9,6 +9,7 @@ import pyarrow.csv as pacsv
 import pyarrow.dataset as pads
 import pyarrow.json as pajson
 
+from elfs_ray import storage
 from elfs_ray.data.files import existing
 from elfs_ray.data.sources import ID_COLUMNS
 from elfs_ray.errors import UsageError, one_line
@@ -111,7 +112,8 @@ def _read_file(path: str) -> pa.Table:
             if ending == "parquet":
                 return pads.dataset(info.path, filesystem=filesystem, format="parquet").to_table()
     except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"labels file {path} cannot be read: {one_line(error)}") from None
+        told = storage.reason(error) if isinstance(error, OSError) else one_line(error)
+        raise UsageError(f"labels file {path} cannot be read: {told}") from None
     raise UsageError(f"labels file {path} is of no known kind; pass .csv, .tsv, .jsonl or .parquet")
 
 

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from elfs_ray.data.files import existing, read_uri
-from elfs_ray.errors import UsageError, one_line
+from elfs_ray import storage
+from elfs_ray.data.files import existing, map_files, read_uri
+from elfs_ray.errors import RunError, UsageError, one_line
 
 ID_COLUMNS = ("sample_id", "image_id", "id", "filename", "file_name", "path")
 BYTES_COLUMNS = ("image", "bytes", "image_bytes", "img", "jpg", "jpeg", "png")
@@ -92,7 +93,7 @@ def _list_files(location: str, filesystem: pafs.FileSystem, root: str) -> list[p
     try:
         found = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
     except OSError as error:
-        raise UsageError(f"{location} cannot be listed: {one_line(error)}") from None
+        raise UsageError(f"{location} cannot be listed: {storage.reason(error)}") from None
     visible = [
         info
         for info in found
@@ -116,7 +117,6 @@ class _FolderSource(Source):
     def __init__(self, location: str, root: str, files: list[pafs.FileInfo], chunk_rows: int) -> None:
         self.location, self.count = location, len(files)
         self._root, self._signature = root, _signature(files)
-        self._scheme = location.split("://", maxsplit=1)[0] + "://" if "://" in location else ""
         paths = [info.path for info in files]
         self.chunks = [
             Chunk(number, first, len(part), tuple(part))
@@ -128,8 +128,9 @@ class _FolderSource(Source):
         return self._signature
 
     def read(self, chunk: Chunk) -> pa.Table:
-        uris = [self._scheme + path for path in chunk.paths]
-        return _table(chunk, [path[len(self._root) :].lstrip("/") for path in chunk.paths], uris, _read_files(uris))
+        uris = [storage.uri_of(path, self.location) for path in chunk.paths]
+        ids = [path[len(self._root) :].lstrip("/") for path in chunk.paths]
+        return _table(chunk, ids, uris, _read_files(uris, self.location))
 
 
 class _ParquetSource(Source):
@@ -176,6 +177,8 @@ class _ParquetSource(Source):
         try:
             return pq.ParquetFile(path, filesystem=self._filesystem)
         except (OSError, pa.ArrowInvalid) as error:
+            if isinstance(error, OSError) and storage.is_outage(error):
+                raise
             reason = one_line(error)
             raise UsageError(f"{path} cannot be read as Parquet ({reason}); mend or remove it") from None
 
@@ -197,11 +200,12 @@ class _ParquetSource(Source):
         images = rows[self._image_column]
         if not self.carries_bytes:
             uris = [_beside(path, self.location, text) for text in images.to_pylist()]
-            return _table(chunk, ids, uris, _read_files(uris))
+            return _table(chunk, ids, uris, _read_files(uris, self.location))
         if pa.types.is_struct(images.type):  # Hugging Face: {bytes, path}
             images = pc.struct_field(images, "bytes")
         encoded = [(data, None if data else "the image is empty (0 bytes)") for data in images.to_pylist()]
-        return _table(chunk, ids, [f"{path}#{number}" for number in numbers], encoded)
+        uri = storage.uri_of(path, self.location)
+        return _table(chunk, ids, [f"{uri}#{number}" for number in numbers], encoded)
 
 
 def _find_column(
@@ -235,20 +239,29 @@ def _beside(table_path: str, location: str, text: str | None) -> str:
     """A path in a table: absolute, a URI, or relative to the table's folder."""
     if text is None or "://" in text or text.startswith("/"):
         return text or ""
-    scheme = location.split("://", maxsplit=1)[0] + "://" if "://" in location else ""
-    return f"{scheme}{table_path.rsplit('/', 1)[0]}/{text}"
+    return storage.uri_of(f"{table_path.rsplit('/', 1)[0]}/{text}", location)
 
 
-def _read_files(uris: list[str]) -> list[tuple[bytes | None, str | None]]:
-    """Bytes of each file, or why there are none."""
-    results: list[tuple[bytes | None, str | None]] = []
-    for uri in uris:
+def _read_files(uris: list[str], location: str) -> list[tuple[bytes | None, str | None]]:
+    """Bytes of each file, or why there are none.
+
+    Raises:
+        RunError: the store does not answer; that says nothing of the images.
+    """
+
+    def read(uri: str) -> tuple[bytes | None, str | None]:
         try:
-            results.append((read_uri(uri), None))
-        except (OSError, UsageError) as error:
-            reason = one_line(error)
-            results.append((None, f"the file cannot be read: {reason}"))
-    return results
+            return read_uri(uri, location), None
+        except OSError as error:
+            if storage.is_outage(error):
+                raise RunError(
+                    f"{uri} cannot be read now ({storage.reason(error)}); run the same command again to go on from here"
+                ) from None
+            return None, f"the file cannot be read: {storage.reason(error)}"
+        except UsageError as error:
+            return None, f"the file cannot be read: {one_line(error)}"
+
+    return list(map_files(read, location, uris))
 
 
 def _table(chunk: Chunk, ids: list[str], uris: list[str], encoded: list[tuple[bytes | None, str | None]]) -> pa.Table:

@@ -19,7 +19,7 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from elfs_ray import schema
 from elfs_ray.config import EmbedConfig
-from elfs_ray.data.files import read_uri
+from elfs_ray.data.files import map_files, read_uri
 from elfs_ray.data.images import ImageError, decode, to_uint8
 from elfs_ray.defaults import choose_embed
 from elfs_ray.encoders import Encoder, Preprocessing, load_encoder
@@ -27,6 +27,7 @@ from elfs_ray.engine.artifacts import KEY, matrix_column, part_name, read_column
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import RunError
+from elfs_ray.storage import is_outage
 from elfs_ray.store import Store
 
 ENCODED = "encoded"
@@ -103,7 +104,11 @@ def _stream(
             batch_format="pyarrow",
             num_cpus=0.5,
             memory=PROCESS_BYTES + DECODE_COPIES * pixel_bytes,
-            fn_kwargs={"preprocessing": preprocessing, "max_pixels": context.config.ingest.max_pixels},
+            fn_kwargs={
+                "preprocessing": preprocessing,
+                "max_pixels": context.config.ingest.max_pixels,
+                "location": str(context.config.evaluate.test_input if context.prefix else context.config.input),
+            },
         )
         .map_batches(
             _EncodeBatch,
@@ -147,21 +152,28 @@ def _pending(context: StageContext, done: np.ndarray) -> Dataset:
     return dataset.map_batches(not_done, batch_format="pyarrow", batch_size=None, num_cpus=0.25)
 
 
-def _decode_batch(table: pa.Table, preprocessing: Preprocessing, max_pixels: int) -> dict[str, Any]:
-    """Pixels uint8 [b, 3, s, s] of a batch of samples."""
+def _decode_batch(table: pa.Table, preprocessing: Preprocessing, max_pixels: int, location: str) -> dict[str, Any]:
+    """Pixels uint8 [b, 3, s, s] of a batch of samples from `location`."""
     started = time.perf_counter()
-    pixels = np.empty((table.num_rows, 3, preprocessing.size, preprocessing.size), dtype=np.uint8)
-    encoded = table["image"] if "image" in table.column_names else table["uri"]
-    for row, value in enumerate(encoded.to_pylist()):
+    has_bytes = "image" in table.column_names
+
+    def load(name: str, source: bytes | str) -> np.ndarray:
         try:
-            image = decode(value if isinstance(value, bytes) else read_uri(value), max_pixels=max_pixels)
+            data = source if isinstance(source, bytes) else read_uri(source, location)
+            image = decode(data, max_pixels=max_pixels)
         except (ImageError, OSError) as error:
-            name = table["sample_id"][row].as_py()
+            if isinstance(error, OSError) and is_outage(error):
+                raise
             raise RunError(
                 f"image {name!r} was readable at ingest and no longer is ({error}); restore it, "
                 "or remove it and run into a new folder"
             ) from None
-        pixels[row] = to_uint8(image, preprocessing.size, preprocessing.crop_fraction, preprocessing.interpolation)
+        return to_uint8(image, preprocessing.size, preprocessing.crop_fraction, preprocessing.interpolation)
+
+    pixels = np.empty((table.num_rows, 3, preprocessing.size, preprocessing.size), dtype=np.uint8)
+    names, sources = table["sample_id"].to_pylist(), table["image" if has_bytes else "uri"].to_pylist()
+    for row, image in enumerate(map_files(load, "" if has_bytes else location, names, sources)):
+        pixels[row] = image
     return {
         "sample_id": table["sample_id"].to_numpy(),
         "index": table["index"].to_numpy(),

@@ -114,7 +114,8 @@ class _Training:
         self.labels = torch.from_numpy(read_column(task.store, task.labels, "label").astype(np.int64))
         if self.on_images:
             size = int(options.image_size)
-            self.inputs = torch.from_numpy(read_pixels(task.store.dataset("samples"), size, task.max_pixels))
+            samples, location = task.store.dataset("samples"), task.store.manifest()["input"]
+            self.inputs = torch.from_numpy(read_pixels(samples, size, task.max_pixels, location=location))
         else:
             self.inputs = torch.from_numpy(normalize_rows(read_vectors(task.store)))
         if device.type == "cuda" and self.inputs.nbytes < torch.cuda.mem_get_info(device)[0] // 2:

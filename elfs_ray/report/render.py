@@ -51,7 +51,7 @@ def write_report(store: Store) -> str:
         plotly=Markup(get_plotlyjs()),  # noqa: S704
     )
     store.write_bytes(page.encode(), REPORT)
-    return store.path(REPORT)
+    return store.location(REPORT)
 
 
 def _coreset(store: Store, manifest: dict[str, Any], unit: str) -> Coreset:
@@ -75,7 +75,7 @@ def _coreset(store: Store, manifest: dict[str, Any], unit: str) -> Coreset:
         record["budget"],
         record["beta"],
         record.get("supervised", False),
-        store.path(unit),
+        store.location(unit),
         evaluation["metrics"] if evaluation else None,
         gallery,
         make_thumbnails(store, hardest),

@@ -31,17 +31,18 @@ def make_thumbnails(store: Store, captions: dict[int, str]) -> list[Thumbnail]:
     wanted = pc.field("index").isin(pa.array(list(captions), pa.int64()))
     rows = dataset.to_table(columns=["index", "sample_id", column], filter=wanted).to_pylist()
     by_index = {row["index"]: row for row in rows}
+    location = store.manifest()["input"]
     return [
-        Thumbnail(by_index[index]["sample_id"], caption, _encode(by_index[index][column]))
+        Thumbnail(by_index[index]["sample_id"], caption, _encode(by_index[index][column], location))
         for index, caption in captions.items()
         if index in by_index
     ]
 
 
-def _encode(source: bytes | str) -> str:
+def _encode(source: bytes | str, location: str) -> str:
     """A JPEG as a data URI."""
     try:
-        image = decode(source if isinstance(source, bytes) else read_uri(source), max_pixels=MAX_PIXELS)
+        image = decode(source if isinstance(source, bytes) else read_uri(source, location), max_pixels=MAX_PIXELS)
     except (ImageError, OSError):
         return ""
     image.thumbnail((SIDE, SIDE))
