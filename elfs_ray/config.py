@@ -98,11 +98,20 @@ class EmbedConfig(Section):
 
 
 class NeighborsConfig(Section):
-    """Exact k nearest neighbours by cosine similarity."""
+    """The k nearest neighbours by cosine similarity."""
 
     k: int = Field(50, ge=1, description="neighbours of each sample")
-    search: Literal["faiss", "torch"] = Field(
-        "faiss", description="torch: bfloat16 products with exact re-ranking, for GPUs; its recall is measured"
+    search: Literal["auto", "faiss", "torch", "ivf_flat", "ivf_pq"] = Field(
+        "auto",
+        description="faiss: exact; torch: rounded products with exact re-ranking, for GPUs; ivf_flat, ivf_pq: inverted "
+        "lists, for millions; auto: exact up to half an hour. The recall of all but faiss is measured",
+    )
+    nlist: AutoInt = Field("auto", description="ivf: inverted lists")
+    nprobe: AutoInt = Field("auto", description="ivf: lists searched for each query; more find more")
+    pq_m: AutoInt = Field("auto", description="ivf_pq: codes for each row; must divide the width of the embeddings")
+    pq_nbits: Annotated[int, Field(ge=2, le=12)] | Auto = Field("auto", description="ivf_pq: bits of a code")
+    oversample: Annotated[float, Field(ge=1)] | Auto = Field(
+        "auto", description="candidates that are ranked by exact similarity, as a multiple of k"
     )
     shards: AutoInt = _execution("auto", "index shards, one actor each")
     query_rows: int = _execution(4096, "queries searched and saved as one unit", ge=1)

@@ -8,11 +8,18 @@ import math
 from typing import TypeVar
 
 from elfs_ray.config import ClusterConfig, EmbedConfig, NeighborsConfig, ProxyConfig, Section
+from elfs_ray.estimates import exact_search_seconds, shard_bytes
 
 SectionT = TypeVar("SectionT", bound=Section)
 
-# A sample and its neighbours are held as float32 by each index shard; above this many rows, split.
-ROWS_PER_SHARD = 2_000_000
+# Above this many rows an index shard is split; below, another process costs more than its threads win.
+ROWS_PER_SHARD, MIN_ROWS_PER_SHARD = 2_000_000, 25_000
+
+# An exact search that takes longer than this gives way to inverted lists. On two cores that is beyond 260,000 rows of
+# 1280 or 590,000 of 256; the lists are then about three times as fast and find some 95 % of the neighbours.
+EXACT_SECONDS = 1800
+# Inverted lists: rows that a list is trained from, at most so many lists, and how many of them a query looks into.
+POINTS_PER_LIST, MAX_LISTS, PROBES = 39, 16_384, 64
 
 # SGD with momentum 0.9. An MLP on embeddings diverges from about 0.3 on. As a proxy it learns more slowly: the margins
 # then separate wrong pseudo-labels better than those of a network that fits everything in its first epochs.
@@ -39,10 +46,45 @@ def choose_embed(section: EmbedConfig, device: str, units: int, native_size: int
     return _fill(section, image_size=size, dtype=dtype, batch_size=batch, actors=units)
 
 
-def choose_neighbors(section: NeighborsConfig, cpus: int, num_samples: int) -> NeighborsConfig:
-    """Index shards: one for each two processors, more where the rows would not fit one."""
-    shards = max(math.ceil(num_samples / ROWS_PER_SHARD), min(8, cpus // 2), 1)
-    return _fill(section, shards=min(shards, num_samples))
+def choose_neighbors(
+    section: NeighborsConfig, cpus: int, gpus: int, num_samples: int, embedding_dim: int, memory: float = math.inf
+) -> NeighborsConfig:
+    """Search, its parameters and index shards.
+
+    Args:
+        section: the options asked for.
+        cpus: processors of the machine or cluster.
+        gpus: GPUs of the machine or cluster.
+        num_samples: rows to index, each of them a query.
+        embedding_dim: width of the rows.
+        memory: bytes that all shards together may take; inverted lists that need more hold codes.
+    """
+    lists = max(1, min(round(4 * math.sqrt(num_samples)), num_samples // POINTS_PER_LIST, MAX_LISTS))
+    lists = lists if section.nlist == "auto" else int(section.nlist)
+    bits = 8 if num_samples >= 256 * POINTS_PER_LIST else max(2, min(8, int(math.log2(max(4, num_samples // 16)))))
+    chosen = _fill(
+        section,
+        nlist=lists,
+        nprobe=min(lists, PROBES),
+        pq_m=max(m for m in range(1, max(2, embedding_dim // 8 + 1)) if embedding_dim % m == 0),
+        pq_nbits=bits,
+    )
+    if num_samples > gpus * ROWS_PER_SHARD:  # an exact index would not fit them
+        gpus = 0
+    search = chosen.search
+    if search == "auto":
+        search = "faiss"
+        if exact_search_seconds(num_samples, embedding_dim, cpus, gpus) > EXACT_SECONDS:
+            search = "ivf_flat"
+            if shard_bytes(chosen.model_copy(update={"search": search}), num_samples, embedding_dim) > memory:
+                search = "ivf_pq"
+    usual = min(8, cpus // 2, math.ceil(num_samples / MIN_ROWS_PER_SHARD))
+    if gpus and search in ("faiss", "torch"):
+        usual = gpus
+    shards = max(math.ceil(num_samples / ROWS_PER_SHARD), usual, 1)
+    chosen = chosen.model_copy(update={"search": search})
+    oversample = {"ivf_pq": 4.0, "torch": 2.0}.get(search, 1.0)
+    return _fill(chosen, shards=min(shards, num_samples), oversample=oversample)
 
 
 def choose_cluster(

@@ -38,7 +38,7 @@ VERSIONS = {
     "ingest": 1,
     "labels": 1,
     "embed": 1,
-    "neighbors": 1,
+    "neighbors": 2,
     "cluster": 1,
     "anchor": 2,
     "proxy": 1,

@@ -1,10 +1,14 @@
-"""Neighbours: exact k nearest neighbours by cosine similarity, from an index split over actors.
+"""Neighbours: the k nearest neighbours by cosine similarity, from an index split over actors.
 
 Reads: `embeddings`. Writes: `neighbors` (k other samples for each sample, most similar first).
 Each actor indexes one range of rows under their global ids. Blocks of queries go to all actors, the answers are merged,
-and each block is saved in a file of its own; a second run searches only the blocks that have no file.
+and each block is saved in a file of its own; a second run searches only the blocks that have no file. For inverted
+lists one task trains the cells from a sample and saves them in the work folder, so that all shards, and a second run,
+use the same ones.
 """
 
+import math
+import os
 import time
 from typing import Any
 
@@ -19,14 +23,17 @@ from elfs_ray import schema
 from elfs_ray.config import NeighborsConfig
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import drop_self, merge_top_k, recall_at_k, shard_ranges
-from elfs_ray.core.product_index import ProductIndex
-from elfs_ray.defaults import choose_neighbors
+from elfs_ray.defaults import POINTS_PER_LIST, choose_neighbors
 from elfs_ray.engine.artifacts import KEY, fixed_size_matrix, matrix_column, part_name, read_vectors
+from elfs_ray.engine.memory import cluster_memory
+from elfs_ray.engine.shard_index import Queries, build_index, nearest_lists, train_lists
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import UsageError
+from elfs_ray.estimates import GIB, WORKER_BYTES, shard_bytes
 from elfs_ray.store import Store
 
 FOUND = "neighbors"
+CHOSEN, TRAINED = "chosen.json", "lists.faiss"
 BLOCKS_IN_FLIGHT = 4
 RECALL_SAMPLES, RECALL_BLOCK_ROWS = 256, 65_536
 
@@ -35,18 +42,13 @@ def run(context: StageContext) -> StageResult:
     """Search every block of queries that has no saved answer yet."""
     store = context.store
     num_samples = store.count_rows("embeddings")
-    options = choose_neighbors(context.config.neighbors, context.hardware.cpus, num_samples)
-    if options.k >= num_samples:
-        raise UsageError(
-            f"neighbors.k is {options.k}, but each of the {num_samples} samples has only {num_samples - 1} others; "
-            f"use --set neighbors.k={max(1, min(50, (num_samples - 1) // 2))} or less"
-        )
+    options = _choose(context, num_samples)
     started = time.monotonic()
     _search_all(context, options, num_samples)
     seconds = time.monotonic() - started
     similarity = store.read_table(context.work, FOUND, columns=["similarity"])["similarity"]
     recall = {}
-    if options.search == "torch":
+    if options.search != "faiss":
         measured: float = ray.get(_recall.remote(store, context.work, options, num_samples, context.seed()))
         recall["recall"] = round(measured, 5)
     return StageResult(
@@ -54,7 +56,9 @@ def run(context: StageContext) -> StageResult:
         chosen=options.model_dump(mode="json"),
         metrics={
             "k": options.k,
+            "search": options.search,
             "shards": options.shards,
+            "shard_memory_mb": _shard_bytes(context, options, num_samples) >> 20,
             "mean_similarity": round(
                 float(np.mean([chunk.flatten().to_numpy().mean() for chunk in similarity.chunks])), 4
             ),
@@ -62,6 +66,78 @@ def run(context: StageContext) -> StageResult:
             **recall,
         },
     )
+
+
+def _choose(context: StageContext, num_samples: int) -> NeighborsConfig:
+    """The options with each `auto` resolved, as the run that began chose them."""
+    store, hardware, section = context.store, context.hardware, context.config.neighbors
+    if section.k >= num_samples:
+        raise UsageError(
+            f"neighbors.k is {section.k}, but each of the {num_samples} samples has only {num_samples - 1} others; "
+            f"use --set neighbors.k={max(1, min(50, (num_samples - 1) // 2))} or less"
+        )
+    dim = _dim(store)
+    memory = math.inf if (there := cluster_memory(hardware)).may_grow else there.total
+    options = choose_neighbors(section, hardware.cpus, hardware.gpus, num_samples, dim, memory)
+    if store.exists(context.work, CHOSEN):
+        # Blocks found on another machine stand beside those found here: what decides the answer stays as it was.
+        options = NeighborsConfig.model_validate({**store.read_json(context.work, CHOSEN), "shards": options.shards})
+    _check_lists(options, num_samples, dim)
+    _check_memory(context, options, num_samples)
+    store.write_json(options.model_dump(mode="json"), context.work, CHOSEN)
+    return options
+
+
+def _check_lists(options: NeighborsConfig, num_samples: int, dim: int) -> None:
+    """Refuse parameters of inverted lists that do not fit the data."""
+    if not options.search.startswith("ivf"):
+        return
+    if int(options.nlist) > num_samples:
+        raise UsageError(f"neighbors.nlist is {options.nlist}, but there are only {num_samples} samples; lower it")
+    if int(options.nprobe) > int(options.nlist):
+        raise UsageError(f"neighbors.nprobe is {options.nprobe}, more than neighbors.nlist={options.nlist}; lower it")
+    if options.search != "ivf_pq":
+        return
+    if dim % int(options.pq_m):
+        fitting = max(m for m in range(1, dim + 1) if dim % m == 0 and m <= int(options.pq_m))
+        raise UsageError(f"neighbors.pq_m={options.pq_m} does not divide the embeddings' width {dim}; use {fitting}")
+    if 2 ** int(options.pq_nbits) > num_samples:
+        raise UsageError(
+            f"neighbors.pq_nbits={options.pq_nbits} needs {2 ** int(options.pq_nbits)} samples, "
+            f"but there are only {num_samples}; lower it"
+        )
+
+
+def _check_memory(context: StageContext, options: NeighborsConfig, num_samples: int) -> None:
+    """Refuse shards that would not find the memory they need, before the first of them starts."""
+    count, each = int(options.shards), _shard_bytes(context, options, num_samples)
+    memory = cluster_memory(context.hardware)
+    if memory.holds(count, each):
+        return
+    smaller = "" if options.search == "ivf_pq" else "neighbors.search=ivf_pq, "
+    # More shards are smaller, which helps where nodes have room left over, and not where the sum is too large.
+    halves = _shard_bytes(context, options.model_copy(update={"shards": 2 * count}), num_samples)
+    shards = f"neighbors.shards={2 * count}, " if memory.holds(2 * count, halves) else ""
+    raise UsageError(
+        f"the neighbour search needs {count} x {each / GIB:.1f} GiB of memory ({options.search}), but "
+        f"{len(memory.nodes)} node(s) have {memory.total / GIB:.1f} GiB to give; "
+        f"use {shards}{smaller}or more memory"
+    )
+
+
+def _shard_bytes(context: StageContext, options: NeighborsConfig, num_samples: int) -> int:
+    """What the largest shard takes."""
+    rows = max(stop - start for start, stop in shard_ranges(num_samples, int(options.shards)))
+    return shard_bytes(options, rows, _dim(context.store), on_gpu=_on_gpu(context, options))
+
+
+def _on_gpu(context: StageContext, options: NeighborsConfig) -> bool:
+    return context.hardware.gpus >= int(options.shards) and not options.search.startswith("ivf")
+
+
+def _dim(store: Store) -> int:
+    width: int = store.dataset("embeddings").schema.field("vector").type.list_size
+    return width
 
 
 def _search_all(context: StageContext, options: NeighborsConfig, num_samples: int) -> None:
@@ -74,14 +150,16 @@ def _search_all(context: StageContext, options: NeighborsConfig, num_samples: in
     pending = [block for block in blocks if part_name(block[0]) not in saved]
     if not pending:
         return
-    shards = _start_shards(context, options, num_samples)
+    trained = _trained_lists(context, options, num_samples)
+    shards = _start_shards(context, options, num_samples, trained)
     done = num_samples - sum(stop - start for _, start, stop in pending)
     with context.counting("neighbours", num_samples, "samples", done) as counter:
         waiting: list[ray.ObjectRef[int]] = []
         for number, start, stop in pending:
-            queries = _read_block.remote(store, start, stop)
+            queries = _read_block.remote(store, start, stop, options, trained)
             parts = [shard.search.remote(queries, options.k + 1) for shard in shards]
-            waiting.append(_merge_block.remote(store, context.work, number, start, stop, options.k, *parts))
+            place = (number, start, stop)
+            waiting.append(_merge_block.remote(store, context.work, place, options.k, queries, shards, *parts))
             if len(waiting) == BLOCKS_IN_FLIGHT:
                 counter.advance(ray.get(waiting.pop(0)))
         for block in waiting:
@@ -90,58 +168,105 @@ def _search_all(context: StageContext, options: NeighborsConfig, num_samples: in
         ray.kill(shard)
 
 
-def _start_shards(context: StageContext, options: NeighborsConfig, num_samples: int) -> list[ActorHandle[Any]]:
+def _trained_lists(
+    context: StageContext, options: NeighborsConfig, num_samples: int
+) -> "ray.ObjectRef[bytes | None] | None":
+    """The cells of inverted lists, trained here or by the run that began; None for exact search."""
+    if not options.search.startswith("ivf"):
+        return None
+    store = context.store
+    if not store.exists(context.work, TRAINED):
+        context.reporter.line(f"  training {options.nlist} inverted lists")
+        centres = max(int(options.nlist), 2 ** int(options.pq_nbits) if options.search == "ivf_pq" else 1)
+        sample = min(num_samples, centres * POINTS_PER_LIST)
+        memory = WORKER_BYTES + 3 * 4 * sample * _dim(store)
+        train = _train.options(memory=memory)
+        ray.get(train.remote(store, context.work, options, num_samples, sample, context.seed(0), context.hardware.cpus))
+    return ray.put(store.read_bytes(context.work, TRAINED))
+
+
+@ray.remote(num_cpus=1)
+def _train(
+    store: Store, work: str, options: NeighborsConfig, num_samples: int, sample: int, seed: int, threads: int
+) -> None:
+    """Train the cells on a random sample and save them."""
+    faiss.omp_set_num_threads(min(threads, os.cpu_count() or 1))  # nothing else of the stage runs yet
+    rows = np.sort(np.random.default_rng(seed).choice(num_samples, sample, replace=False))
+    vectors = fixed_size_matrix(store.read_table("embeddings", columns=["vector"], rows=_among(rows))["vector"])
+    store.write_bytes(train_lists(normalize_rows(vectors), options, seed), work, TRAINED)
+
+
+def _start_shards(
+    context: StageContext, options: NeighborsConfig, num_samples: int, trained: "ray.ObjectRef[bytes | None] | None"
+) -> list[ActorHandle[Any]]:
     hardware, count = context.hardware, int(options.shards)
-    on_gpu = hardware.gpus >= count
+    on_gpu = _on_gpu(context, options)
     actor = _Shard.options(  # type: ignore[attr-defined] # added by the decorator
-        # All shards together at most half of the processors: the tasks that read and merge need some.
-        num_cpus=min(0.5, 0.5 * hardware.cpus / count),
+        # Together at most half of the processors: the rest reads and merges, and no shard waits for ever for its part.
+        num_cpus=round(min(0.5, hardware.cpus / (2 * count)), 4),
         num_gpus=1 if on_gpu else 0,
+        memory=_shard_bytes(context, options, num_samples),
         max_restarts=3,
         max_task_retries=3,
     )
     threads = max(1, hardware.cpus // count)
     return [
-        actor.remote(context.store, start, stop, options.search, threads, on_gpu)
+        actor.remote(context.store, start, stop, options, trained, threads, on_gpu)
         for start, stop in shard_ranges(num_samples, count)
     ]
 
 
 @ray.remote
 class _Shard:
-    """A flat inner-product index over the rows start..stop-1, answering with global ids."""
+    """An index over the rows start..stop-1, answering with global ids."""
 
-    def __init__(self, store: Store, start: int, stop: int, search: str, threads: int, on_gpu: bool) -> None:
-        vectors = normalize_rows(read_vectors(store, start=start, stop=stop))
-        self._start = start
-        self._index: Any
-        if search == "torch":
-            torch.set_num_threads(threads)
-            self._index = ProductIndex(vectors, torch.device("cuda" if on_gpu else "cpu"))
-            return
+    def __init__(
+        self,
+        store: Store,
+        start: int,
+        stop: int,
+        options: NeighborsConfig,
+        trained: bytes | None,
+        threads: int,
+        on_gpu: bool,
+    ) -> None:
+        torch.set_num_threads(threads)
         faiss.omp_set_num_threads(threads)
-        self._index = faiss.IndexFlatIP(vectors.shape[1])
-        if on_gpu:
-            self._index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, self._index)
-        self._index.add(vectors)
+        self._start = start
+        self._index = build_index(store, start, stop, options, trained, on_gpu=on_gpu)
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids [q, k'] and similarity [q, k'] of the nearest rows of this shard; k' <= k."""
-        similarity, rows = self._index.search(queries, min(k, self._index.ntotal))
-        return rows + self._start, similarity
+    def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids [q, k'] and similarity [q, k'] of the nearest rows of this shard; k' <= k, and -1 where there is none."""
+        rows, similarity = self._index.search(queries, k)
+        return np.where(rows < 0, -1, rows + self._start), similarity
 
 
 @ray.remote(num_cpus=0.25)
-def _read_block(store: Store, start: int, stop: int) -> np.ndarray:
-    return normalize_rows(read_vectors(store, start=start, stop=stop))
+def _read_block(store: Store, start: int, stop: int, options: NeighborsConfig, trained: bytes | None) -> Queries:
+    """The queries start..stop-1, with the inverted lists that they look into."""
+    vectors = normalize_rows(read_vectors(store, start=start, stop=stop))
+    return Queries(vectors) if trained is None else nearest_lists(vectors, trained, int(options.nprobe))
 
 
 @ray.remote(num_cpus=0.25)
 def _merge_block(
-    store: Store, work: str, number: int, start: int, stop: int, k: int, *parts: tuple[np.ndarray, np.ndarray]
+    store: Store,
+    work: str,
+    place: tuple[int, int, int],
+    k: int,
+    queries: Queries,
+    shards: list[ActorHandle[Any]],
+    *parts: tuple[np.ndarray, np.ndarray],
 ) -> int:
     """Merge the shards' answers for the queries start..stop-1 and save them; returns their count."""
+    number, start, stop = place
     ids, similarity = merge_top_k(parts, k + 1)
+    short = np.flatnonzero(ids[:, -1] < 0)
+    if len(short):
+        # The lists that these queries looked into hold too few rows: they look into all.
+        again = Queries(queries.vectors[short])
+        found: list[tuple[np.ndarray, np.ndarray]] = ray.get([shard.search.remote(again, k + 1) for shard in shards])
+        ids[short], similarity[short] = merge_top_k(found, k + 1)
     ids, similarity = drop_self(ids, similarity, np.arange(start, stop), k)
     keys = store.dataset("embeddings").scanner(columns=KEY, filter=_between(start, stop)).to_table()
     table = keys.append_column("ids", matrix_column(ids)).append_column("similarity", matrix_column(similarity))

@@ -1,4 +1,4 @@
-"""Exact neighbours over shards: equal to brute force, whatever the number of shards and the order of merging."""
+"""Neighbours over shards: equal to brute force, whatever the number of shards and the order of merging."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elfs_ray.core.features import normalize_rows
-from elfs_ray.core.knn import drop_self, exact_top_k, merge_top_k, recall_at_k, shard_ranges
+from elfs_ray.core.knn import drop_self, exact_top_k, merge_top_k, rank_candidates, recall_at_k, shard_ranges
 
 
 def brute_force(vectors, k):
@@ -61,6 +61,35 @@ def test_merging_is_associative(seed, k, width):
     right = merge_top_k([parts[0], merge_top_k(parts[1:], k)], k)
     for one, other, together in zip(left, right, merge_top_k(parts, k), strict=True):
         assert one.tolist() == other.tolist() == together.tolist()
+
+
+def test_ranked_candidates_are_the_best_of_them(rng):
+    queries, vectors = normalize_rows(rng.normal(size=(9, 6))), normalize_rows(rng.normal(size=(40, 6)))
+    rows = np.stack([rng.choice(40, 12, replace=False) for _ in queries])
+    rows[0, 3:] = -1
+    found, similarity = rank_candidates(queries, vectors, rows, 5)
+    exact = queries.astype(np.float64) @ vectors.T.astype(np.float64)
+    for query, candidates in enumerate(rows):
+        best = sorted(candidates[candidates >= 0], key=lambda row: -exact[query, row])[:5]
+        assert found[query, : len(best)].tolist() == best
+        assert similarity[query, : len(best)].tolist() == exact[query, best].astype(np.float32).tolist()
+    assert found[0, 3:].tolist() == [-1, -1]
+    assert (similarity[0, 3:] == -np.inf).all()
+
+
+def test_similarity_of_a_pair_does_not_depend_on_its_company(rng):
+    queries, vectors = normalize_rows(rng.normal(size=(8, 1280))), normalize_rows(rng.normal(size=(300, 1280)))
+    rows = np.tile(np.arange(300), (8, 1))
+    together = rank_candidates(queries, vectors, rows, 300)
+    for query in range(8):
+        alone = [
+            rank_candidates(queries[query : query + 1], vectors[i : i + 7], np.arange(min(7, 300 - i))[None], 7)
+            for i in range(0, 300, 7)
+        ]
+        parts = [(ids + 7 * number, values) for number, (ids, values) in enumerate(alone)]
+        ids, similarity = merge_top_k(parts, 300)
+        assert ids.tolist() == together[0][query : query + 1].tolist()
+        assert similarity.tolist() == together[1][query : query + 1].tolist()
 
 
 def test_missing_answers_come_last():

@@ -1,0 +1,119 @@
+"""Neighbours and selection at scale: a million synthetic embeddings on one machine.
+
+    python benchmarks/scale.py                                   # 1,000,000 x 256
+    python benchmarks/scale.py --rows 100000 --search ivf_pq     # smaller, and with product codes
+
+Writes clustered embeddings as a run folder's artifact (in `--out`, or a temporary folder), runs the neighbours stage as
+a run does, and then every selection method that ranks by scores of the training dynamics, and D2 on the neighbours, on
+synthetic dynamics. Prints seconds, peak memory and recall. Each blob of the mixture lies in `--intrinsic` dimensions of
+its own choice, as embeddings do; `--spread` says how far blobs reach into each other.
+"""
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+
+import numpy as np
+import pyarrow as pa
+
+from elfs_ray import schema
+from elfs_ray.config import RayConfig, load_config
+from elfs_ray.console import ConsoleReporter
+from elfs_ray.engine import neighbors
+from elfs_ray.engine.artifacts import fixed_size_matrix, matrix_column, part_name
+from elfs_ray.engine.monitor import measured
+from elfs_ray.engine.session import ray_session
+from elfs_ray.engine.stage import StageContext
+from elfs_ray.methods import Needs, SelectionInputs, available_methods, get_method, select_coreset
+from elfs_ray.store import Store
+
+BLOBS, PART_ROWS, CLASSES = 1000, 50_000, 100
+
+
+def main() -> None:
+    """Read the options and run both parts."""
+    from rich.console import Console
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--intrinsic", type=int, default=32)
+    parser.add_argument("--spread", type=float, default=1.0)
+    parser.add_argument("--search", default="ivf_flat")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="of neighbors")
+    parser.add_argument("--budget", type=float, default=0.1)
+    parser.add_argument("--cpus", type=int, default=os.cpu_count())
+    parser.add_argument("--out")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(options.out or folder)
+        if store.count_rows("embeddings") != options.rows:
+            write_embeddings(store, options)
+        overrides = [f"neighbors.{one}" for one in [f"search={options.search}", *options.set]]
+        config = load_config({"input": "/none", "num_classes": CLASSES, "budgets": [options.budget]}, None, overrides)
+        with ray_session(RayConfig(num_cpus=options.cpus)) as hardware, measured() as usage:
+            context = StageContext(config, store, "neighbors", ".work/scale", hardware, ConsoleReporter(Console()))
+            result = neighbors.run(context)
+        print(f"neighbors: {usage.seconds:.0f} s, peak {usage.peak_memory_mb:,} MB, load {os.getloadavg()[0]:.1f}")
+        print("  " + ", ".join(f"{name} {value}" for name, value in result.metrics.items()))
+        print("  " + ", ".join(f"{name}={value}" for name, value in result.chosen.items()), flush=True)
+        table = store.read_table(context.work, neighbors.FOUND)
+        ids, similarity = fixed_size_matrix(table["ids"]), fixed_size_matrix(table["similarity"])
+        del table
+        select_by_every_rank(ids, similarity, options)
+        store.delete(context.work)
+
+
+def write_embeddings(store: Store, options: argparse.Namespace) -> None:
+    """A mixture of blobs, each flat: float16 parts of an `embeddings` artifact."""
+    started, rng = time.monotonic(), np.random.default_rng(0)
+    axes = rng.normal(size=(options.intrinsic, options.dim)) / np.sqrt(options.dim)
+    centres = rng.normal(size=(BLOBS, options.intrinsic))
+    store.delete("embeddings")
+    for number, start in enumerate(range(0, options.rows, PART_ROWS)):
+        index = np.arange(start, min(start + PART_ROWS, options.rows))
+        blob = rng.integers(BLOBS, size=len(index))
+        low = centres[blob] + options.spread * rng.normal(size=(len(index), options.intrinsic))
+        vectors = (low @ axes + 0.05 * rng.normal(size=(len(index), options.dim))).astype(np.float16)
+        table = pa.table({"sample_id": index.astype(str), "index": index, "vector": matrix_column(vectors)})
+        store.write_table(table, schema.embeddings(options.dim), "embeddings", part_name(number))
+    print(f"embeddings: {options.rows:,} x {options.dim} in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def synthetic_dynamics(count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A number for each score, with the ties that counts have."""
+    dynamics = {}
+    for name, kind in {**schema.DYNAMICS_TYPES, "tdds": pa.float32()}.items():
+        if kind == pa.float32():
+            dynamics[name] = rng.normal(size=count).astype(np.float32)
+        else:
+            dynamics[name] = rng.integers(2 if kind == pa.bool_() else 30, size=count).astype(kind.to_pandas_dtype())
+    return dynamics
+
+
+def select_by_every_rank(ids: np.ndarray, similarity: np.ndarray, options: argparse.Namespace) -> None:
+    """Seconds of each method that needs neither embeddings nor a training."""
+    rng = np.random.default_rng(0)
+    inputs = SelectionInputs(
+        ids=np.arange(len(ids)),
+        neighbor_ids=ids,
+        neighbor_similarity=similarity,
+        pseudo_labels=rng.integers(CLASSES, size=len(ids)).astype(np.int32),
+        dynamics=synthetic_dynamics(len(ids), rng),
+    )
+    budget = round(options.budget * len(ids))
+    for name, kind in sorted(available_methods().items()):
+        if Needs.EMBEDDINGS in kind.needs or name == "auto":
+            continue
+        started = time.monotonic()
+        selection = select_coreset(get_method(name), inputs, budget, np.random.default_rng(0))
+        if len(np.unique(selection.positions)) != budget:
+            raise AssertionError(f"{name} selected {len(np.unique(selection.positions))} of {budget}")
+        print(f"  select {name:12} {time.monotonic() - started:6.2f} s", flush=True)
+    print(f"this process: peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10:,} MB")
+
+
+if __name__ == "__main__":
+    main()

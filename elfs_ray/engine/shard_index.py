@@ -1,0 +1,215 @@
+"""What an index shard searches with: exact products, or inverted lists that all shards share.
+
+An index finds candidates fast and inexactly to the last digits; the shard ranks them by exact similarity
+(`core.knn.rank_candidates`). So the number of shards, which changes the order of the sums, does not change the answer.
+Inverted lists (Jegou et al., 2011): k-means splits the space into `nlist` cells once, from a sample; each shard sorts
+its own rows into the same cells, and a query looks into the `nprobe` nearest. Rows are held in full (ivf_flat) or as
+product codes (ivf_pq), which rank candidates only roughly: there are more of them, and the float16 rows decide.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import faiss
+import numpy as np
+import torch
+
+from elfs_ray.config import NeighborsConfig
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.knn import rank_candidates
+from elfs_ray.core.product_index import ProductIndex
+from elfs_ray.engine.artifacts import read_vectors
+from elfs_ray.estimates import CHUNK_ROWS
+from elfs_ray.store import Store
+
+# Beside the candidates asked for: what rounding could put on the wrong side of the last one.
+SPARE = 16
+RANKED_QUERIES = 256
+KMEANS_STEPS = 10
+
+
+class Queries(NamedTuple):
+    """A block of queries, and for inverted lists where to look.
+
+    Attributes:
+        vectors: rows of unit length, float32 [q, d].
+        lists: the nearest cells of each, int64 [q, nprobe]; None for exact search.
+        closeness: similarity to their centres, float32 [q, nprobe].
+    """
+
+    vectors: np.ndarray
+    lists: np.ndarray | None = None
+    closeness: np.ndarray | None = None
+
+
+class Index(Protocol):
+    """Candidates for queries among the rows of one shard, numbered from 0."""
+
+    def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows int64 [q, at most k] and similarity float32, best first; -1 where there is none."""
+
+
+def build_index(
+    store: Store, start: int, stop: int, options: NeighborsConfig, trained: bytes | None, *, on_gpu: bool
+) -> Index:
+    """Index the rows start..stop-1 of the embeddings.
+
+    Args:
+        store: the run folder.
+        start: first row.
+        stop: the row after the last.
+        options: without `auto`.
+        trained: what `train_lists` made, for inverted lists.
+        on_gpu: use the GPU of this process; inverted lists never do.
+    """
+    chunks = _normalized_chunks(store, start, stop)
+    if options.search == "torch":
+        device = torch.device("cuda" if on_gpu else "cpu")
+        vectors = np.concatenate([chunk for _, chunk in chunks])
+        return _Products(ProductIndex(vectors, device, spare=float(options.oversample) - 1))
+    if trained is not None:
+        return _InvertedLists(chunks, stop - start, options, trained)
+    return _Flat(chunks, stop - start, on_gpu=on_gpu)
+
+
+def train_lists(vectors: np.ndarray, options: NeighborsConfig, seed: int) -> bytes:
+    """Cells, and product codes where asked for, from a sample of rows of unit length, float32 [n, d].
+
+    Returns:
+        An empty faiss index as bytes, the same for all shards.
+    """
+    dim, lists = vectors.shape[1], int(options.nlist)
+    quantizer = faiss.IndexFlatIP(dim)
+    index: Any
+    if options.search == "ivf_flat":
+        index = faiss.IndexIVFFlat(quantizer, dim, lists, faiss.METRIC_INNER_PRODUCT)
+    else:
+        codes = int(options.pq_m), int(options.pq_nbits)
+        index = faiss.IndexIVFPQ(quantizer, dim, lists, *codes, faiss.METRIC_INNER_PRODUCT)
+        index.pq.cp.niter, index.pq.cp.seed = KMEANS_STEPS, seed % 2**31
+        index.pq.cp.max_points_per_centroid, index.pq.cp.min_points_per_centroid = 64, 1
+    index.cp.spherical, index.cp.niter, index.cp.seed = True, KMEANS_STEPS, seed % 2**31
+    index.cp.min_points_per_centroid = 1  # fewer than faiss likes are a matter of quality, which the recall shows
+    index.train(vectors)
+    data: bytes = faiss.serialize_index(index).tobytes()
+    return data
+
+
+def read_lists(trained: bytes) -> Any:
+    """The faiss index that `train_lists` made."""
+    return faiss.deserialize_index(np.frombuffer(trained, dtype=np.uint8))
+
+
+def nearest_lists(vectors: np.ndarray, trained: bytes, nprobe: int) -> Queries:
+    """The queries with the cells that each looks into; found once for all shards."""
+    index = read_lists(trained)  # named, because it owns its quantizer
+    closeness, lists = index.quantizer.search(vectors, nprobe)
+    return Queries(vectors, lists, closeness)
+
+
+def _normalized_chunks(store: Store, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Some rows at a time: as stored, float16, and of unit length, float32."""
+    for first in range(start, stop, CHUNK_ROWS):
+        rows = read_vectors(store, start=first, stop=min(first + CHUNK_ROWS, stop))
+        yield rows, normalize_rows(rows)
+
+
+def _rank(queries: np.ndarray, rows: np.ndarray, held: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rank candidates; `held(rows)` gives their vectors, float32 [m, d]."""
+    ranked = []
+    for start in range(0, len(queries), RANKED_QUERIES):
+        some = rows[start : start + RANKED_QUERIES]
+        vectors = held(np.maximum(some, 0).reshape(-1))
+        places = np.where(some < 0, -1, np.arange(some.size).reshape(some.shape))
+        order, similarity = rank_candidates(queries[start : start + RANKED_QUERIES], vectors, places, k)
+        ids = np.where(order < 0, -1, some.reshape(-1)[order])
+        ranked.append((ids, similarity))
+    ids, similarity = (np.concatenate(column) for column in zip(*ranked, strict=True))
+    return ids, similarity
+
+
+class _Flat:
+    """Every row compared with every query."""
+
+    def __init__(self, chunks: Iterator[tuple[np.ndarray, np.ndarray]], count: int, *, on_gpu: bool) -> None:
+        self._count = count
+        self._gpu: Any = None
+        if on_gpu:
+            # The vectors are in the GPU's memory; half precision is enough to bring the exact ones back.
+            halves = []
+            for half, vectors in chunks:
+                if self._gpu is None:
+                    flat = faiss.IndexFlatIP(vectors.shape[1])
+                    self._gpu = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, flat)
+                self._gpu.add(vectors)
+                halves.append(half)
+            self._held = np.concatenate(halves)
+            return
+        filled = 0
+        for _, vectors in chunks:
+            if not filled:
+                self._held = np.empty((count, vectors.shape[1]), dtype=np.float32)
+            self._held[filled : filled + len(vectors)] = vectors
+            filled += len(vectors)
+
+    def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
+        wanted = min(self._count, k + SPARE)
+        if self._gpu is not None:
+            _, rows = self._gpu.search(queries.vectors, wanted)
+            return _rank(queries.vectors, rows, lambda rows: normalize_rows(self._held[rows]), k)
+        # On the matrix itself: an index would be a second copy.
+        _, rows = faiss.knn(queries.vectors, self._held, wanted, metric=faiss.METRIC_INNER_PRODUCT)
+        return rank_candidates(queries.vectors, self._held, rows, k)
+
+
+class _Products:
+    """Products in bfloat16, which rank their own candidates."""
+
+    def __init__(self, index: ProductIndex) -> None:
+        self._index = index
+
+    def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
+        similarity, rows = self._index.search(queries.vectors, min(k, self._index.ntotal))
+        return rows, similarity
+
+
+class _InvertedLists:
+    """The rows of one shard in the cells that all shards share."""
+
+    def __init__(
+        self,
+        chunks: Iterator[tuple[np.ndarray, np.ndarray]],
+        count: int,
+        options: NeighborsConfig,
+        trained: bytes,
+    ) -> None:
+        self._index = read_lists(trained)
+        self._count, self._oversample = count, float(options.oversample)
+        self._halves: np.ndarray | None = None
+        if options.search == "ivf_pq":
+            self._halves = np.empty((count, self._index.d), dtype=np.float16)
+        else:
+            # A row is found again without a second copy.
+            self._index.set_direct_map_type(faiss.DirectMap.Array)  # type: ignore[attr-defined]
+        filled = 0
+        for half, vectors in chunks:
+            self._index.add(vectors)
+            if self._halves is not None:
+                self._halves[filled : filled + len(half)] = half
+            filled += len(half)
+
+    def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
+        wanted = min(self._count, round(self._oversample * k) + SPARE)
+        if queries.lists is None:
+            everywhere = faiss.SearchParametersIVF(nprobe=self._index.nlist)  # type: ignore[call-arg]
+            _, rows = self._index.search(queries.vectors, wanted, params=everywhere)
+        else:
+            self._index.nprobe = queries.lists.shape[1]
+            _, rows = self._index.search_preassigned(queries.vectors, wanted, queries.lists, queries.closeness)
+        return _rank(queries.vectors, rows, self._vectors, k)
+
+    def _vectors(self, rows: np.ndarray) -> np.ndarray:
+        if self._halves is not None:
+            return normalize_rows(self._halves[rows])
+        vectors: np.ndarray = self._index.reconstruct_batch(rows)
+        return vectors
