@@ -19,7 +19,7 @@ from elfs_ray.core.pruning import beta_grid, budget_count
 from elfs_ray.data.sources import Source, open_source
 from elfs_ray.defaults import choose_neighbors
 from elfs_ray.encoders import check_encoder
-from elfs_ray.engine.calibrate import SAMPLE_CHUNKS, SAMPLE_IMAGES, Calibration, calibrate
+from elfs_ray.engine.calibrate import Calibration, calibrate
 from elfs_ray.engine.session import Hardware
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.estimates import SESSION_SECONDS, StageEstimate, Work, estimate
@@ -95,7 +95,7 @@ def make_plan(config: RunConfig, *, price_per_hour: float | None = None) -> Plan
         config.input,
         image_column=ingest.image_column,
         id_column=ingest.id_column,
-        chunk_rows=SAMPLE_IMAGES // SAMPLE_CHUNKS,
+        chunk_rows=ingest.chunk_rows,
     )
     for budget in config.budgets:
         budget_count(budget, source.count)
