@@ -87,7 +87,7 @@ def synthetic_dynamics(count: int, rng: np.random.Generator) -> dict[str, np.nda
     dynamics = {}
     for name, kind in {**schema.DYNAMICS_TYPES, "tdds": pa.float32()}.items():
         if kind == pa.float32():
-            dynamics[name] = rng.normal(size=count).astype(np.float32)
+            dynamics[name] = rng.random(count, dtype=np.float32)
         else:
             dynamics[name] = rng.integers(2 if kind == pa.bool_() else 30, size=count).astype(kind.to_pandas_dtype())
     return dynamics

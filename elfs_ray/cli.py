@@ -228,6 +228,37 @@ for _stage, _summary in {
 
 
 @app.command()
+def plan(
+    context: typer.Context,
+    input_: InputOption = None,
+    budget: BudgetOption = None,
+    num_classes: ClassesOption = None,
+    method: MethodOption = None,
+    labels: LabelsOption = None,
+    test_input: TestInputOption = None,
+    test_labels: TestLabelsOption = None,
+    encoder: EncoderOption = None,
+    weights: WeightsOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option("--price-per-hour", min=0, help="Of the whole machine or cluster.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print plain JSON.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Estimate rows, bytes, time and money of a run on this hardware, from a few seconds of measuring."""
+    from elfs_ray.plan import make_plan
+
+    made = make_plan(load_config(_given(context), config, set_), price_per_hour=price_per_hour)
+    if as_json:
+        out.print_json(data=made.as_json())
+        return
+    for part in made.tables():
+        out.print(part, highlight=False)
+
+
+@app.command()
 def status(run_dir: Annotated[str, typer.Argument(help="Run folder.")]) -> None:
     """Show what a run folder holds and what is missing."""
     store = Store(run_dir)

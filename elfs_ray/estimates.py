@@ -3,15 +3,18 @@
 Symbols: n rows, d width of the embeddings, float32 is 4 bytes and float16 is 2.
 """
 
-from elfs_ray.config import NeighborsConfig
+import math
+from dataclasses import dataclass
+
+from elfs_ray.config import BetaSearchConfig, ClusterConfig, EvaluateConfig, NeighborsConfig, ProxyConfig
 
 GIB = 2**30
 
-# What a Ray worker takes once torch and faiss are imported, before it holds any data; measured.
-WORKER_BYTES = 350 * 2**20
+# What a Ray worker takes beside its data; measured: 480 MiB with torch and faiss imported, the rest Arrow's buffers.
+WORKER_BYTES = 700 * 2**20
 # Inverted lists grow by doubling; measured, 1.3 times what they hold, and an id and a place for each row.
 LIST_GROWTH, LIST_ROW_BYTES = 1.35, 16
-# Rows that are normalised, added or ranked at a time.
+# Rows that are normalised or added at a time, and candidates whose vectors are looked at together.
 CHUNK_ROWS = 16_384
 
 # Products per second of an exact search, deliberately low: for each core 50 GFLOP/s, for each GPU 10 TFLOP/s.
@@ -49,3 +52,201 @@ def shard_bytes(options: NeighborsConfig, rows: int, dim: int, *, on_gpu: bool =
     # The trained lists come as bytes and are read; a chunk is read in half precision, then normalised.
     work = 3 * 4 * dim * CHUNK_ROWS + 4 * dim * options.query_rows
     return int(WORKER_BYTES + held + 2 * lists + work)
+
+
+# Seconds that a stage takes whatever its size: processes that start, checkpoints, files. Measured on the digits.
+STAGE_SECONDS = {
+    "ingest": 2.0,
+    "labels": 0.1,
+    "embed": 7.0,
+    "neighbors": 1.5,
+    "cluster": 7.0,
+    "anchor": 2.0,
+    "proxy": 7.0,
+    "beta-search": 6.0,
+    "select": 0.1,
+    "evaluate": 1.0,
+    "report": 2.0,
+}
+SESSION_SECONDS = 5.0
+# Lists are read row by row, not in blocks that caches hold; measured beside exact search. Ranking, for each core.
+LIST_SLOWDOWN, RANKING_FLOPS = 8.0, 2e9
+KMEANS_POINTS, KMEANS_STEPS = 39, 10
+TRIALS_ON_A_GPU = 4
+# Bytes of a row in the run folder beside vectors: names, numbers, hashes.
+ROW_BYTES = {"samples": 150, "pseudo_labels": 20, "dynamics": 60}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds of one unit of work on one machine, and its exact search in products.
+
+    Attributes:
+        check: seconds of an image on one core, with reading it.
+        decode: seconds of an image on one core, with reading it.
+        encode: seconds of an image on one GPU, or on all cores.
+        search_flops: operations per second of an exact search, on all cores or one GPU.
+        cluster_step: seconds of a step of one training worker.
+        proxy_step: seconds of a step of one training worker.
+        classify_step: seconds of a step of the MLP of beta search and evaluation, on one core or a GPU.
+    """
+
+    check: float
+    decode: float
+    encode: float
+    search_flops: float
+    cluster_step: float
+    proxy_step: float
+    classify_step: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run would do: counts, and the options that it would choose.
+
+    Attributes:
+        stages: to run, in order; one for each budget where a stage runs for each.
+        images: candidates.
+        test_images: separate test images.
+        dim: width of the embeddings.
+        image_bytes: that the run folder keeps of each image; 0 where the input stays outside.
+        trials: of the beta search for one budget.
+        trainings: of the evaluation of one budget.
+        tested: samples that each training of the evaluation is tested on.
+    """
+
+    stages: tuple[str, ...]
+    images: int
+    test_images: int
+    dim: int
+    image_bytes: float
+    trials: int
+    trainings: int
+    tested: int
+    neighbors: NeighborsConfig
+    cluster: ClusterConfig
+    proxy: ProxyConfig
+    beta_search: BetaSearchConfig
+    evaluate: EvaluateConfig
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """What one stage is expected to take.
+
+    Attributes:
+        stage: its name.
+        rows: that it works on or writes.
+        seconds: wall-clock time.
+        disk_bytes: that it leaves in the run folder.
+        actors: processes that hold the data, beside the driver.
+        actor_bytes: memory of each.
+    """
+
+    stage: str
+    rows: int
+    seconds: float
+    disk_bytes: int
+    actors: int
+    actor_bytes: int
+
+
+def estimate(work: Work, rates: Rates) -> list[StageEstimate]:
+    """One line for each stage, in order; a stage that runs for each budget has one line for all."""
+    found = []
+    for stage in dict.fromkeys(work.stages):
+        times = work.stages.count(stage) if stage in ("beta-search", "select", "evaluate") else 1
+        seconds = STAGE_SECONDS[stage] + _stage_seconds(stage, work, rates)
+        rows, disk = _written(stage, work)
+        actors, memory = _held(stage, work)
+        found.append(StageEstimate(stage, rows * times, seconds * times, disk * times, actors, memory))
+    return found
+
+
+def search_seconds(options: NeighborsConfig, num_samples: int, dim: int, flops: float, cpus: int) -> float:
+    """Seconds of the neighbour search when an exact one does `flops` operations per second."""
+    ranking = 2.0 * num_samples * (options.k + 17) * dim * float(options.oversample) / (cpus * RANKING_FLOPS)
+    if not options.search.startswith("ivf"):
+        return 2.0 * num_samples**2 * dim / flops + ranking
+    lists = int(options.nlist)
+    training = 2.0 * KMEANS_STEPS * lists * min(num_samples, KMEANS_POINTS * lists) * dim / flops
+    looked_at = num_samples * int(options.nprobe) / lists * LIST_GROWTH
+    # A block's cells are found on one core; the sorting of the rows into cells is once more the same.
+    cells = 2 * 2.0 * num_samples * lists * dim / flops
+    return training + cells + 2.0 * num_samples * looked_at * dim * LIST_SLOWDOWN / flops + ranking
+
+
+def _stage_seconds(stage: str, work: Work, rates: Rates) -> float:
+    """What grows with the work."""
+    images = work.images + work.test_images
+    if stage == "ingest":
+        return images * rates.check / work.cpus
+    if stage == "embed":
+        decode, encode = images * rates.decode / work.cpus, images * rates.encode / max(1, work.gpus)
+        return max(decode, encode) if work.gpus else decode + encode
+    if stage == "neighbors":
+        return search_seconds(work.neighbors, work.images, work.dim, rates.search_flops * max(1, work.gpus), work.cpus)
+    if stage in ("cluster", "proxy"):
+        return _network_seconds(stage, work, rates)
+    return _classifier_seconds(stage, work, rates) if stage in ("beta-search", "evaluate") else 0.0
+
+
+def _network_seconds(stage: str, work: Work, rates: Rates) -> float:
+    """The long trainings, on all workers together."""
+    if stage == "proxy":
+        steps = math.ceil(work.images / work.proxy.batch_size)
+        return steps * int(work.proxy.epochs) * work.proxy.folds * rates.proxy_step
+    steps = max(1, work.images // int(work.cluster.batch_size))
+    return (int(work.cluster.epochs) + 0.5) * steps * rates.cluster_step  # half an epoch to assign the labels
+
+
+def _classifier_seconds(stage: str, work: Work, rates: Rates) -> float:
+    """The short trainings, some at a time."""
+    forward = rates.classify_step / (3 * 128)  # of a row: a third of a step, which goes back too
+    if stage == "beta-search":
+        count, steps, tested = work.trials, work.beta_search.steps, work.beta_search.validation_fraction * work.images
+    else:
+        count, steps, tested = work.trainings, work.evaluate.steps, work.tested
+    at_once = TRIALS_ON_A_GPU * work.gpus or work.cpus
+    return math.ceil(count / at_once) * (steps * rates.classify_step + tested * forward)
+
+
+def _written(stage: str, work: Work) -> tuple[int, int]:
+    """Rows and bytes that a stage leaves in the run folder."""
+    images = work.images + work.test_images
+    if stage == "ingest":
+        return images, int(images * (ROW_BYTES["samples"] + work.image_bytes))
+    if stage == "embed":
+        return images, 2 * images * work.dim
+    if stage == "neighbors":
+        return work.images, 12 * work.images * work.neighbors.k
+    if stage in ("cluster", "anchor"):
+        return work.images, work.images * ROW_BYTES["pseudo_labels"]
+    if stage == "proxy":
+        return work.images, work.images * ROW_BYTES["dynamics"]
+    rows = {"beta-search": work.trials, "evaluate": work.trainings}
+    return rows.get(stage, 0), 0
+
+
+def _held(stage: str, work: Work) -> tuple[int, int]:
+    """How many processes hold the data, and the bytes of each; 0 where they hold but a chunk."""
+    images, dim = work.images, work.dim
+    # Half precision as read, and single precision as used.
+    vectors = 6 * images * dim
+    if stage == "neighbors":
+        count = int(work.neighbors.shards)
+        on_gpu = work.gpus >= count and not work.neighbors.search.startswith("ivf")
+        return count, shard_bytes(work.neighbors, math.ceil(images / count), dim, on_gpu=on_gpu)
+    if stage == "cluster":
+        reduced = 4 * images * int(work.cluster.pca_dim)
+        return int(work.cluster.workers), WORKER_BYTES + vectors + reduced + 8 * images * work.neighbors.k
+    if stage == "proxy":
+        inputs = 3 * images * int(work.proxy.image_size) ** 2 if work.proxy.model == "resnet18" else vectors
+        return int(work.proxy.workers), WORKER_BYTES + inputs + 200 * images
+    if stage == "beta-search":
+        return min(work.trials, TRIALS_ON_A_GPU * work.gpus or work.cpus), WORKER_BYTES + 4 * images * dim
+    if stage == "evaluate":
+        return min(work.trainings, work.cpus), WORKER_BYTES + 4 * work.tested * dim
+    return 0, 0

@@ -24,7 +24,6 @@ from elfs_ray.store import Store
 
 # Beside the candidates asked for: what rounding could put on the wrong side of the last one.
 SPARE = 16
-RANKED_QUERIES = 256
 KMEANS_STEPS = 10
 
 
@@ -116,12 +115,12 @@ def _normalized_chunks(store: Store, start: int, stop: int) -> Iterator[tuple[np
 
 def _rank(queries: np.ndarray, rows: np.ndarray, held: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Rank candidates; `held(rows)` gives their vectors, float32 [m, d]."""
-    ranked = []
-    for start in range(0, len(queries), RANKED_QUERIES):
-        some = rows[start : start + RANKED_QUERIES]
+    ranked, at_once = [], max(1, CHUNK_ROWS // rows.shape[1])
+    for start in range(0, len(queries), at_once):
+        some = rows[start : start + at_once]
         vectors = held(np.maximum(some, 0).reshape(-1))
         places = np.where(some < 0, -1, np.arange(some.size).reshape(some.shape))
-        order, similarity = rank_candidates(queries[start : start + RANKED_QUERIES], vectors, places, k)
+        order, similarity = rank_candidates(queries[start : start + at_once], vectors, places, k)
         ids = np.where(order < 0, -1, some.reshape(-1)[order])
         ranked.append((ids, similarity))
     ids, similarity = (np.concatenate(column) for column in zip(*ranked, strict=True))

@@ -1,0 +1,250 @@
+"""How fast this machine is: a few seconds of each kind of work, on real images, in one process.
+
+Each measurement warms up, then repeats for about `SECONDS_EACH` or `MOST_REPEATS`, and takes the median.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+
+from elfs_ray.config import ClusterConfig, ProxyConfig, RunConfig
+from elfs_ray.core.classifier import MlpClassifier, ResNet18, prepare_images, sgd, train_step
+from elfs_ray.core.dynamics import DynamicsAccumulator
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.temi import TemiHeads, temi_loss, uniform_prior, update_teacher
+from elfs_ray.data.images import ImageError, decode, inspect, to_uint8
+from elfs_ray.data.sources import Source
+from elfs_ray.defaults import MLP_LEARNING_RATE, choose_cluster, choose_embed, choose_proxy
+from elfs_ray.encoders import Encoder, load_encoder
+from elfs_ray.engine.session import Hardware
+from elfs_ray.errors import UsageError
+from elfs_ray.estimates import Rates
+
+SAMPLE_IMAGES, SAMPLE_CHUNKS = 96, 3
+SECONDS_EACH, MOST_REPEATS = 2.0, 15
+SEARCH_ROWS, SEARCH_QUERIES = 20_000, 2048
+CLASSIFY_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the measurements gave, and what they were made with.
+
+    Attributes:
+        rates: seconds of each unit of work.
+        cluster: options that the clustering would choose.
+        proxy: options that the proxy would choose.
+        dim: width of the embeddings.
+        image_bytes: mean size of an encoded image.
+        encoder_bytes: of the encoder's weights.
+        images: that were read.
+    """
+
+    rates: Rates
+    cluster: ClusterConfig
+    proxy: ProxyConfig
+    dim: int
+    image_bytes: float
+    encoder_bytes: int
+    images: int
+
+
+def calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibration:
+    """Measure on some images of the source, with the encoder and the options that a run would choose.
+
+    Raises:
+        UsageError: none of the images that were looked at can be used.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(hardware.cpus)
+    faiss.omp_set_num_threads(hardware.cpus)
+    try:
+        return _calibrate(config, source, hardware)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibration:
+    images, read_seconds = _read_some(source)
+    good, check, sides = _check(images, config.ingest.max_pixels)
+    if not good:
+        raise UsageError(
+            f"none of {len(images)} images of {source.location} that were looked at can be used; check the input"
+        )
+    side = float(np.median(sides))
+    native = load_encoder(config.embed.encoder, weights=config.embed.weights).preprocessing.size
+    embed = choose_embed(config.embed, hardware.device, hardware.units, native, side)
+    encoder = load_encoder(embed.encoder, weights=embed.weights, image_size=int(embed.image_size))
+    pixels, decode_seconds = _decode(good, encoder, config.ingest.max_pixels)
+    encode = _encode_seconds(encoder, pixels, embed.dtype, int(embed.batch_size), hardware)
+    cluster = choose_cluster(config.cluster, hardware.device, hardware.units, source.count, encoder.dim)
+    proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side)
+    device = torch.device(hardware.device)
+    rates = Rates(
+        check=check + read_seconds,
+        decode=decode_seconds + read_seconds,
+        encode=encode,
+        search_flops=_search_flops(encoder.dim, hardware),
+        cluster_step=_cluster_step(cluster, encoder.dim, config.num_classes, device),
+        proxy_step=_proxy_step(proxy, encoder.dim, config.num_classes, device),
+        classify_step=_classify_step(config, encoder.dim, device),
+    )
+    sizes = [len(data) for data in good]
+    weights = sum(4 * parameter.numel() for parameter in encoder.module.parameters())
+    return Calibration(rates, cluster, proxy, encoder.dim, float(np.mean(sizes)), weights, len(good))
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    """Median seconds of a call, after one that does not count; a slow one is not repeated."""
+
+    def once() -> float:
+        started = time.perf_counter()
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    first = once()
+    if first > SECONDS_EACH:
+        return first
+    taken: list[float] = []
+    while len(taken) < MOST_REPEATS and sum(taken) < SECONDS_EACH:
+        taken.append(once())
+    return statistics.median(taken)
+
+
+def _unit_rows(count: int, dim: int) -> torch.Tensor:
+    """Random rows of unit length, float32 [count, dim]."""
+    return torch.from_numpy(normalize_rows(np.random.default_rng(0).normal(size=(count, dim))))
+
+
+def _read_some(source: Source) -> tuple[list[bytes], float]:
+    """Encoded images from the beginning, the middle and the end, and the seconds of reading one."""
+    chosen = sorted({0, len(source.chunks) // 2, len(source.chunks) - 1})[:SAMPLE_CHUNKS]
+    images: list[bytes] = []
+    rows, started = 0, time.perf_counter()
+    for number in chosen:
+        chunk, few = source.chunks[number], SAMPLE_IMAGES // SAMPLE_CHUNKS
+        if not source.carries_bytes:
+            # A table of bytes is read by whole row groups, as a run reads it; files one by one.
+            chunk = replace(chunk, rows=min(few, chunk.rows), paths=chunk.paths[:few])
+        table = source.read(chunk)
+        rows += table.num_rows
+        images += [image for image in table["image"].to_pylist()[:few] if image]
+    return images, (time.perf_counter() - started) / rows
+
+
+def _check(images: list[bytes], max_pixels: int) -> tuple[list[bytes], float, list[int]]:
+    """The images that can be used, seconds to check one, and their short sides in pixels."""
+    good, sides, started = [], [], time.perf_counter()
+    for data in images:
+        try:
+            info = inspect(data, max_pixels=max_pixels)
+        except ImageError:
+            continue
+        good.append(data)
+        sides.append(min(info.width, info.height))
+    return good, (time.perf_counter() - started) / max(1, len(images)), sides
+
+
+def _decode(images: list[bytes], encoder: Encoder, max_pixels: int) -> tuple[np.ndarray, float]:
+    """Pixels uint8 [n, 3, s, s], and the seconds of one image on one core."""
+    how, started = encoder.preprocessing, time.perf_counter()
+    pixels = [
+        to_uint8(decode(data, max_pixels=max_pixels), how.size, how.crop_fraction, how.interpolation) for data in images
+    ]
+    return np.stack(pixels), (time.perf_counter() - started) / len(images)
+
+
+def _encode_seconds(encoder: Encoder, pixels: np.ndarray, dtype: str, batch: int, hardware: Hardware) -> float:
+    """Seconds of an image in a full batch; in a small one, where the encoder is slow."""
+    device = torch.device(hardware.device)
+    encoder.module.to(device).to(memory_format=torch.channels_last)
+    each = 0.0
+    for size in dict.fromkeys((min(4, batch), min(16, batch), batch)):
+        images = torch.from_numpy(np.resize(pixels, (size, *pixels.shape[1:]))).to(device)
+        each = _seconds(lambda images=images: encoder.encode(images, getattr(torch, dtype)).cpu()) / size  # type: ignore[misc]
+        if each * batch > 2 * SECONDS_EACH:
+            break
+    return each
+
+
+def _search_flops(dim: int, hardware: Hardware) -> float:
+    """Operations per second of an exact neighbour search, on all cores or on one GPU."""
+    vectors = _unit_rows(SEARCH_ROWS, dim).numpy()
+    queries = vectors[:SEARCH_QUERIES]
+    operations = 2.0 * len(queries) * len(vectors) * dim
+    if hardware.device == "cuda":
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, faiss.IndexFlatIP(dim))
+        index.add(vectors)
+        return operations / _seconds(lambda: index.search(queries, 50))
+    return operations / _seconds(lambda: faiss.knn(queries, vectors, 50, metric=faiss.METRIC_INNER_PRODUCT))
+
+
+def _cluster_step(options: ClusterConfig, dim: int, num_classes: int, device: torch.device) -> float:
+    """Seconds of a TEMI step of one worker."""
+    width, heads = int(options.pca_dim) or dim, int(options.heads)
+    sizes = (heads, width, num_classes, int(options.hidden_dim), int(options.bottleneck_dim))
+    student, teacher = (TemiHeads(*sizes, generator=torch.Generator().manual_seed(0)).to(device) for _ in range(2))
+    optimizer = torch.optim.AdamW(student.parameter_groups(options.weight_decay), lr=1e-4, fused=True)
+    prior = uniform_prior(heads, num_classes).to(device)
+    rows = 2 * max(1, int(options.batch_size) // int(options.workers))
+    views = _unit_rows(rows, width).to(device)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+            with torch.no_grad():
+                teacher_logits = teacher(views)
+            student_logits = student(views)
+        loss, _ = temi_loss(student_logits.float(), teacher_logits.float(), prior, beta=options.beta)
+        optimizer.zero_grad(set_to_none=True)
+        loss.mean().backward()
+        optimizer.step()
+        update_teacher(teacher, student, float(options.teacher_momentum))
+
+    return _seconds(step)
+
+
+def _proxy_step(options: ProxyConfig, dim: int, num_classes: int, device: torch.device) -> float:
+    """Seconds of a step of one worker, with the dynamics of the whole batch."""
+    generator = torch.Generator().manual_seed(0)
+    rows = max(1, options.batch_size // int(options.workers))
+    network: Any
+    if options.model == "resnet18":
+        size = int(options.image_size)
+        pixels = torch.randint(0, 256, (rows, 3, size, size), dtype=torch.uint8, generator=generator)
+        network = ResNet18(size, num_classes, generator=generator).to(device)
+    else:
+        vectors = _unit_rows(rows, dim)
+        network = MlpClassifier(vectors, num_classes, options.hidden_dim, generator=generator).to(device)
+    optimizer = sgd(network, float(options.learning_rate), options.momentum, options.weight_decay)
+    labels = torch.randint(0, num_classes, (options.batch_size,), generator=generator)
+    dynamics = DynamicsAccumulator(options.batch_size)
+    epoch = iter(range(10**6))
+
+    def step() -> None:
+        on_images = options.model == "resnet18"
+        inputs = prepare_images(pixels.to(device), generator) if on_images else vectors.to(device)
+        logits = train_step(network, optimizer, inputs, labels[:rows].to(device), 1e-4)
+        whole = logits.float().cpu().repeat(int(options.workers) + 1, 1)[: options.batch_size]
+        dynamics.update(torch.arange(options.batch_size), whole, labels, next(epoch))
+
+    return _seconds(step)
+
+
+def _classify_step(config: RunConfig, dim: int, device: torch.device) -> float:
+    """Seconds of a step of the MLP that beta search and evaluation train, on one core or a GPU."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    inputs = _unit_rows(CLASSIFY_ROWS, dim).to(device)
+    labels = torch.randint(0, config.num_classes, (CLASSIFY_ROWS,), generator=generator).to(device)
+    network = MlpClassifier(inputs, config.num_classes, config.evaluate.hidden_dim, generator=generator).to(device)
+    optimizer = sgd(network, MLP_LEARNING_RATE, 0.9, 5e-4)
+    rows = torch.randint(0, CLASSIFY_ROWS, (config.evaluate.batch_size,), generator=generator)
+    return _seconds(lambda: train_step(network, optimizer, inputs[rows], labels[rows], MLP_LEARNING_RATE))
