@@ -24,7 +24,7 @@ def read_inputs(store: Store, config: RunConfig, method: SelectionMethod) -> Sel
         inputs["neighbor_ids"] = fixed_size_matrix(table["ids"])
         inputs["neighbor_similarity"] = fixed_size_matrix(table["similarity"])
     if Needs.PSEUDO_LABELS in needs or balances(method, config.select.balance):
-        inputs["pseudo_labels"] = read_column(store, labels_in_use(store, config), "label")
+        inputs["pseudo_labels"] = read_column(store, labels_in_use(store, config), "label").astype(np.int32)
     if Needs.DYNAMICS in needs:
         inputs["dynamics"] = read_dynamics(store, dynamics_artifact(config))
     if config.select.labeled is not None:

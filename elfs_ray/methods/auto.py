@@ -31,7 +31,7 @@ class Auto(SelectionMethod):
         beta: its beta, if it has one; the search sets it.
     """
 
-    among: tuple[str, ...] = tuple(CANDIDATES)
+    among: Sequence[str] = tuple(CANDIDATES)
     choice: str = "random"
     beta: float = 0.0
 

@@ -35,10 +35,9 @@ def kill_in(stage: str, arguments: list[str], run_dir: Path) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_killed_in_every_stage(small_input, tmp_path):
+def test_killed_in_every_stage(small_run, small_input, tmp_path):
     images, labels = small_input
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    finish(command_line(images, labels, undisturbed))
+    undisturbed, killed = small_run.run_dir, tmp_path / "killed"
     arguments = command_line(images, labels, killed)
     complete: set[str] = set()
     for stage in STAGES:
