@@ -17,7 +17,7 @@ import torch
 
 from elfs_ray import schema
 from elfs_ray.config import EvaluateConfig
-from elfs_ray.core.classifier import MlpClassifier, accuracy
+from elfs_ray.core.classifier import MlpClassifier, accuracy, train_for_steps
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.hiding import train_with_hiding
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
@@ -184,16 +184,12 @@ def _train_one(shared: Trainings, subset: Subset, seed: int) -> None:
     labels = torch.from_numpy(shared.labels[subset.positions]).to(device)
     generator = torch.Generator().manual_seed(seed)
     network = MlpClassifier(inputs, shared.num_classes, options.hidden_dim, generator=generator).to(device)
-    steps = train_with_hiding(
-        network,
-        inputs,
-        labels,
-        largest=options.hide,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        learning_rate=MLP_LEARNING_RATE,
-        generator=generator,
-    )
+    steps, batch_size = options.steps, options.batch_size
+    schedule: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "learning_rate": MLP_LEARNING_RATE}
+    if options.hide:
+        steps = train_with_hiding(network, inputs, labels, largest=options.hide, generator=generator, **schedule)
+    else:
+        train_for_steps(network, inputs, labels, generator=generator, **schedule)
     test_inputs = torch.from_numpy(normalize_rows(shared.test_vectors)).to(device)
     right = accuracy(network, test_inputs, torch.tensor(shared.test_labels, device=device))
     row = {"steps": steps, "test_accuracy": right, "seconds": round(time.monotonic() - started, 3)}
