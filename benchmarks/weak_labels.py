@@ -29,12 +29,12 @@ from elfs_ray.core.anchoring import spread_by_probes
 from elfs_ray.core.centers import k_means
 from elfs_ray.core.classifier import MlpClassifier, accuracy, cosine_factor, epoch_batches, sgd, train_for_steps
 from elfs_ray.core.dynamics import DynamicsAccumulator
-from elfs_ray.core.features import normalize_rows, principal_components
+from elfs_ray.core.features import PrincipalComponents, normalize_rows
 from elfs_ray.core.metrics import cluster_accuracy, contingency, mean_and_interval
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.core.splits import stratified_split
 from elfs_ray.core.temi import TemiHeads, head_alignment, temi_loss, uniform_prior, update_teacher, warmup_schedule
-from elfs_ray.engine.artifacts import read_column, read_neighbor_ids, read_vectors
+from elfs_ray.engine.artifacts import fixed_size_matrix, read_column, read_vectors
 from elfs_ray.methods import SelectionInputs, select_coreset
 from elfs_ray.methods.elfs import Elfs
 from elfs_ray.store import Store
@@ -90,9 +90,8 @@ def load(run_dir: str, heads: str, dims: int) -> Data:
     store = Store(run_dir)
     vectors, test = normalize_rows(read_vectors(store)), normalize_rows(read_vectors(store, "test/embeddings"))
     if dims:
-        both = np.concatenate([vectors, test])
-        both = normalize_rows(principal_components(both, dims, np.arange(len(vectors))))
-        vectors, test = both[: len(vectors)], both[len(vectors) :]
+        components = PrincipalComponents(vectors, dims)
+        vectors, test = (normalize_rows(components.project(rows)) for rows in (vectors, test))
     saved = np.load(heads)
     labels, test_labels = (read_column(store, f"{part}labels_true", "label") for part in ("", "test/"))
     return Data(torch.from_numpy(vectors), saved["heads"], saved["soft"], labels, torch.from_numpy(test), test_labels)
@@ -105,8 +104,9 @@ def train_heads(run_dir: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     classes = store.manifest()["config"]["num_classes"]
     features = normalize_rows(read_vectors(store))
     if options["pca_dim"]:
-        features = normalize_rows(principal_components(features, options["pca_dim"]))
-    inputs, neighbors = torch.from_numpy(features), torch.from_numpy(read_neighbor_ids(store))
+        features = normalize_rows(PrincipalComponents(features, options["pca_dim"]).project(features))
+    neighbors = torch.from_numpy(fixed_size_matrix(store.read_table("neighbors")["ids"]))
+    inputs = torch.from_numpy(features)
     sizes = (options["heads"], inputs.shape[1], classes, options["hidden_dim"], options["bottleneck_dim"])
     generator = torch.Generator().manual_seed(seed)
     student, teacher = TemiHeads(*sizes, generator=generator), TemiHeads(*sizes, generator=generator)
@@ -215,7 +215,7 @@ def several_heads(data: Data, task: Task) -> Scored:
 
 def over_clustered(data: Data, task: Task) -> Scored:
     """The proxy learns three times as many clusters, by k-means."""
-    reduced = normalize_rows(principal_components(data.inputs.numpy(), 64))
+    reduced = normalize_rows(PrincipalComponents(data.inputs.numpy(), 64).project(data.inputs.numpy()))
     _, labels = k_means(reduced, 3 * data.soft.shape[1], np.random.default_rng(task.seed))
     return Scored(train_proxy(data, labels.astype(np.int64), task), data.pseudo)
 

@@ -47,7 +47,13 @@ def _absolute(value: str | None) -> str | None:
     return os.path.abspath(os.path.expanduser(value))
 
 
+def _absolute_labels(value: str | None) -> str | None:
+    """The same for labels, which may be no file."""
+    return value if value == "folders" or (value or "").startswith("column:") else _absolute(value)
+
+
 Budget = Annotated[int | float, BeforeValidator(parse_budget)]
+Labels = Annotated[str, AfterValidator(_absolute_labels)]
 Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
 AutoInt = Annotated[int, Field(ge=1)] | Auto
 AutoFloat = Annotated[float, Field(gt=0)] | Auto
@@ -173,6 +179,11 @@ class BetaSearchConfig(Section):
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     seeds: int = Field(3, ge=1, description="trainings for each candidate")
     steps: int = Field(500, ge=1, description="optimizer steps of each training, whatever the budget")
+    scheduler: Literal["none", "asha"] = Field(
+        "none",
+        description="asha: stop the worse two thirds of the trials early, twice. Saves up to three quarters of the "
+        "steps; which trials it stops depends on the order in which they end, so that beta may differ between runs",
+    )
     max_failures: int = _execution(2, "times a lost trial is tried again", ge=0)
 
 
@@ -185,7 +196,7 @@ class SelectConfig(Section):
     balance: Literal["auto", "none", "cluster"] = Field(
         "auto", description="cluster: a share of the budget for each pseudo-label; auto: for elfs, ccs and auto"
     )
-    labeled: str | None = Field(
+    labeled: Labels | None = Field(
         None,
         description="samples that have labels already, in a form that `labels` takes: they count towards the budget",
     )
@@ -203,11 +214,11 @@ class SelectConfig(Section):
 class EvaluateConfig(Section):
     """Accuracy of a model trained with true labels on the coreset, beside random subsets of the same size."""
 
-    labels: str | None = Field(None, description="true labels: a file, `folders`, or `column:NAME` of the input table")
+    labels: Labels | None = Field(None, description="true labels: a file, `folders`, or `column:NAME` of the input")
     test_input: Location | None = Field(
         None, description="separate test images; without: the candidates in no training set"
     )
-    test_labels: str | None = Field(None, description="labels of the test images; default: the same form as `labels`")
+    test_labels: Labels | None = Field(None, description="labels of the test images; default: in the form of `labels`")
     seeds: int = Field(5, ge=2)
     hidden_dim: int = Field(512, ge=1)
     steps: int = Field(1000, ge=1, description="optimizer steps of each training, whatever the budget")

@@ -42,12 +42,12 @@ VERSIONS = {
     "cluster": 1,
     "anchor": 2,
     "proxy": 1,
-    "beta-search": 1,
+    "beta-search": 2,
     "select": 2,
     "evaluate": 1,
 }
 _MODULES = {"beta-search": "beta_search", "select": "selection"}
-_TEST_PREFIX = "test/"
+_TEST_PREFIX, LOGS = "test/", "logs/"
 
 
 @dataclass(frozen=True)
@@ -186,11 +186,11 @@ def later_steps(config: RunConfig, first_steps: Sequence[Step], num_samples: int
     """The steps after ingest, of which some run once for each budget."""
     first = {step.unit: step for step in first_steps}
     ingest = first["ingest"]
-    embed = _step("embed", config.embed.identity(), [ingest])
+    embed = _step("embed", _embed_options(config), [ingest])
     steps = [embed]
     prepared = [embed]
     if "test_ingest" in first:
-        test_embed = _step("embed", config.embed.identity(), [embed, first["test_ingest"]], prefix=_TEST_PREFIX)
+        test_embed = _step("embed", embed.fingerprint, [embed, first["test_ingest"]], prefix=_TEST_PREFIX)
         steps.append(test_embed)
         prepared.append(test_embed)
     neighbors = _step("neighbors", config.neighbors.identity(), [embed])
@@ -261,6 +261,13 @@ def _labeled_signature(config: RunConfig) -> str | None:
     return labels_signature(config.select.labeled) if config.select.labeled is not None else None
 
 
+def _embed_options(config: RunConfig) -> dict[str, Any]:
+    from elfs_ray.encoders import weights_signature
+
+    weights, options = config.embed.weights, config.embed.identity()
+    return options if weights is None else {**options, "weights_signature": weights_signature(weights)}
+
+
 def _labels_step(config: RunConfig, ingest: Step, prefix: str) -> Step:
     from elfs_ray.data.labels import labels_signature
 
@@ -317,7 +324,8 @@ class _Execution:
         started = _now()
         with measured() as usage:
             result = module.run(context)
-            rows = {name: self.store.count_rows(work, folder) for name, folder in result.artifacts.items()}
+            tables = {name: folder for name, folder in result.artifacts.items() if not name.startswith(LOGS)}
+            rows = {name: self.store.count_rows(work, folder) for name, folder in tables.items()}
         record = {
             "stage": step.stage,
             "fingerprint": step.fingerprint,

@@ -34,6 +34,7 @@ BETA_SEARCH = pa.schema(
         pa.field("beta", pa.float64()),
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("validation_accuracy", pa.float64(), nullable=False),
+        pa.field("steps", pa.int64(), nullable=False),
         pa.field("epochs", pa.float64(), nullable=False),
     ]
 )

@@ -108,3 +108,12 @@ def test_wrong_file_is_named(tmp_path, content, message):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"run\.yaml cannot be read: No such file or directory"):
         load_config(REQUIRED, tmp_path / "run.yaml")
+
+
+def test_labels_that_are_a_file_are_absolute(tmp_path, monkeypatch):
+    """The saved configuration is used again from any folder."""
+    monkeypatch.chdir(tmp_path)
+    file = str(tmp_path / "labels.csv")
+    for given, kept in {"labels.csv": file, "folders": "folders", "column:y": "column:y"}.items():
+        config = load_config({**REQUIRED, "evaluate.labels": given, "select.labeled": given})
+        assert (config.evaluate.labels, config.select.labeled) == (kept, kept)

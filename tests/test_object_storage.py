@@ -3,6 +3,7 @@
 import io
 import pickle
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -10,6 +11,7 @@ import uuid
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from elfs_ray import cli, select, storage
@@ -18,7 +20,8 @@ from elfs_ray.console import Reporter
 from elfs_ray.data.files import read_uri
 from elfs_ray.data.labels import read_labels
 from elfs_ray.data.sources import open_source
-from elfs_ray.errors import RunError
+from elfs_ray.encoders.weights import read_state_dict
+from elfs_ray.errors import RunError, UsageError
 from elfs_ray.pipeline import run
 from elfs_ray.store import Store
 from object_storage import SECRET, Door
@@ -104,6 +107,18 @@ class TestLocations:
         object_storage.put(b"id,label\n007,cat\n008,dog\n", f"{folder}/labels.csv")
         labels, classes = read_labels(object_storage.uri(f"{folder}/labels.csv"), ["008", "007"], source="")
         assert (labels.tolist(), classes) == ([1, 0], ["cat", "dog"])
+
+    def test_weights_are_fetched_once(self, object_storage, folder, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        torch.save({"layer.weight": torch.ones(3)}, tmp_path / "saved.pt")
+        object_storage.put((tmp_path / "saved.pt").read_bytes(), f"{folder}/weights.pt")
+        location = object_storage.uri(f"{folder}/weights.pt")
+        assert read_state_dict(location)["layer.weight"].tolist() == [1, 1, 1]
+        [copy] = tmp_path.glob("elfs-ray-*/weights/*.pt")
+        torch.save({"layer.weight": torch.zeros(3)}, copy)
+        assert read_state_dict(location)["layer.weight"].tolist() == [0, 0, 0]
+        with pytest.raises(UsageError, match=r"weights file s3://.*none\.pt.* does not exist"):
+            read_state_dict(object_storage.uri(f"{folder}/none.pt"))
 
     def test_the_endpoint_of_the_environment(self, object_storage, folder, monkeypatch):
         object_storage.put(b"data", f"{folder}/x")

@@ -5,6 +5,7 @@ Symbols: N samples, b rows in a batch, C classes, d embedding width.
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -170,6 +171,17 @@ def train_step(
 
 
 def train_for_steps(
+    model: nn.Module, inputs: Float[Tensor, "N ..."], labels: Int64[Tensor, " N"], *, steps: int, **options: Any
+) -> None:
+    """Train in place for a fixed number of steps, so that a larger coreset is not also a longer training.
+
+    The options are those of `training_steps`.
+    """
+    for _ in training_steps(model, inputs, labels, steps=steps, **options):
+        pass
+
+
+def training_steps(
     model: nn.Module,
     inputs: Float[Tensor, "N ..."],
     labels: Int64[Tensor, " N"],
@@ -180,8 +192,8 @@ def train_for_steps(
     generator: torch.Generator,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
-) -> None:
-    """Train in place for a fixed number of steps, so that a larger coreset is not also a longer training."""
+) -> Iterator[int]:
+    """Train in place, and give the number of steps done after each; who switches to evaluation switches back."""
     model.train()
     optimizer = sgd(model, learning_rate, momentum, weight_decay)
     step = 0
@@ -189,6 +201,7 @@ def train_for_steps(
         for rows in epoch_batches(len(inputs), batch_size, 2, generator):
             train_step(model, optimizer, inputs[rows], labels[rows], learning_rate * cosine_factor(step, steps))
             step += 1
+            yield step
             if step == steps:
                 return
 

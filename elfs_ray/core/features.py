@@ -4,7 +4,7 @@ Symbols: n rows, d dimensions.
 """
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32
 from scipy import linalg
 
 
@@ -15,25 +15,23 @@ def normalize_rows(vectors: Float[np.ndarray, "n d"]) -> Float32[np.ndarray, "n 
     return vectors / np.maximum(norms, np.float32(1e-12))
 
 
-def principal_components(
-    vectors: Float32[np.ndarray, "n d"], dim: int, sample: Int64[np.ndarray, " m"] | None = None
-) -> Float32[np.ndarray, "n {dim}"]:
-    """Rows centred and projected on the leading principal components.
+class PrincipalComponents:
+    """Projection on the leading principal components of some rows.
 
-    Args:
-        vectors: float32 [n, d].
-        dim: components kept, at most d.
-        sample: positions of the rows that determine the components; without: all.
-
-    Returns:
-        float32 [n, dim]. The sign of each component is fixed by its largest entry, so that the result is repeatable.
+    The sign of each component is fixed by its largest entry, so that the result is repeatable.
     """
-    fitted = vectors if sample is None else vectors[sample]
-    mean = fitted.mean(axis=0)
-    centred = fitted - mean
-    covariance = centred.T @ centred / len(fitted)
-    width = len(covariance)
-    _, basis = linalg.eigh(covariance, subset_by_index=(width - dim, width - 1))
-    basis = basis[:, ::-1]
-    largest = basis[np.abs(basis).argmax(axis=0), np.arange(dim)]
-    return ((vectors - mean) @ (basis * np.sign(largest))).astype(np.float32, copy=False)
+
+    def __init__(self, vectors: Float32[np.ndarray, "m d"], dim: int) -> None:
+        """Take the components of `vectors` float32 [m, d]; `dim`, at most d, are kept."""
+        self._mean = vectors.mean(axis=0)
+        centred = vectors - self._mean
+        covariance = centred.T @ centred / len(vectors)
+        width = len(covariance)
+        _, basis = linalg.eigh(covariance, subset_by_index=(width - dim, width - 1))
+        basis = basis[:, ::-1]
+        largest = basis[np.abs(basis).argmax(axis=0), np.arange(dim)]
+        self._basis = basis * np.sign(largest)
+
+    def project(self, vectors: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n dim"]:
+        """Rows centred and projected, float32 [n, dim]."""
+        return ((vectors - self._mean) @ self._basis).astype(np.float32, copy=False)

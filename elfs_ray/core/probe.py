@@ -28,7 +28,7 @@ def train_probe(
     inputs, targets = torch.from_numpy(embeddings), torch.from_numpy(labels.astype(np.int64))
     network = MlpClassifier(inputs, int(labels.max()) + 1, hidden_dim, generator=generator)
     options = {"batch_size": min(BATCH_SIZE, len(inputs)), "learning_rate": LEARNING_RATE}
-    train_for_steps(network, inputs, targets, steps=steps, generator=generator, **options)  # type: ignore[arg-type]
+    train_for_steps(network, inputs, targets, steps=steps, generator=generator, **options)
     return network.eval()
 
 

@@ -12,10 +12,10 @@
 import difflib
 
 from elfs_ray.encoders.base import Encoder, Preprocessing
-from elfs_ray.encoders.weights import check_weights_file
+from elfs_ray.encoders.weights import weights_signature
 from elfs_ray.errors import UsageError
 
-__all__ = ["Encoder", "Preprocessing", "check_encoder", "load_encoder"]
+__all__ = ["Encoder", "Preprocessing", "check_encoder", "load_encoder", "weights_signature"]
 
 NAMES = ("efficientnet-lite0", "hub:swav_resnet50")
 FAMILIES = ("open_clip", "timm", "torchvision")
@@ -29,7 +29,7 @@ def check_encoder(name: str, weights: str | None = None) -> None:
     """
     family, _, model = name.partition(":")
     if weights is not None:
-        check_weights_file(weights)
+        weights_signature(weights)
     if name in NAMES:
         return
     if family not in FAMILIES or not model:
@@ -56,7 +56,7 @@ def load_encoder(name: str, *, weights: str | None = None, image_size: int | Non
 
     Args:
         name: as in the table above.
-        weights: local file instead of a download.
+        weights: file instead of a download, at a local path or a URI.
         image_size: pixels a side; without, what the encoder was trained with.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Loading weights from a local file, safely, into networks whose layers may be named with another prefix."""
+"""Loading weights from a file, safely, into networks whose layers may be named with another prefix."""
 
 import contextlib
 import difflib
@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import pyarrow.fs as pafs
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
+from elfs_ray import storage
 from elfs_ray.errors import UsageError, one_line
 
 T = TypeVar("T")
@@ -22,12 +25,37 @@ _PREFIXES = ("module.", "backbone.", "encoder.", "model.", "_orig_mod.")
 _MIN_MATCH = 0.9
 
 
-def check_weights_file(path: str) -> Path:
-    """The path of a weights file that is there; raises `UsageError` otherwise."""
-    file = Path(path)
-    if not file.is_file():
-        raise UsageError(f"weights file {path} does not exist; check the path given with --weights")
-    return file
+def weights_signature(location: str) -> str:
+    """Size and time of a weights file, at a local path or a URI: changes when the file does.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    try:
+        filesystem, path = storage.resolve(location, attempts=storage.QUICK_ATTEMPTS)
+        info = filesystem.get_file_info(path)
+    except OSError as error:
+        raise UsageError(f"weights file {location} cannot be opened: {storage.reason(error)}") from None
+    if info.type != pafs.FileType.File:
+        raise UsageError(f"weights file {location} does not exist; check the path given with --weights")
+    return f"{info.size} {info.mtime_ns}"
+
+
+def _local_copy(location: str) -> Path:
+    """The weights file on this machine. One at a URI is fetched once, by the first process that asks."""
+    signature = weights_signature(location)
+    if "://" not in location:
+        return Path(location)
+    name = hashlib.sha256(f"{location}\0{signature}".encode()).hexdigest()[:16]
+    copy = storage.machine_folder("weights") / f"{name}{Path(storage.without_options(location)).suffix}"
+    with FileLock(f"{copy}.lock"):
+        if not copy.exists():
+            filesystem, path = storage.resolve(location)
+            aside = copy.with_suffix(".tmp")
+            local = pafs.LocalFileSystem()
+            pafs.copy_files(path, str(aside), source_filesystem=filesystem, destination_filesystem=local)
+            aside.replace(copy)
+    return copy
 
 
 def read_state_dict(path: str) -> dict[str, Tensor]:
@@ -36,7 +64,7 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
     Raises:
         UsageError: no such file, not a checkpoint, or one that holds more than tensors.
     """
-    file = check_weights_file(path)
+    file = _local_copy(path)
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -80,10 +108,10 @@ def load_into(module: nn.Module, state: dict[str, Tensor], path: str, *, head: I
             f"{missing[0]!r} is missing or has another shape; pass the weights of this architecture"
         )
     module.load_state_dict(usable, strict=False)
-    return f"{path} (sha256 {file_digest(path)})"
+    return f"{path} (sha256 {_file_digest(_local_copy(path))})"
 
 
-def file_digest(path: str) -> str:
+def _file_digest(path: Path) -> str:
     """First 16 hexadecimal digits of the SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

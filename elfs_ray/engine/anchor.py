@@ -24,8 +24,9 @@ ANCHORED = "pseudo_labels_anchored"
 
 def run(context: StageContext) -> StageResult:
     """Compare probes and clusters on the known labels and write the better ones."""
-    # Read here: a worker need not have the user's file, nor this process's working directory.
     known = read_known_labels(context.store, context.config)
+    if known is None:
+        raise KeyError("select.labeled")
     task = _anchor.options(num_cpus=1).remote(
         context.store, known, context.config.num_classes, context.work, context.seed()
     )

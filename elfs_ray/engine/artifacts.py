@@ -20,9 +20,10 @@ def read_vectors(store: Store, artifact: str = "embeddings", start: int = 0, sto
     return fixed_size_matrix(store.read_table(artifact, columns=["vector"], rows=rows)["vector"])
 
 
-def read_neighbor_ids(store: Store) -> np.ndarray:
-    """Neighbours of every sample, int64 [N, k], most similar first."""
-    return fixed_size_matrix(store.read_table("neighbors", columns=["ids"])["ids"])
+def read_vectors_at(store: Store, positions: np.ndarray, artifact: str = "embeddings") -> np.ndarray:
+    """Embeddings of some samples, float16 [n, d]; `positions` int64 [n] in ascending order."""
+    rows = pc.field("index").isin(pa.array(positions))
+    return fixed_size_matrix(store.read_table(artifact, columns=["vector"], rows=rows)["vector"])
 
 
 def read_column(store: Store, artifact: str, column: str) -> np.ndarray:
@@ -36,10 +37,11 @@ def read_dynamics(store: Store, artifact: str = "dynamics") -> dict[str, np.ndar
     return {name: table[name].to_numpy() for name in table.column_names if name not in KEY}
 
 
-def fixed_size_matrix(column: pa.ChunkedArray) -> np.ndarray:
+def fixed_size_matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """A fixed-size-list column as a matrix [rows, width]."""
     width = column.type.list_size
-    parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in column.chunks]
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in chunks]
     return np.concatenate(parts) if parts else np.empty((0, width), column.type.value_type.to_pandas_dtype())
 
 

@@ -3,34 +3,63 @@
 For the method `auto` the candidates are methods, each with its betas.
 Reads: `embeddings`, `pseudo_labels`, and what the method declares. Writes: `beta_search/METHOD/BUDGET` (a row for each
 candidate and seed). One Ray Tune trial for each of them, in actors that are used again: a trial costs its training, not
-a process.
+a process. One task reads the artifacts into the object store, where all trials find them.
 Each trial saves its row when it ends; a second run of the driver does the others. (Tune's own restore needs a snapshot
 of the experiment, which a kill early in the search leaves without, and forgets the trials since the last one.)
+Tune's logs for TensorBoard stay in `logs/beta_search/METHOD/BUDGET`.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 import torch
 from ray import tune
+from ray.tune.logger import TBXLoggerCallback
+from ray.tune.schedulers import ASHAScheduler
 
 from elfs_ray import schema
-from elfs_ray.config import BetaSearchConfig
-from elfs_ray.core.classifier import MlpClassifier, accuracy, train_for_steps
+from elfs_ray.config import BetaSearchConfig, RunConfig, SelectConfig
+from elfs_ray.core.classifier import MlpClassifier, accuracy, training_steps
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.pruning import beta_grid
 from elfs_ray.core.splits import stratified_split
 from elfs_ray.defaults import MLP_LEARNING_RATE
 from elfs_ray.engine.artifacts import part_name, read_column, read_vectors
-from elfs_ray.engine.inputs import count_classes, labeled_mask, labels_in_use, read_inputs
+from elfs_ray.engine.inputs import count_classes, labeled_mask, labels_in_use, read_inputs, read_known_labels
+from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import UsageError
-from elfs_ray.methods import get_method, select_coreset
+from elfs_ray.methods import SelectionInputs, get_method, select_coreset
+from elfs_ray.store import Store
 
-TRIALS = "trials"
+TRIALS, LOGS = "trials", "tune"
 BATCH_SIZE = 128
 GPU_SHARE = 0.25
+# ASHA looks at a training after 1, 3 and 9 ninths of its steps, and lets the better third of the trials go on.
+ASHA_PARTS, ASHA_REDUCTION = 9, 3
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """What every trial needs; `splits` holds positions of training and validation samples for each seed."""
+
+    store: Store
+    work: str
+    select: SelectConfig
+    inputs: SelectionInputs
+    vectors: np.ndarray
+    labels: np.ndarray
+    splits: list[tuple[np.ndarray, np.ndarray]]
+    budget: int
+    num_classes: int
+    steps: int
+    parts: int
+    hidden_dim: int
+    seed: int
 
 
 def run(context: StageContext) -> StageResult:
@@ -45,7 +74,7 @@ def run(context: StageContext) -> StageResult:
     means = accuracies.mean(axis=1).round(12)
     best = int(means.argmax())
     return StageResult(
-        artifacts={f"beta_search/{select.name}/{budget}": "table"},
+        artifacts={f"beta_search/{select.name}/{budget}": "table", f"logs/beta_search/{select.name}/{budget}": LOGS},
         chosen={**options.model_dump(mode="json"), "betas": betas},
         metrics={
             "found": candidates[best],
@@ -79,119 +108,166 @@ def _search(context: StageContext, candidates: list[dict[str, Any]]) -> list[dic
     pending = [trial for trial in trials if _file_name(trial) not in ended]
     if pending:
         with context.counting("beta search", len(trials), "trials", len(trials) - len(pending)) as counter:
-            _run_trials(context, pending, {**_load(context), "counter": counter})
+            _run_trials(context, pending, counter)
     return [store.read_json(work, TRIALS, _file_name(trial)) for trial in trials]
 
 
-def _run_trials(context: StageContext, trials: list[dict[str, Any]], data: dict[str, Any]) -> None:
+def _run_trials(context: StageContext, trials: list[dict[str, Any]], counter: Counter) -> None:
     """One Ray Tune trial for each candidate and seed, in actors that go on from trial to trial."""
     options, store = context.config.beta_search, context.store
+    seeds = context.seed(unit="beta_search"), context.seed(1, unit="beta_search")
+    known = read_known_labels(store, context.config)
+    data = _load.remote(store, context.config, context.work, int(context.budget or 0), known, seeds)
     resources = {"GPU": GPU_SHARE} if context.hardware.device == "cuda" else {"CPU": 1.0}
+    asha = ASHAScheduler(max_t=ASHA_PARTS, reduction_factor=ASHA_REDUCTION) if options.scheduler == "asha" else None
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_BetaTrial, data=data), resources),
+        tune.with_resources(tune.with_parameters(_BetaTrial, shared=(data, counter)), resources),
         param_space={"trial": tune.grid_search(trials)},
-        tune_config=tune.TuneConfig(metric="validation_accuracy", mode="max", reuse_actors=True),
+        tune_config=tune.TuneConfig(
+            metric="validation_accuracy",
+            mode="max",
+            reuse_actors=True,
+            scheduler=asha,
+            trial_dirname_creator=lambda trial: _name(trial.config["trial"]),
+        ),
         run_config=tune.RunConfig(
-            name="tune",
+            name=LOGS,
             storage_path=store.path(context.work),
             storage_filesystem=None if store.is_local else store.filesystem,
             failure_config=tune.FailureConfig(max_failures=options.max_failures),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[TBXLoggerCallback()],
             verbose=0,
         ),
     )
     results = tuner.fit()
     if results.errors:
         raise results.errors[0]
+    _save_stopped(context, [results[number].metrics or {} for number in range(len(results))])
+
+
+def _save_stopped(context: StageContext, reports: list[dict[str, Any]]) -> None:
+    """Save the rows of the trials that ASHA stopped: they count with the accuracy at which it did."""
+    store, work = context.store, context.work
+    ended = set(store.names(work, TRIALS))
+    for report in reports:
+        trial = report["config"]["trial"]
+        if _file_name(trial) not in ended:
+            row = {name: report[name] for name in schema.BETA_SEARCH.names}
+            store.write_json(row, work, TRIALS, _file_name(trial))
+
+
+def _name(trial: dict[str, Any]) -> str:
+    return f"candidate-{trial['number']}-seed-{trial['seed']}"
 
 
 def _file_name(trial: dict[str, Any]) -> str:
-    return f"candidate-{trial['number']}-seed-{trial['seed']}.json"
+    return f"{_name(trial)}.json"
 
 
-def _load(context: StageContext) -> dict[str, Any]:
+@ray.remote(num_cpus=1)
+def _load(
+    store: Store, config: RunConfig, work: str, budget: int, known: np.ndarray | None, seeds: tuple[int, int]
+) -> SearchData:
     """What every trial needs: inputs of the method, pseudo-labels, and a 90 / 10 split for each seed.
 
     One split would decide between betas by a few samples of luck. The splits are the same for all methods and budgets.
     """
-    config, store, full_budget = context.config, context.store, int(context.budget or 0)
+    options = config.beta_search
     labels = read_column(store, labels_in_use(store, config), "label").astype(np.int64)
-    rng = np.random.default_rng(context.seed(unit="beta_search"))
-    fraction, seeds = config.beta_search.validation_fraction, range(config.beta_search.seeds)
-    method = get_method(config.select.method, **config.select.options)
-    return {
-        "store": store,
-        "work": context.work,
-        "select": config.select,
-        "inputs": read_inputs(store, config, method),
-        "vectors": read_vectors(store),
-        "labels": labels,
-        "splits": [stratified_split(labels, fraction, rng) for _ in seeds],
-        "full_budget": full_budget,
-        "num_classes": count_classes(store, config),
-        "steps": config.beta_search.steps,
-        "hidden_dim": config.proxy.hidden_dim,
-        "seed": context.seed(1, unit="beta_search"),
-    }
+    rng = np.random.default_rng(seeds[0])
+    return SearchData(
+        store=store,
+        work=work,
+        select=config.select,
+        inputs=read_inputs(store, config, get_method(config.select.method, **config.select.options), known),
+        vectors=read_vectors(store),
+        labels=labels,
+        splits=[stratified_split(labels, options.validation_fraction, rng) for _ in range(options.seeds)],
+        budget=budget,
+        num_classes=count_classes(store, config),
+        steps=options.steps,
+        parts=ASHA_PARTS if options.scheduler == "asha" else 1,
+        hidden_dim=config.proxy.hidden_dim,
+        seed=seeds[1],
+    )
 
 
 class _BetaTrial(tune.Trainable):
-    """Trains on the coreset of one beta; one call of `step` is the whole trial."""
+    """Trains on the coreset of one candidate; a call of `step` trains for one part of the steps."""
 
     def setup(  # type: ignore[override] # Tune passes what `with_parameters` was given
-        self, config: dict[str, Any], data: dict[str, Any]
+        self, config: dict[str, Any], shared: "tuple[ray.ObjectRef[SearchData], Counter]"
     ) -> None:
         torch.set_num_threads(1)
-        self._data, self._trial = data, config["trial"]
+        self._data, self._counter = ray.get(shared[0]), shared[1]
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._inputs = torch.from_numpy(normalize_rows(data["vectors"])).to(self._device)
-        self._labels = torch.tensor(data["labels"], device=self._device)
+        self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take over the next trial."""
         self._trial = new_config["trial"]
+        self._training = self._train()
         return True
 
     def step(self) -> dict[str, Any]:
+        """Train for one part of the steps; the last part ends the trial, and saves its row."""
+        row = next(self._training)
+        done = row["steps"] == self._data.steps
+        if done:
+            self._data.store.write_json(row, self._data.work, TRIALS, _file_name(self._trial))
+            self._counter.advance(1)
+        return {**row, "done": done}
+
+    def _train(self) -> Iterator[dict[str, Any]]:
+        """Select, train, and report after each part."""
         data, found, seed = self._data, self._trial["found"], self._trial["seed"]
-        generator = torch.Generator().manual_seed(data["seed"] + seed)
-        training, validation = data["splits"][seed]
-        rows = _coreset(data, found, training, np.random.default_rng([data["seed"], seed]))
-        inputs, labels = self._inputs[rows], self._labels[rows]
-        network = MlpClassifier(inputs, data["num_classes"], data["hidden_dim"], generator=generator).to(self._device)
-        train_for_steps(
+        generator = torch.Generator().manual_seed(data.seed + seed)
+        training, validation = data.splits[seed]
+        rows = _coreset(data, found, training, np.random.default_rng([data.seed, seed]))
+        (inputs, labels), test = self._samples(rows), self._samples(validation)
+        network = MlpClassifier(inputs, data.num_classes, data.hidden_dim, generator=generator).to(self._device)
+        reports = {-(-data.steps * part // data.parts) for part in range(1, data.parts + 1)}
+        for step in training_steps(
             network,
             inputs,
             labels,
-            steps=data["steps"],
+            steps=data.steps,
             batch_size=BATCH_SIZE,
             learning_rate=MLP_LEARNING_RATE,
             generator=generator,
-        )
-        row = {
-            "budget": data["full_budget"],
-            "method": found.get("choice", data["select"].name),
-            "beta": found.get("beta"),
-            "seed": seed,
-            "validation_accuracy": accuracy(network, self._inputs[validation], self._labels[validation]),
-            "epochs": data["steps"] * BATCH_SIZE / len(rows),
-        }
-        data["store"].write_json(row, data["work"], TRIALS, _file_name(self._trial))
-        data["counter"].advance(1)
-        return {**row, "done": True}
+        ):
+            if step in reports:
+                yield {
+                    "budget": data.budget,
+                    "method": found.get("choice", data.select.name),
+                    "beta": found.get("beta"),
+                    "seed": seed,
+                    "validation_accuracy": accuracy(network, *test),
+                    "steps": step,
+                    "epochs": step * BATCH_SIZE / len(rows),
+                }
+                network.train()
+
+    def _samples(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs [n, d] and labels [n] of some samples, on the device."""
+        inputs = torch.from_numpy(normalize_rows(self._data.vectors[rows])).to(self._device)
+        return inputs, torch.from_numpy(self._data.labels[rows]).to(self._device)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing to save: a trial is one step."""
+        """Nothing to save: a trial takes seconds, and starts over when its actor is lost."""
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Nothing to load."""
 
 
-def _coreset(data: dict[str, Any], found: dict[str, Any], training: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _coreset(data: SearchData, found: dict[str, Any], training: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What the method selects of the training split with these options, positions among all samples."""
-    select, inputs = data["select"], data["inputs"].take(training)
+    select, inputs = data.select, data.inputs.take(training)
     method = get_method(select.method, **{**select.options, **found})
     # The same share of a tenth fewer samples: the split is to stand for the whole. Rounding may leave one sample less
     # than the share; and there must be one beside those labelled before.
     labeled = int(labeled_mask(inputs).sum())
-    share = round(data["full_budget"] * len(training) / len(data["labels"]))
+    share = round(data.budget * len(training) / len(data.labels))
     budget = min(max(share, labeled + 1), labeled + method.capacity(inputs.num_open))
     return training[select_coreset(method, inputs, budget, rng, balance=select.balance).positions]

@@ -1,8 +1,8 @@
 """Cluster: TEMI heads trained on embeddings with Ray Train, and the pseudo-labels they agree on.
 
 Reads: `embeddings`, `neighbors`. Writes: `pseudo_labels` (label, confidence, agreement between heads).
-Every worker holds the (reduced) embeddings and trains on its share of each batch; gradients and the class prior are
-averaged. Checkpoints come every few epochs; a lost worker or a second run goes on from the last one.
+The workers of a machine map the same (reduced) embeddings, and each trains on its share of each batch; gradients and
+the class prior are averaged. Checkpoints come every few epochs; a lost worker or a second run goes on from the last.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from torch import Tensor
 from elfs_ray import schema
 from elfs_ray.config import ClusterConfig
 from elfs_ray.core.classifier import epoch_batches
-from elfs_ray.core.features import normalize_rows, principal_components
+from elfs_ray.core.features import PrincipalComponents, normalize_rows
 from elfs_ray.core.temi import (
     TemiHeads,
     consensus,
@@ -30,13 +30,15 @@ from elfs_ray.core.temi import (
     warmup_schedule,
 )
 from elfs_ray.defaults import choose_cluster
-from elfs_ray.engine.artifacts import part_name, read_keys, read_neighbor_ids, read_vectors
+from elfs_ray.engine.artifacts import part_name, read_keys
+from elfs_ray.engine.mapped import MappedArrays
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.engine.training import (
     METRICS_FILE,
     average_gradients,
     average_over_workers,
+    is_first_of_machine,
     is_first_worker,
     load_state,
     run_training,
@@ -87,8 +89,9 @@ def run(context: StageContext) -> StageResult:
 def _train(task: TemiTask) -> None:
     """One worker: train from the last checkpoint on, then (first worker) write the pseudo-labels."""
     device, options = get_device(), task.options
-    features = _features(task)
-    neighbors = torch.from_numpy(read_neighbor_ids(task.store))
+    arrays = MappedArrays(task.store, task.work)
+    features = torch.from_numpy(_features(task, arrays))
+    neighbors = torch.from_numpy(arrays.column("neighbors", "ids"))
     training = _Training(task, features.shape[1], device)
     first_epoch = load_state(training.load)
     for epoch in range(first_epoch, int(options.epochs)):
@@ -98,17 +101,26 @@ def _train(task: TemiTask) -> None:
     if is_first_worker():
         metrics = _write_pseudo_labels(task, training, features, neighbors.numpy())
         task.store.write_json(metrics, task.work, METRICS_FILE)
+    if is_first_of_machine():
+        arrays.remove()
 
 
-def _features(task: TemiTask) -> Tensor:
-    vectors = normalize_rows(read_vectors(task.store))
-    dim = int(task.options.pca_dim)
-    if dim:
-        sample = None
+def _features(task: TemiTask, arrays: MappedArrays) -> np.ndarray:
+    """Embeddings of unit length, reduced to `pca_dim` components, float32 [N, d]."""
+    vectors, dim = arrays.normalized_vectors(), int(task.options.pca_dim)
+    if not dim:
+        return vectors
+
+    def reduced() -> Iterator[np.ndarray]:
+        fitted = vectors
         if len(vectors) > PCA_SAMPLE_ROWS:
-            sample = np.random.default_rng(task.seed).choice(len(vectors), PCA_SAMPLE_ROWS, replace=False)
-        vectors = normalize_rows(principal_components(vectors, dim, sample))
-    return torch.from_numpy(vectors)
+            rng = np.random.default_rng(task.seed)
+            fitted = vectors[np.sort(rng.choice(len(vectors), PCA_SAMPLE_ROWS, replace=False))]
+        components = PrincipalComponents(fitted, dim)
+        for start in range(0, len(vectors), PCA_SAMPLE_ROWS):
+            yield normalize_rows(components.project(vectors[start : start + PCA_SAMPLE_ROWS]))
+
+    return arrays.get("reduced", reduced, len(vectors))
 
 
 class _Training:

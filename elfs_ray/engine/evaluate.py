@@ -16,13 +16,13 @@ import ray
 import torch
 
 from elfs_ray import schema
-from elfs_ray.config import EvaluateConfig
+from elfs_ray.config import EvaluateConfig, RunConfig
 from elfs_ray.core.classifier import MlpClassifier, accuracy, train_for_steps
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.hiding import train_with_hiding
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
 from elfs_ray.defaults import MLP_LEARNING_RATE
-from elfs_ray.engine.artifacts import part_name, read_column, read_vectors
+from elfs_ray.engine.artifacts import part_name, read_column, read_vectors, read_vectors_at
 from elfs_ray.engine.inputs import labels_in_use
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
@@ -34,11 +34,10 @@ RUNS, TRAININGS = "runs", "trainings"
 
 
 class Subset(NamedTuple):
-    """A training set: what it is called, the seed of its training, and the positions of its samples, int64 [n]."""
+    """A training set: what it is called, and the seed of its draw and of its training."""
 
     name: str
     seed: int
-    positions: np.ndarray
 
     @property
     def file_name(self) -> str:
@@ -48,7 +47,13 @@ class Subset(NamedTuple):
 
 @dataclass(frozen=True)
 class Trainings:
-    """What all trainings share."""
+    """What all trainings share.
+
+    Attributes:
+        vectors, labels: of the samples in any training set, [n, d] and [n].
+        rows: of each training set, positions in `vectors`.
+        test_vectors, test_labels: of the test set.
+    """
 
     store: Store
     work: str
@@ -56,74 +61,105 @@ class Trainings:
     num_classes: int
     vectors: np.ndarray
     labels: np.ndarray
+    rows: dict[Subset, np.ndarray]
     test_vectors: np.ndarray
     test_labels: np.ndarray
-    counter: Counter
 
 
 def run(context: StageContext) -> StageResult:
     """Train on the coreset and on random subsets of the same size, with each seed, and compare."""
     config, store, budget = context.config, context.store, int(context.budget or 0)
-    method = config.select.name
-    options = config.evaluate
-    labels = read_column(store, "labels_true", "label")
-    subsets = _subsets(context, labels, method, budget)
-    test = _test_set(context, labels, subsets)
-    rows = _train_all(context, subsets, test, budget)
+    method, options = config.select.name, config.evaluate
+    names = [method] if method == "random" else [method, "random"]
+    subsets = [Subset(name, seed) for name in names for seed in range(options.seeds)]
+    rows = [{"budget": budget, **row} for row in _train_all(context, subsets)]
     store.write_table(pa.Table.from_pylist(rows), schema.EVALUATION, context.work, RUNS, part_name(0))
+    quality = {} if config.select.supervised else ray.get(_pseudo_label_quality.remote(store, config))
     metrics = {
         **_summary(rows, method),
-        **({} if config.select.supervised else _pseudo_label_quality(store, labels_in_use(store, config), labels)),
-        "test_samples": len(test["labels"]),
+        **quality,
+        "test_samples": rows[0]["test_samples"],
+        "test": options.test_input or "held-out candidates",
     }
-    metrics["test"] = options.test_input or "held-out candidates"
     return StageResult(
         artifacts={f"evaluation/{method}/{budget}": RUNS}, chosen=options.model_dump(mode="json"), metrics=metrics
     )
 
 
-def _subsets(context: StageContext, labels: np.ndarray, method: str, budget: int) -> list[Subset]:
-    """The coreset, and random sets of its size, with each seed."""
-    store, seeds = context.store, range(context.config.evaluate.seeds)
-    coreset = read_column(store, f"coresets/{method}/{budget}", "index")
+def _train_all(context: StageContext, subsets: list[Subset]) -> list[dict[str, Any]]:
+    """One Ray task for each training that has not ended yet; returns the rows in the order of `subsets`."""
+    store, work = context.store, context.work
+    ended = set(store.names(work, TRAININGS))
+    pending = [subset for subset in subsets if subset.file_name not in ended]
+    if pending:
+        # The draws of random subsets, then the trainings: each has a seed of its own, the same for all methods.
+        draws = {subset: context.seed(subset.seed) for subset in subsets}
+        shared = _prepare.remote(store, context.config, work, int(context.budget or 0), draws)
+        task = _train_one.options(num_cpus=1, num_gpus=0.25 if context.hardware.device == "cuda" else 0)
+        with context.counting("evaluating", len(subsets), "trainings", len(subsets) - len(pending)) as counter:
+            ray.get([task.remote(shared, subset, context.seed(subset.seed, 1), counter) for subset in pending])
+    return [store.read_json(work, TRAININGS, subset.file_name) for subset in subsets]
+
+
+@ray.remote(num_cpus=1)
+def _prepare(store: Store, config: RunConfig, work: str, budget: int, draws: dict[Subset, int]) -> Trainings:
+    """Draw the subsets, and read what they and the test set hold."""
+    labels = read_column(store, "labels_true", "label")
+    members = _draw_subsets(store, config, budget, labels, draws)
+    used = np.unique(np.concatenate(list(members.values())))
+    test_vectors, test_labels = _test_set(store, config, labels, used)
+    return Trainings(
+        store,
+        work,
+        config.evaluate,
+        max(len(_classes(store, "labels")), 2),
+        read_vectors_at(store, used),
+        labels[used],
+        {subset: np.searchsorted(used, positions) for subset, positions in members.items()},
+        test_vectors,
+        test_labels,
+    )
+
+
+def _draw_subsets(
+    store: Store, config: RunConfig, budget: int, labels: np.ndarray, draws: dict[Subset, int]
+) -> dict[Subset, np.ndarray]:
+    """Positions of the samples in the coreset, and in random sets of its size."""
+    coreset = read_column(store, f"coresets/{config.select.name}/{budget}", "index")
     labelled = np.flatnonzero(labels >= 0)
     unlabelled = int((labels[coreset] < 0).sum())
     if unlabelled:
         raise UsageError(
-            f"{unlabelled} of the {budget} selected samples have no label in {context.config.evaluate.labels}; "
+            f"{unlabelled} of the {budget} selected samples have no label in {config.evaluate.labels}; "
             "label them first, then evaluate"
         )
     if len(labelled) < budget:
         raise UsageError(
             f"only {len(labelled)} samples have a label, fewer than the budget of {budget}; pass more labels"
         )
-    subsets = [Subset(method, seed, coreset) for seed in seeds]
-    if method != "random":
-        for seed in seeds:
-            rng = np.random.default_rng(context.seed(seed))
-            subsets.append(Subset("random", seed, np.sort(rng.choice(labelled, budget, replace=False))))
-    return subsets
+    return {
+        subset: coreset
+        if subset.name == config.select.name
+        else np.sort(np.random.default_rng(draw).choice(labelled, budget, replace=False))
+        for subset, draw in draws.items()
+    }
 
 
-def _test_set(context: StageContext, labels: np.ndarray, subsets: list[Subset]) -> dict[str, np.ndarray]:
+def _test_set(store: Store, config: RunConfig, labels: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Vectors and labels of the separate test images, or of the labelled candidates in no training set."""
-    store = context.store
-    if context.config.evaluate.test_input:
+    if config.evaluate.test_input:
         names = {name: number for number, name in enumerate(_classes(store, "labels"))}
         translation = np.array([names.get(name, -1) for name in _classes(store, "test_labels")] + [-1])
         test_labels = translation[read_column(store, "test/labels_true", "label")]
         kept = test_labels >= 0
-        return {"vectors": read_vectors(store, "test/embeddings")[kept], "labels": test_labels[kept]}
-    used = np.zeros(len(labels), dtype=bool)
-    for subset in subsets:
-        used[subset.positions] = True
-    test = np.flatnonzero(~used & (labels >= 0))
+        return read_vectors(store, "test/embeddings")[kept], test_labels[kept]
+    test = np.setdiff1d(np.flatnonzero(labels >= 0), used, assume_unique=True)
     if len(test) < MIN_TEST_SAMPLES:
         raise UsageError(
             f"only {len(test)} labelled candidates are in no training set, too few to test on; "
             "pass separate test images with --test-input"
         )
-    return {"vectors": read_vectors(store)[test], "labels": labels[test]}
+    return read_vectors_at(store, test), labels[test]
 
 
 def _classes(store: Store, unit: str) -> list[str]:
@@ -131,57 +167,14 @@ def _classes(store: Store, unit: str) -> list[str]:
     return list(record["metrics"]["classes"]) if record else []
 
 
-def _train_all(
-    context: StageContext, subsets: list[Subset], test: dict[str, np.ndarray], budget: int
-) -> list[dict[str, Any]]:
-    """One Ray task for each training that has not ended yet; returns the rows in the order of `subsets`."""
-    store, work = context.store, context.work
-    ended = set(store.names(work, TRAININGS))
-    pending = [subset for subset in subsets if subset.file_name not in ended]
-    if pending:
-        with context.counting("evaluating", len(subsets), "trainings", len(subsets) - len(pending)) as counter:
-            _train_pending(context, pending, test, counter)
-    return [
-        {
-            "budget": budget,
-            "subset": subset.name,
-            "seed": subset.seed,
-            "model": "mlp",
-            "train_samples": len(subset.positions),
-            "test_samples": len(test["labels"]),
-            **store.read_json(work, TRAININGS, subset.file_name),
-        }
-        for subset in subsets
-    ]
-
-
-def _train_pending(context: StageContext, pending: list[Subset], test: dict[str, np.ndarray], counter: Counter) -> None:
-    store = context.store
-    shared = ray.put(
-        Trainings(
-            store,
-            context.work,
-            context.config.evaluate,
-            max(len(_classes(store, "labels")), 2),
-            read_vectors(store),
-            read_column(store, "labels_true", "label"),
-            test["vectors"],
-            test["labels"],
-            counter,
-        )
-    )
-    task = _train_one.options(num_cpus=1, num_gpus=0.25 if context.hardware.device == "cuda" else 0)
-    ray.get([task.remote(shared, subset, context.seed(subset.seed, 1)) for subset in pending])
-
-
 @ray.remote(max_retries=3)
-def _train_one(shared: Trainings, subset: Subset, seed: int) -> None:
+def _train_one(shared: Trainings, subset: Subset, seed: int, counter: Counter) -> None:
     """Train on some samples with true labels, test, and save the result."""
     torch.set_num_threads(1)
-    started, options = time.monotonic(), shared.options
+    started, options, rows = time.monotonic(), shared.options, shared.rows[subset]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    inputs = torch.from_numpy(normalize_rows(shared.vectors[subset.positions])).to(device)
-    labels = torch.from_numpy(shared.labels[subset.positions]).to(device)
+    inputs = torch.from_numpy(normalize_rows(shared.vectors[rows])).to(device)
+    labels = torch.from_numpy(shared.labels[rows]).to(device)
     generator = torch.Generator().manual_seed(seed)
     network = MlpClassifier(inputs, shared.num_classes, options.hidden_dim, generator=generator).to(device)
     steps, batch_size = options.steps, options.batch_size
@@ -192,9 +185,18 @@ def _train_one(shared: Trainings, subset: Subset, seed: int) -> None:
         train_for_steps(network, inputs, labels, generator=generator, **schedule)
     test_inputs = torch.from_numpy(normalize_rows(shared.test_vectors)).to(device)
     right = accuracy(network, test_inputs, torch.tensor(shared.test_labels, device=device))
-    row = {"steps": steps, "test_accuracy": right, "seconds": round(time.monotonic() - started, 3)}
+    row = {
+        "subset": subset.name,
+        "seed": subset.seed,
+        "model": "mlp",
+        "train_samples": len(rows),
+        "test_samples": len(shared.test_labels),
+        "steps": steps,
+        "test_accuracy": right,
+        "seconds": round(time.monotonic() - started, 3),
+    }
     shared.store.write_json(row, shared.work, TRAININGS, subset.file_name)
-    shared.counter.advance(1)
+    counter.advance(1)
 
 
 def _summary(rows: list[dict[str, Any]], method: str) -> dict[str, Any]:
@@ -210,8 +212,10 @@ def _summary(rows: list[dict[str, Any]], method: str) -> dict[str, Any]:
     return summary
 
 
-def _pseudo_label_quality(store: Store, artifact: str, labels: np.ndarray) -> dict[str, float]:
+@ray.remote(num_cpus=0.5)
+def _pseudo_label_quality(store: Store, config: RunConfig) -> dict[str, float]:
     """Agreement of the pseudo-labels with the truth, where both are known."""
+    artifact, labels = labels_in_use(store, config), read_column(store, "labels_true", "label")
     if not store.exists(artifact):
         return {}
     known = labels >= 0

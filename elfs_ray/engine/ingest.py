@@ -106,19 +106,27 @@ def _check(table: pa.Table, max_pixels: int) -> pa.Table:
 def _number(context: StageContext, source: Source, options: IngestConfig) -> dict[str, int]:
     """Give good images their index and write the artifacts; returns the counts."""
     store, folder = context.store, f"{context.work}/{CHECKED}"
-    listed = store.read_table(folder, columns=["position", "sample_id", "uri", "reason"])
-    if not np.array_equal(listed["position"].to_numpy(), np.arange(source.count)):
-        raise UsageError(f"{source.location} changed while it was read; run the same command again")
-    _refuse_duplicates(listed["sample_id"], source)
-    bad = listed.filter(pc.is_valid(listed["reason"]))
-    _refuse_many_bad(bad, source, options.max_bad_fraction)
-    quarantine = bad.append_column("stage", pa.array(["ingest"] * len(bad), pa.string()))
-    store.write_table(quarantine, schema.QUARANTINE, context.work, "quarantine", part_name(0))
+    task = _quarantine.remote(store, context.work, source.location, source.count, options.max_bad_fraction)
+    quarantined: int = ray.get(task)
     _write_samples(store, folder, f"{context.work}/samples", source)
     samples = store.count_rows(context.work, "samples")
-    if samples + len(bad) != source.count:
-        raise AssertionError(f"{samples} samples + {len(bad)} quarantined != {source.count} inputs")
-    return {"inputs": source.count, "samples": samples, "quarantined": len(bad)}
+    if samples + quarantined != source.count:
+        raise AssertionError(f"{samples} samples + {quarantined} quarantined != {source.count} inputs")
+    return {"inputs": source.count, "samples": samples, "quarantined": quarantined}
+
+
+@ray.remote(num_cpus=1)
+def _quarantine(store: Store, work: str, location: str, count: int, max_bad_fraction: float) -> int:
+    """Refuse what makes the input as a whole unusable, and set the bad rows apart; returns how many there are."""
+    listed = store.read_table(work, CHECKED, columns=["position", "sample_id", "uri", "reason"])
+    if not np.array_equal(listed["position"].to_numpy(), np.arange(count)):
+        raise UsageError(f"{location} changed while it was read; run the same command again")
+    _refuse_duplicates(listed["sample_id"], location)
+    bad = listed.filter(pc.is_valid(listed["reason"]))
+    _refuse_many_bad(bad, count, max_bad_fraction)
+    quarantine = bad.append_column("stage", pa.array(["ingest"] * len(bad), pa.string()))
+    store.write_table(quarantine, schema.QUARANTINE, work, "quarantine", part_name(0))
+    return len(bad)
 
 
 def _write_samples(store: Store, checked: str, target: str, source: Source) -> None:
@@ -145,23 +153,23 @@ def _write_samples(store: Store, checked: str, target: str, source: Source) -> N
     ray.get(waiting)
 
 
-def _refuse_duplicates(sample_ids: pa.ChunkedArray, source: Source) -> None:
+def _refuse_duplicates(sample_ids: pa.ChunkedArray, location: str) -> None:
     counts = pc.value_counts(sample_ids)
     repeated = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):
         name, count = repeated[0]["values"].as_py(), repeated[0]["counts"].as_py()
         raise UsageError(
-            f"sample id {name!r} stands {count} times in {source.location} ({len(repeated)} ids are repeated); "
+            f"sample id {name!r} stands {count} times in {location} ({len(repeated)} ids are repeated); "
             "ids must be unique: name another column with --set ingest.id_column=NAME"
         )
 
 
-def _refuse_many_bad(bad: pa.Table, source: Source, max_bad_fraction: float) -> None:
-    share = len(bad) / source.count
-    if len(bad) == source.count or share > max_bad_fraction:
+def _refuse_many_bad(bad: pa.Table, count: int, max_bad_fraction: float) -> None:
+    share = len(bad) / count
+    if len(bad) == count or share > max_bad_fraction:
         first = bad.slice(0, 1).to_pylist()[0]
         raise UsageError(
-            f"{len(bad):,} of {source.count:,} inputs ({share:.1%}) cannot be used, more than "
+            f"{len(bad):,} of {count:,} inputs ({share:.1%}) cannot be used, more than "
             f"ingest.max_bad_fraction={max_bad_fraction:g}; the first is {first['sample_id']!r}: {first['reason']}; "
             "mend or remove them, or raise the limit with --set ingest.max_bad_fraction=..."
         )

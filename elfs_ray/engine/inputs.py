@@ -13,8 +13,10 @@ from elfs_ray.methods import Needs, SelectionInputs, SelectionMethod, balances
 from elfs_ray.store import Store
 
 
-def read_inputs(store: Store, config: RunConfig, method: SelectionMethod) -> SelectionInputs:
-    """Exactly the artifacts that a method declares, and which samples have labels already."""
+def read_inputs(
+    store: Store, config: RunConfig, method: SelectionMethod, known: np.ndarray | None = None
+) -> SelectionInputs:
+    """Exactly the artifacts that a method declares, and which samples have labels already (`read_known_labels`)."""
     needs = method.requirements()
     inputs: dict[str, Any] = {}
     if Needs.EMBEDDINGS in needs:
@@ -27,8 +29,8 @@ def read_inputs(store: Store, config: RunConfig, method: SelectionMethod) -> Sel
         inputs["pseudo_labels"] = read_column(store, labels_in_use(store, config), "label").astype(np.int32)
     if Needs.DYNAMICS in needs:
         inputs["dynamics"] = read_dynamics(store, dynamics_artifact(config))
-    if config.select.labeled is not None:
-        inputs["labeled"] = read_known_labels(store, config) >= 0
+    if known is not None:
+        inputs["labeled"] = known >= 0
     return SelectionInputs(ids=read_column(store, "samples", "index"), **inputs)
 
 
@@ -67,8 +69,13 @@ def _labels_record(store: Store) -> dict[str, Any]:
     return metrics
 
 
-def read_known_labels(store: Store, config: RunConfig) -> np.ndarray:
-    """Labels that the user has already, int64 [N], -1 where there is none."""
+def read_known_labels(store: Store, config: RunConfig) -> np.ndarray | None:
+    """Labels that the user has already, int64 [N], -1 where there is none; None if the run was given no labels.
+
+    For the driver: a worker need not have the user's file.
+    """
+    if config.select.labeled is None:
+        return None
     ids = read_keys(store)["sample_id"].to_pylist()
     spec = str(config.select.labeled)
     return read_labels(spec, ids, source=config.input, id_column=config.ingest.id_column)[0]

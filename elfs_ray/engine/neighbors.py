@@ -24,7 +24,7 @@ from elfs_ray.config import NeighborsConfig
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import drop_self, merge_top_k, recall_at_k, shard_ranges
 from elfs_ray.defaults import POINTS_PER_LIST, choose_neighbors
-from elfs_ray.engine.artifacts import KEY, fixed_size_matrix, matrix_column, part_name, read_vectors
+from elfs_ray.engine.artifacts import KEY, fixed_size_matrix, matrix_column, part_name, read_vectors, read_vectors_at
 from elfs_ray.engine.memory import cluster_memory
 from elfs_ray.engine.shard_index import Queries, build_index, nearest_lists, train_lists
 from elfs_ray.engine.stage import StageContext, StageResult
@@ -46,7 +46,7 @@ def run(context: StageContext) -> StageResult:
     started = time.monotonic()
     _search_all(context, options, num_samples)
     seconds = time.monotonic() - started
-    similarity = store.read_table(context.work, FOUND, columns=["similarity"])["similarity"]
+    similarity: float = ray.get(_mean_similarity.remote(store, context.work))
     recall = {}
     if options.search != "faiss":
         measured: float = ray.get(_recall.remote(store, context.work, options, num_samples, context.seed()))
@@ -59,9 +59,7 @@ def run(context: StageContext) -> StageResult:
             "search": options.search,
             "shards": options.shards,
             "shard_memory_mb": _shard_bytes(context, options, num_samples) >> 20,
-            "mean_similarity": round(
-                float(np.mean([chunk.flatten().to_numpy().mean() for chunk in similarity.chunks])), 4
-            ),
+            "mean_similarity": round(similarity, 4),
             "queries_per_second": round(num_samples / seconds, 1),
             **recall,
         },
@@ -192,7 +190,7 @@ def _train(
     """Train the cells on a random sample and save them."""
     faiss.omp_set_num_threads(min(threads, os.cpu_count() or 1))  # nothing else of the stage runs yet
     rows = np.sort(np.random.default_rng(seed).choice(num_samples, sample, replace=False))
-    vectors = fixed_size_matrix(store.read_table("embeddings", columns=["vector"], rows=_among(rows))["vector"])
+    vectors = read_vectors_at(store, rows)
     store.write_bytes(train_lists(normalize_rows(vectors), options, seed), work, TRAINED)
 
 
@@ -274,12 +272,22 @@ def _merge_block(
     return stop - start
 
 
+@ray.remote(num_cpus=0.5)
+def _mean_similarity(store: Store, work: str) -> float:
+    """Over all samples and neighbours, one batch in memory at a time."""
+    batches = store.dataset(work, FOUND).to_batches(columns=["similarity"])
+    total, count = 0.0, 0
+    for batch in batches:
+        values = batch["similarity"].flatten().to_numpy()
+        total, count = total + float(values.sum(dtype=np.float64)), count + len(values)
+    return total / count
+
+
 @ray.remote(num_cpus=1)
 def _recall(store: Store, work: str, options: NeighborsConfig, num_samples: int, seed: int) -> float:
     """Share of the true neighbours that were found, on a sample of the queries."""
     rows = np.sort(np.random.default_rng(seed).choice(num_samples, min(RECALL_SAMPLES, num_samples), replace=False))
-    vectors = fixed_size_matrix(store.read_table("embeddings", columns=["vector"], rows=_among(rows))["vector"])
-    queries = normalize_rows(vectors)
+    queries = normalize_rows(read_vectors_at(store, rows))
     exact: list[tuple[np.ndarray, np.ndarray]] = []
     for start in range(0, num_samples, RECALL_BLOCK_ROWS):
         stop = min(start + RECALL_BLOCK_ROWS, num_samples)
@@ -287,12 +295,9 @@ def _recall(store: Store, work: str, options: NeighborsConfig, num_samples: int,
         block = np.broadcast_to(np.arange(start, stop), similarity.shape), similarity
         exact = [merge_top_k([*exact, block], min(options.k + 1, stop))]
     ids, _ = drop_self(*exact[0], rows, options.k)
-    found = fixed_size_matrix(store.read_table(work, FOUND, columns=["ids"], rows=_among(rows))["ids"])
+    among = pa.compute.field("index").isin(pa.array(rows))
+    found = fixed_size_matrix(store.read_table(work, FOUND, columns=["ids"], rows=among)["ids"])
     return recall_at_k(found, ids)
-
-
-def _among(rows: np.ndarray) -> pa.compute.Expression:
-    return pa.compute.field("index").isin(pa.array(rows))
 
 
 def _between(start: int, stop: int) -> pa.compute.Expression:

@@ -1,8 +1,10 @@
 """Progress that workers anywhere in the cluster advance and the driver shows."""
 
+import contextlib
+import itertools
 import threading
+from collections import Counter as Counts
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -12,57 +14,62 @@ from ray.exceptions import RayError
 from elfs_ray.console import Meter
 
 POLL_SECONDS = 0.5
+_keys = itertools.count()
 
 
-@ray.remote(num_cpus=0)
-class _CounterActor:
-    def __init__(self, done: int) -> None:
-        self._done = done
+@ray.remote(num_cpus=0, max_restarts=-1)
+class _Counts:
+    """All counts of a driver: an actor for each would cost the start of a process."""
 
-    def advance(self, count: int) -> None:
-        self._done += count
+    def __init__(self) -> None:
+        self._done: Counts[int] = Counts()
 
-    def reach(self, done: int) -> None:
-        self._done = max(self._done, done)
+    def advance(self, key: int, count: int) -> None:
+        self._done[key] += count
 
-    def value(self) -> int:
-        return self._done
+    def reach(self, key: int, done: int) -> None:
+        self._done[key] = max(self._done[key], done)
+
+    def value(self, key: int) -> int:
+        return self._done[key]
 
 
 class Counter:
     """Handle on the count of finished units, cheap to send. Counting never waits and never fails a worker."""
 
-    def __init__(self, actor: ActorHandle[Any]) -> None:
-        self._actor = actor
+    def __init__(self, actor: ActorHandle[Any], key: int) -> None:
+        self._actor, self._key = actor, key
 
     def advance(self, count: int) -> None:
         """Say that `count` more units are finished."""
-        self._actor.advance.remote(count)
+        self._actor.advance.remote(self._key, count)
 
     def reach(self, done: int) -> None:
         """Say that at least `done` units are finished."""
-        self._actor.reach.remote(done)
+        self._actor.reach.remote(self._key, done)
 
 
-@contextmanager
+@contextlib.contextmanager
 def counting(meter: Meter, done: int = 0) -> Iterator[Counter]:
     """Poll a counter from a thread of the driver and show it on `meter`."""
-    actor = _CounterActor.remote(done)  # type: ignore[attr-defined] # added by the decorator
-    stop = threading.Event()
+    actor = _Counts.options(name="elfs-ray-counts", get_if_exists=True).remote()  # type: ignore[attr-defined]
+    key, stop = next(_keys), threading.Event()
+    counter = Counter(actor, key)
+    counter.reach(done)
+
+    def show() -> None:
+        with contextlib.suppress(RayError):  # the actor may be lost with its machine: not worth a failed run
+            meter.update(ray.get(actor.value.remote(key)))
 
     def poll() -> None:
         while not stop.wait(POLL_SECONDS):
-            try:
-                meter.update(ray.get(actor.value.remote()))
-            except RayError:  # the bar is not worth a failed run
-                return
+            show()
 
     thread = threading.Thread(target=poll, daemon=True, name="progress")
     thread.start()
     try:
-        yield Counter(actor)
-        meter.update(ray.get(actor.value.remote()))
+        yield counter
+        show()
     finally:
         stop.set()
         thread.join()
-        ray.kill(actor)

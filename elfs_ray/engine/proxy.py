@@ -29,17 +29,18 @@ from elfs_ray.core.classifier import (
     train_step,
 )
 from elfs_ray.core.dynamics import DynamicsAccumulator
-from elfs_ray.core.features import normalize_rows
 from elfs_ray.data.images import read_pixels
 from elfs_ray.defaults import choose_proxy
-from elfs_ray.engine.artifacts import KEY, part_name, read_column, read_keys, read_vectors
+from elfs_ray.engine.artifacts import KEY, part_name, read_column, read_keys
 from elfs_ray.engine.inputs import count_classes, dynamics_artifact, labels_in_use
+from elfs_ray.engine.mapped import MappedArrays
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.engine.training import (
     METRICS_FILE,
     average_gradients,
     gather_rows,
+    is_first_of_machine,
     is_first_worker,
     load_state,
     run_training,
@@ -102,6 +103,8 @@ def _train(task: ProxyTask) -> None:
             save_checkpoint({"epoch": number}, training.state(), number + 1)
     if is_first_worker():
         task.store.write_json(_write_dynamics(task, training), task.work, METRICS_FILE)
+    if is_first_of_machine():
+        training.arrays.remove()
 
 
 class _Training:
@@ -110,6 +113,7 @@ class _Training:
     def __init__(self, task: ProxyTask, device: torch.device) -> None:
         options = task.options
         self._task, self.device = task, device
+        self.arrays = MappedArrays(task.store, task.work)
         self.on_images = options.model == "resnet18"
         self.labels = torch.from_numpy(read_column(task.store, task.labels, "label").astype(np.int64))
         if self.on_images:
@@ -117,7 +121,7 @@ class _Training:
             samples, location = task.store.dataset("samples"), task.store.manifest()["input"]
             self.inputs = torch.from_numpy(read_pixels(samples, size, task.max_pixels, location=location))
         else:
-            self.inputs = torch.from_numpy(normalize_rows(read_vectors(task.store)))
+            self.inputs = torch.from_numpy(self.arrays.normalized_vectors())
         if device.type == "cuda" and self.inputs.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
             self.inputs = self.inputs.to(device)
         self._fold_of = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(task.seed))

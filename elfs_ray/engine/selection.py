@@ -3,44 +3,35 @@
 Reads: `samples`, and of the other artifacts what the method declares. Writes: `coresets/METHOD/BUDGET` in rank order.
 """
 
+import os
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from elfs_ray import schema
+from elfs_ray.config import RunConfig
 from elfs_ray.engine.artifacts import part_name, read_column
-from elfs_ray.engine.inputs import count_classes, labeled_mask, labels_in_use, read_inputs
+from elfs_ray.engine.inputs import count_classes, labeled_mask, labels_in_use, read_inputs, read_known_labels
+from elfs_ray.engine.session import use_threads
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.methods import get_method, select_coreset
+from elfs_ray.store import Store
+
+CORESET = "coreset"
 
 
 def run(context: StageContext) -> StageResult:
-    """Rank and select."""
-    options, store, budget = context.config.select, context.store, int(context.budget or 0)
-    found = _found_options(context)
-    method = get_method(options.method, **{**options.options, **found})
-    inputs = read_inputs(store, context.config, method)
+    """Rank and select, in one task: the driver may sit on a small machine."""
+    config, options, found = context.config, context.config.select, _found_options(context)
     # One stream for all budgets: a smaller random coreset is the beginning of a larger one.
-    rng = np.random.default_rng(context.seed(unit=f"coresets/{options.name}"))
-    selection = select_coreset(method, inputs, budget, rng, balance=options.balance)
-
-    positions = selection.positions
-    artifact = labels_in_use(store, context.config)
-    labels = read_column(store, artifact, "label")[positions] if store.exists(artifact) else None
-    columns = {
-        "rank": np.arange(budget),
-        "score": pa.array(selection.scores[positions], pa.float32(), from_pandas=True),
-        "pseudo_label": pa.nulls(budget, pa.int32()) if labels is None else pa.array(labels, pa.int32()),
-        "labeled": labeled_mask(inputs)[positions],
-    }
-    rows = store.read_table("samples", columns=["sample_id", "index", "uri"]).take(pa.array(positions))
-    for name, values in columns.items():
-        rows = rows.append_column(name, pa.array(values))
-    store.write_table(rows, schema.CORESET, context.work, "coreset", part_name(0))
-    sizes = [] if labels is None else np.bincount(labels, minlength=count_classes(store, context.config)).tolist()
+    seed, budget = context.seed(unit=f"coresets/{options.name}"), int(context.budget or 0)
+    known = read_known_labels(context.store, config)
+    task = _select.remote(context.store, config, context.work, budget, found, known, seed, context.hardware.cpus)
+    measured: dict[str, Any] = ray.get(task)
     return StageResult(
-        artifacts={f"coresets/{options.name}/{budget}": "coreset"},
+        artifacts={f"coresets/{options.name}/{budget}": CORESET},
         chosen={**options.model_dump(mode="json"), **found},
         metrics={
             "method": options.method,
@@ -48,10 +39,44 @@ def run(context: StageContext) -> StageResult:
             "budget": budget,
             "beta": found.get("beta"),
             "choice": found.get("choice"),
-            "labeled": int(columns["labeled"].sum()),
-            "cluster_sizes": sizes,
+            **measured,
         },
     )
+
+
+@ray.remote(num_cpus=1)
+def _select(
+    store: Store,
+    config: RunConfig,
+    work: str,
+    budget: int,
+    found: dict[str, Any],
+    known: np.ndarray | None,
+    seed: int,
+    threads: int,
+) -> dict[str, Any]:
+    """Write the coreset; returns what the manifest says of it."""
+    use_threads(min(threads, os.cpu_count() or 1))  # nothing else of the stage runs
+    options = config.select
+    method = get_method(options.method, **{**options.options, **found})
+    inputs = read_inputs(store, config, method, known)
+    selection = select_coreset(method, inputs, budget, np.random.default_rng(seed), balance=options.balance)
+
+    positions, artifact = selection.positions, labels_in_use(store, config)
+    labels = read_column(store, artifact, "label")[positions] if store.exists(artifact) else None
+    labeled = labeled_mask(inputs)[positions]
+    columns = {
+        "rank": np.arange(budget),
+        "score": pa.array(selection.scores[positions], pa.float32(), from_pandas=True),
+        "pseudo_label": pa.nulls(budget, pa.int32()) if labels is None else pa.array(labels, pa.int32()),
+        "labeled": labeled,
+    }
+    rows = store.read_table("samples", columns=["sample_id", "index", "uri"]).take(pa.array(positions))
+    for name, values in columns.items():
+        rows = rows.append_column(name, pa.array(values))
+    store.write_table(rows, schema.CORESET, work, CORESET, part_name(0))
+    sizes = [] if labels is None else np.bincount(labels, minlength=count_classes(store, config)).tolist()
+    return {"labeled": int(labeled.sum()), "cluster_sizes": sizes}
 
 
 def _found_options(context: StageContext) -> dict[str, Any]:

@@ -17,11 +17,14 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 # Ray Train takes one report of a worker at each health check; at the default of 2 s short epochs would wait for it.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+# Tune's logs are those for TensorBoard; the rows of the trials are ours.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 # Threads that spin while they wait make a shared machine several times slower, and win little on a free one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+from threadpoolctl import threadpool_limits
 
 from elfs_ray.config import RayConfig
 from elfs_ray.errors import RunError, UsageError, one_line
@@ -57,6 +60,14 @@ def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[Hardwar
     finally:
         if started_here:
             ray.shutdown()
+
+
+def use_threads(count: int) -> None:
+    """Let torch and the numeric libraries of this worker use so many threads, where Ray allows what it reserved."""
+    import torch
+
+    torch.set_num_threads(count)
+    threadpool_limits(count)
 
 
 def describe_machine() -> dict[str, Any]:

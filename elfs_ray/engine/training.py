@@ -58,6 +58,11 @@ def is_first_worker() -> bool:
     return ray.train.get_context().get_world_rank() == 0
 
 
+def is_first_of_machine() -> bool:
+    """Whether this worker removes what those of its machine shared."""
+    return ray.train.get_context().get_local_rank() == 0
+
+
 def load_state(load: Callable[[dict[str, Any]], None]) -> int:
     """Give the last checkpoint's state, if there is one, to `load`; returns the number of epochs done."""
     checkpoint = ray.train.get_checkpoint()

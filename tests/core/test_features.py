@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from elfs_ray.core.features import normalize_rows, principal_components
+from elfs_ray.core.features import PrincipalComponents, normalize_rows
 from elfs_ray.core.splits import stratified_split
 
 
@@ -17,7 +17,7 @@ def test_rows_have_unit_length_and_zeros_stay(rng):
 
 def test_components_are_those_of_scikit_learn(rng):
     vectors = (rng.normal(size=(200, 6)) * [5, 4, 3, 2, 1, 0.5]).astype(np.float32)
-    ours = principal_components(vectors, 4)
+    ours = PrincipalComponents(vectors, 4).project(vectors)
     theirs = PCA(4).fit_transform(vectors)
     signs = np.sign((ours * theirs).sum(axis=0))
     np.testing.assert_allclose(ours, theirs * signs, atol=1e-3)
@@ -25,7 +25,7 @@ def test_components_are_those_of_scikit_learn(rng):
 
 def test_components_of_a_sample_project_all_rows(rng):
     vectors = rng.normal(size=(50, 4)).astype(np.float32)
-    assert principal_components(vectors, 2, sample=np.arange(20)).shape == (50, 2)
+    assert PrincipalComponents(vectors[:20], 2).project(vectors).shape == (50, 2)
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.floats(0.05, 0.5), st.integers(0, 2**16))

@@ -12,7 +12,7 @@ from elfs_ray.config import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import exact_top_k
-from elfs_ray.engine.artifacts import read_neighbor_ids, read_vectors
+from elfs_ray.engine.artifacts import fixed_size_matrix, read_vectors
 from elfs_ray.errors import UsageError
 from elfs_ray.pipeline import check_sizes, run
 from elfs_ray.store import Store
@@ -56,7 +56,7 @@ class TestArtifacts:
     def test_neighbors_are_exact(self, small_run):
         store = Store(small_run.run_dir)
         expected, _ = exact_top_k(normalize_rows(read_vectors(store)), 10)
-        found = read_neighbor_ids(store)
+        found = fixed_size_matrix(store.read_table("neighbors")["ids"])
         assert not (found == np.arange(len(found))[:, None]).any()
         # Equal similarities may stand in another order; the sets agree but for rounding at the last place.
         same = [len(set(a) & set(b)) for a, b in zip(found.tolist(), expected.tolist(), strict=True)]
@@ -68,7 +68,8 @@ class TestArtifacts:
         manifest = run(config, Store(str(run_dir)), Reporter(), until="neighbors")
         assert manifest["stages"]["neighbors"]["metrics"]["recall"] >= 0.999
         assert manifest["stages"]["embed"] == small_run.manifest["stages"]["embed"]
-        ours, theirs = (read_neighbor_ids(Store(str(folder))) for folder in (run_dir, small_run.run_dir))
+        runs = Store(str(run_dir)), Store(small_run.run_dir)
+        ours, theirs = (fixed_size_matrix(store.read_table("neighbors")["ids"]) for store in runs)
         assert (np.sort(ours) == np.sort(theirs)).mean() >= 0.999
 
     def test_coreset_is_the_best_of_its_rank(self, small_run):

@@ -1,0 +1,58 @@
+"""The search for beta: trials that are stopped early, logs for TensorBoard, and what resuming does."""
+
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from elfs_ray import select
+from elfs_ray.store import Store
+from small import BUDGET, OPTIONS
+
+TABLE = f"beta_search/elfs/{BUDGET}"
+
+
+@pytest.fixture
+def search(small_run, small_input, tmp_path):
+    """Search and select in a copy of the small run."""
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+
+    def run(**changes):
+        select(small_input[0], budget=BUDGET, num_classes=10, out=run_dir, **{**OPTIONS, **changes})
+        return Store(str(run_dir))
+
+    return run
+
+
+def events(path):
+    """The events of a file: length, checksum, record, checksum."""
+    data, start = path.read_bytes(), 0
+    while start < len(data):
+        (length,) = struct.unpack_from("<Q", data, start)
+        yield Event.FromString(data[start + 12 : start + 12 + length])
+        start += 12 + length + 4
+
+
+def test_asha_stops_the_worse_trials(search):
+    betas = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    options = {"scheduler": "asha", "betas": betas, "seeds": 2, "steps": 90}
+    store = search(**{f"beta_search.{name}": value for name, value in options.items()})
+    rows = store.read_table(TABLE).to_pandas()
+    assert list(zip(rows["beta"], rows["seed"], strict=True)) == [(beta, seed) for beta in betas for seed in range(2)]
+    assert set(rows["steps"]) <= {10, 30, 90}
+    assert rows["steps"].min() < 90 == rows["steps"].max()
+    means = rows.groupby("beta")["validation_accuracy"].mean().round(12)
+    assert store.record(TABLE)["metrics"]["beta"] == means.idxmax()
+
+
+def test_every_trial_is_logged_for_tensorboard(small_run):
+    store = Store(small_run.run_dir)
+    rows = store.read_table(TABLE).to_pandas()
+    assert len(rows) == len(OPTIONS["beta_search.betas"])
+    for number, row in rows.iterrows():
+        folder = Path(small_run.run_dir) / "logs" / TABLE / f"candidate-{number}-seed-{row['seed']}"
+        [file] = folder.glob("events.out.tfevents.*")
+        values = {value.tag: value.simple_value for event in events(file) for value in event.summary.value}
+        assert values["ray/tune/validation_accuracy"] == pytest.approx(row["validation_accuracy"])
