@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from elfs_ray.console import Meter
 
@@ -47,7 +48,9 @@ class Counter:
 @contextmanager
 def counting(meter: Meter, done: int = 0) -> Iterator[Counter]:
     """Poll a counter from a thread of the driver and show it on `meter`."""
-    actor = _CounterActor.remote(done)  # type: ignore[attr-defined] # added by the decorator
+    # On the driver's own node: any other may be lost.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = _CounterActor.options(scheduling_strategy=here).remote(done)  # type: ignore[attr-defined] # by the decorator
     stop = threading.Event()
 
     def poll() -> None:
