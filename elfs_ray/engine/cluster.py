@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from ray.train.torch import get_device
 from torch import Tensor
 
 from elfs_ray import schema
@@ -42,6 +41,7 @@ from elfs_ray.engine.training import (
     run_training,
     save_checkpoint,
     share_weight,
+    training_device,
     worker_share,
 )
 from elfs_ray.errors import UsageError
@@ -86,7 +86,7 @@ def run(context: StageContext) -> StageResult:
 
 def _train(task: TemiTask) -> None:
     """One worker: train from the last checkpoint on, then (first worker) write the pseudo-labels."""
-    device, options = get_device(), task.options
+    device, options = training_device(), task.options
     features = _features(task)
     neighbors = torch.from_numpy(read_neighbor_ids(task.store))
     training = _Training(task, features.shape[1], device)
