@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from ray.train.torch import get_device
 from torch import Tensor
 
 from elfs_ray import schema
@@ -44,6 +43,7 @@ from elfs_ray.engine.training import (
     run_training,
     save_checkpoint,
     share_weight,
+    training_device,
     worker_share,
 )
 from elfs_ray.errors import UsageError
@@ -88,7 +88,7 @@ def run(context: StageContext) -> StageResult:
 
 def _train(task: TemiTask) -> None:
     """One worker: train from the last checkpoint on, then (first worker) write the pseudo-labels."""
-    device, options = get_device(), task.options
+    device, options = training_device(), task.options
     arrays = MappedArrays(task.store, task.work)
     features = torch.from_numpy(_features(task, arrays))
     neighbors = torch.from_numpy(arrays.column("neighbors", "ids"))

@@ -43,12 +43,14 @@ def run(context: StageContext) -> StageResult:
     options, encoder = _choose(context)
     dim, source = encoder.dim, encoder.source
     done = _saved_rows(context)
-    encoded, spent = 0, dict.fromkeys(TIMED, 0.0)
+    encoded, spent, devices = 0, dict.fromkeys(TIMED, 0.0), set[str]()
     if not done.all():
         with context.counting("embedding", len(done), "images", int(done.sum())) as counter:
             for batch in _stream(context, options, encoder, done, counter):
                 encoded += int(batch["rows"].sum())
                 spent = {name: seconds + float(batch[name].sum()) for name, seconds in spent.items()}
+                _check_device(context, set(batch["device"].tolist()) - devices)
+                devices.update(batch["device"].tolist())
     _consolidate(context, dim)
     seconds = time.monotonic() - started
     return StageResult(
@@ -58,6 +60,7 @@ def run(context: StageContext) -> StageResult:
             "encoder": options.encoder,
             "weights": source,
             "dim": dim,
+            "devices": sorted(devices),
             "images_per_second": round(encoded / seconds, 1),
             **{name: round(seconds, 1) for name, seconds in spent.items()},
         },
@@ -77,6 +80,15 @@ def _choose(context: StageContext) -> tuple[EmbedConfig, Encoder]:
         options = choose_embed(section, hardware.device, hardware.units, native, median_side)
     encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
     return options, encoder
+
+
+def _check_device(context: StageContext, new: set[str]) -> None:
+    """Say once that work was planned for GPUs and runs on processors."""
+    if context.hardware.device == "cuda" and "cpu" in new:
+        context.reporter.line(
+            "  warning: Ray gives GPUs that torch cannot use on their nodes, so that processors do their work; "
+            "install a torch for them there, or plan for processors with --set ray.num_gpus=0"
+        )
 
 
 def _saved_rows(context: StageContext) -> np.ndarray:
@@ -218,6 +230,7 @@ class _EncodeBatch:
             "sample_id": batch["sample_id"],
             "index": batch["index"],
             "vector": vectors.astype(np.float16),
+            "device": np.full(rows, self._device.type),
             "decode_seconds": batch["decode_seconds"],
             "transfer_seconds": np.full(rows, (transferred - started) / rows),
             "encode_seconds": np.full(rows, (ended - transferred) / rows),
@@ -257,7 +270,8 @@ def _save_batch(batch: dict[str, np.ndarray], store: Store, folder: str) -> dict
     table = pa.table({"sample_id": batch["sample_id"], "index": index, "vector": matrix_column(batch["vector"])})
     name = f"rows-{index.min():012d}-{len(index)}.parquet"
     store.write_table(table, schema.embeddings(batch["vector"].shape[1]), folder, name)
-    return {"rows": np.array([len(index)]), **{name: np.array([batch[name].sum()]) for name in TIMED}}
+    spent = {name: np.array([batch[name].sum()]) for name in TIMED}
+    return {"rows": np.array([len(index)]), "device": batch["device"][:1], **spent}
 
 
 def _consolidate(context: StageContext, dim: int) -> None:

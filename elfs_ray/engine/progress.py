@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from elfs_ray.console import Meter
 
@@ -52,13 +53,16 @@ class Counter:
 @contextlib.contextmanager
 def counting(meter: Meter, done: int = 0) -> Iterator[Counter]:
     """Poll a counter from a thread of the driver and show it on `meter`."""
-    actor = _Counts.options(name="elfs-ray-counts", get_if_exists=True).remote()  # type: ignore[attr-defined]
+    # On the driver's own node: any other may be lost.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"name": "elfs-ray-counts", "get_if_exists": True, "scheduling_strategy": here}
+    actor = _Counts.options(**options).remote()  # type: ignore[attr-defined] # added by the decorator
     key, stop = next(_keys), threading.Event()
     counter = Counter(actor, key)
     counter.reach(done)
 
     def show() -> None:
-        with contextlib.suppress(RayError):  # the actor may be lost with its machine: not worth a failed run
+        with contextlib.suppress(RayError):  # the bar is not worth a failed run
             meter.update(ray.get(actor.value.remote(key)))
 
     def poll() -> None:

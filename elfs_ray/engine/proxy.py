@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from ray.train.torch import get_device
 from torch import Tensor, nn
 
 from elfs_ray import schema
@@ -46,6 +45,7 @@ from elfs_ray.engine.training import (
     run_training,
     save_checkpoint,
     share_weight,
+    training_device,
     worker_share,
 )
 from elfs_ray.errors import UsageError
@@ -94,7 +94,7 @@ def run(context: StageContext) -> StageResult:
 
 def _train(task: ProxyTask) -> None:
     """One worker: train from the last checkpoint on, recording dynamics; the first worker writes them."""
-    training = _Training(task, get_device())
+    training = _Training(task, training_device())
     options = task.options
     total = options.folds * int(options.epochs)
     for number in range(load_state(training.load), total):

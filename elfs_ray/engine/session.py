@@ -22,6 +22,8 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 # Threads that spin while they wait make a shared machine several times slower, and win little on a free one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Ray Data reads the footers of Parquet files with 32 actors, each a process, however few the files are.
+os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
 
 import ray
 from threadpoolctl import threadpool_limits

@@ -59,8 +59,9 @@ def build_index(
         stop: the row after the last.
         options: without `auto`.
         trained: what `train_lists` made, for inverted lists.
-        on_gpu: use the GPU of this process; inverted lists never do.
+        on_gpu: use the GPU of this process, if it can; inverted lists never do.
     """
+    on_gpu = on_gpu and torch.cuda.is_available()
     chunks = _normalized_chunks(store, start, stop)
     if options.search == "torch":
         device = torch.device("cuda" if on_gpu else "cpu")

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from torch import Tensor, nn
 
 from elfs_ray.engine.stage import StageContext
@@ -18,6 +19,7 @@ TaskT = TypeVar("TaskT")
 STATE_FILE = "state.pt"
 METRICS_FILE = "metrics.json"
 MAX_WORKER_FAILURES = 3
+_TorchBackend: Any = TorchConfig().backend_cls
 
 
 def run_training(context: StageContext, loop: Callable[[TaskT], None], task: TaskT, workers: int) -> dict[str, Any]:
@@ -37,6 +39,7 @@ def run_training(context: StageContext, loop: Callable[[TaskT], None], task: Tas
     trainer = TorchTrainer(
         worker,
         train_loop_config={"task": task},
+        torch_config=_DeviceConfig(),
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=on_gpu, resources_per_worker={"GPU": 1} if on_gpu else {"CPU": 1}
         ),
@@ -51,6 +54,11 @@ def run_training(context: StageContext, loop: Callable[[TaskT], None], task: Tas
     trainer.fit()
     metrics: dict[str, Any] = store.read_json(context.work, METRICS_FILE)
     return metrics
+
+
+def training_device() -> torch.device:
+    """The worker's own GPU; the processor where Ray gave one that torch cannot use."""
+    return get_device() if torch.cuda.is_available() else torch.device("cpu")
 
 
 def is_first_worker() -> bool:
@@ -134,3 +142,17 @@ def gather_rows(values: Tensor, rows: int) -> Tensor:
 
 def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+class _DeviceBackend(_TorchBackend):  # type: ignore[misc] # Ray's own class is private
+    """Lets workers talk over what they have: Ray Train takes for granted that torch can use each GPU that Ray gives."""
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        on_gpu = all(worker_group.execute(torch.cuda.is_available))
+        super().on_start(worker_group, replace(backend_config, backend="nccl" if on_gpu else "gloo"))
+
+
+class _DeviceConfig(TorchConfig):
+    @property
+    def backend_cls(self) -> type[_DeviceBackend]:
+        return _DeviceBackend
