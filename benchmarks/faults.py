@@ -12,6 +12,7 @@ same command starts at once, so its start and Ray's are in the sum. Time to reco
 """
 
 import argparse
+import atexit
 import json
 import os
 import shutil
@@ -135,6 +136,12 @@ class Process:
         self.lines: list[tuple[float, str]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        """Leave nothing behind when this script is stopped."""
+        if self.running():
+            self.kill()
 
     def _read(self) -> None:
         for line in self._process.stdout or []:
@@ -300,6 +307,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="runs with and without each fault; medians are quoted")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.OPTION=VALUE", help="of the runs")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     rows, undisturbed = [], dict[str, list[Measured]]()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), options.images, options.set)
