@@ -35,6 +35,7 @@ BUDGET, TIMEOUT_SECONDS, POLL_SECONDS = 40, 900, 0.02
 SEARCH, EVALUATION = f"beta_search/elfs/{BUDGET}", f"evaluation/elfs/{BUDGET}"
 # Each stage takes some 10 s or more on 2 cores, and saves often enough to be met half done.
 OPTIONS = {
+    "ingest.chunk_rows": 64,  # and so the blocks of embed, which are encoded and saved as one
     "embed.image_size": 160,
     "embed.checkpoint_rows": 64,
     "neighbors.shards": 2,
