@@ -6,9 +6,9 @@
     python benchmarks/embed.py --memory --rows 1000000          # about half an hour more
 
 rate: the encoder fed from memory (uint8 pixels, the same batches, threads and normalisation) beside the stage, which
-reads a Parquet file, decodes, encodes and saves on the same processors. `steady` leaves out start and end: rows saved
-between the first and the last quarter of the files; or the difference between twice the images and once. A part that
-ingest wrote is decoded, encoded and saved as one block, so the parts here are small: `--chunk-rows`.
+reads a Parquet file, decodes, encodes and saves on the same processors. `steady` leaves out start and end: the second
+and third quarter of the rows, as the stage counts them; or the difference between twice the images and once. A part
+that ingest wrote is decoded and encoded as a block or with others, so the parts here are small: `--chunk-rows`.
 scaling: one and two encoder actors, and one and two index shards, each with one thread; beside the same bare work in
 one process and in two at once, which is what the machine gives. Ray is told of spare processors, so that decoding and
 saving never wait for a slot. memory: ingest and embed of 8 x 8 pixels with the smallest network of timm.
@@ -16,12 +16,13 @@ Every measurement has processes of its own; medians and ranges of the repeats. F
 """
 
 import argparse
+import contextlib
 import itertools
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ from common import driver_memory, in_fresh_process, stage_context, write_tiny_im
 from scale import write_embeddings
 
 from elfs_ray.config import EmbedConfig, NeighborsConfig, RayConfig, RunConfig, load_config
+from elfs_ray.console import Meter, Reporter
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import shard_ranges
 from elfs_ray.data.digits import write_digits
@@ -88,28 +90,43 @@ def _publish(store: Store, unit: str, result: StageResult) -> None:
 def staged(config: RunConfig, run_dir: Path, unit: str, cpus: int, ray_cpus: int) -> dict[str, Any]:
     """Run embed or neighbours; returns seconds with and without Ray's start, the steady rate, options and metrics."""
     store, module, begun = Store(str(run_dir)), {"embed": embed, "neighbors": neighbors}[unit], time.time()
-    saved = {"embed": embed.ENCODED, "neighbors": neighbors.FOUND}[unit]
+    timeline = Timeline()
     with ray_session(RayConfig(num_cpus=ray_cpus)) as hardware:
-        context = stage_context(config, store, unit, replace(hardware, cpus=cpus))
+        context = replace(stage_context(config, store, unit, replace(hardware, cpus=cpus)), reporter=timeline)
         store.delete(context.work)
         started = time.time()
         result = module.run(context)
         ended = time.time()
-        steady = steady_rate(run_dir / context.work / saved)
         store.delete(context.work)
     return {
-        "seconds": ended - started, "with_ray": ended - begun, "steady": steady, "chosen": result.chosen,
+        "seconds": ended - started, "with_ray": ended - begun, "steady": timeline.steady(), "chosen": result.chosen,
         "metrics": result.metrics,
     }  # fmt: skip
 
 
-def steady_rate(folder: Path) -> float:
-    """Rows a second between the first and the last quarter of the saved files."""
-    files = sorted(folder.glob("*.parquet"), key=lambda path: path.stat().st_mtime_ns)
-    quarter = len(files) // 4
-    middle = files[quarter : len(files) - quarter]
-    rows = sum(pq.read_metadata(path).num_rows for path in middle[1:])
-    return rows / max(1e-9, (middle[-1].stat().st_mtime_ns - middle[0].stat().st_mtime_ns) / 1e9)
+class Timeline(Reporter, Meter):
+    """Notes when the stage says that so many rows are done, which it does twice a second."""
+
+    def __init__(self) -> None:
+        self._points: list[tuple[float, int]] = []
+
+    @contextlib.contextmanager
+    def meter(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Meter]:  # noqa: ARG002 - as above it
+        """This object counts."""
+        yield self
+
+    def update(self, done: int) -> None:
+        """One more point."""
+        self._points.append((time.time(), done))
+
+    def steady(self) -> float:
+        """Rows a second while the second and third quarter of the rows were done; NaN where that went too quickly."""
+        done, first = np.unique([rows for _, rows in self._points], return_index=True)
+        times = np.array([at for at, _ in self._points])[first]
+        inside = np.flatnonzero((done >= done[-1] / 4) & (done <= done[-1] * 3 / 4))
+        if len(inside) < 2:
+            return float("nan")
+        return float((done[inside[-1]] - done[inside[0]]) / (times[inside[-1]] - times[inside[0]]))
 
 
 def meet(folder: Path, number: int, together: int) -> None:
