@@ -1,12 +1,17 @@
-"""Neighbours and selection at scale: a million synthetic embeddings on one machine.
+"""Neighbours and selection at scale: a million synthetic embeddings on one machine; and ingest of many images.
 
     python benchmarks/scale.py                                   # 1,000,000 x 256
     python benchmarks/scale.py --rows 100000 --search ivf_pq     # smaller, and with product codes
+    python benchmarks/scale.py --ingest 10000000                 # ingest alone, of ten million images
 
 Writes clustered embeddings as a run folder's artifact (in `--out`, or a temporary folder), runs the neighbours stage as
 a run does, and then every selection method that ranks by scores of the training dynamics, and D2 on the neighbours, on
 synthetic dynamics. Prints seconds, peak memory and recall. Each blob of the mixture lies in `--intrinsic` dimensions of
 its own choice, as embeddings do; `--spread` says how far blobs reach into each other.
+
+With `--ingest`, writes real PNG images of 8 x 8 pixels into Parquet files of 500,000 rows and runs the ingest stage
+over them. Prints seconds, rows a second, the driver's memory and that of all processes. `--group-rows` is the size of
+their row groups: the larger, the more a chunk of the stage reads beside its own rows.
 """
 
 import argparse
@@ -14,14 +19,16 @@ import os
 import resource
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from common import driver_memory, stage_context, write_tiny_images
 
 from elfs_ray import schema
 from elfs_ray.config import RayConfig, load_config
 from elfs_ray.console import ConsoleReporter
-from elfs_ray.engine import neighbors
+from elfs_ray.engine import ingest, neighbors
 from elfs_ray.engine.artifacts import fixed_size_matrix, matrix_column, part_name
 from elfs_ray.engine.monitor import measured
 from elfs_ray.engine.session import ray_session
@@ -42,13 +49,18 @@ def main() -> None:
     parser.add_argument("--intrinsic", type=int, default=32)
     parser.add_argument("--spread", type=float, default=1.0)
     parser.add_argument("--search", default="ivf_flat")
-    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="of neighbors")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="of neighbors, or of ingest")
+    parser.add_argument("--ingest", type=int, metavar="ROWS", help="ingest so many tiny images instead")
+    parser.add_argument("--group-rows", type=int, default=8192, help="of the tables to ingest")
     parser.add_argument("--budget", type=float, default=0.1)
     parser.add_argument("--cpus", type=int, default=os.cpu_count())
     parser.add_argument("--out")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = Store(options.out or folder)
+        if options.ingest:
+            ingest_tiny_images(store, options)
+            return
         if store.count_rows("embeddings") != options.rows:
             write_embeddings(store, options)
         overrides = [f"neighbors.{one}" for one in [f"search={options.search}", *options.set]]
@@ -64,6 +76,33 @@ def main() -> None:
         del table
         select_by_every_rank(ids, similarity, options)
         store.delete(context.work)
+
+
+def ingest_tiny_images(store: Store, options: argparse.Namespace) -> None:
+    """Run the ingest stage over many images, and print a Markdown table."""
+    started, folder = time.monotonic(), Path(store.path(f"images-{options.ingest}-{options.group_rows}"))
+    write_tiny_images(folder, options.ingest, group_rows=options.group_rows)
+    print(f"{options.ingest:,} images in {time.monotonic() - started:.0f} s", flush=True)
+    overrides = [f"ingest.{one}" for one in options.set]
+    config = load_config({"input": str(folder), "num_classes": CLASSES, "budgets": [1]}, None, overrides)
+    with ray_session(RayConfig(num_cpus=options.cpus)) as hardware:
+        context = stage_context(config, store, "ingest", hardware)
+        store.delete(context.work)
+        begun = time.time()
+        with driver_memory() as driver, measured() as usage:
+            result = ingest.run(context)
+    checked = Path(store.path(context.work, ingest.CHECKED)).iterdir()
+    checking = max(path.stat().st_mtime for path in checked) - begun
+    store.delete(context.work)
+    print("  " + ", ".join(f"{name} {value}" for name, value in result.metrics.items()))
+    print(f"load {os.getloadavg()[0]:.1f}\n\n| images | row group | seconds | listing and checking, s | numbering, s | "
+          "images/s | driver before, MB | driver at most, MB | not shared, MB | all processes, MB |")  # fmt: skip
+    print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    spent = (
+        f"{usage.seconds:.0f} | {checking:.0f} | {usage.seconds - checking:.0f} | {options.ingest / usage.seconds:,.0f}"
+    )
+    print(f"| {options.ingest:,} | {options.group_rows:,} | {spent} | {driver.start:,} | {driver.peak:,} | "
+          f"{driver.peak_own:,} | {usage.peak_memory_mb:,} |")  # fmt: skip
 
 
 def write_embeddings(store: Store, options: argparse.Namespace) -> None:
