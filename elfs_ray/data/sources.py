@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -18,6 +19,11 @@ import pyarrow.parquet as pq
 from elfs_ray import storage
 from elfs_ray.data.files import existing, map_files, read_uri
 from elfs_ray.errors import RunError, UsageError, one_line
+
+CHUNK_BYTES = 64 * 2**20
+"""A chunk of large images holds fewer of them: all are in memory at once."""
+CHUNKS_READ_TOGETHER = 8
+READ_BUFFER_BYTES = 2**20
 
 ID_COLUMNS = ("sample_id", "image_id", "id", "filename", "file_name", "path")
 BYTES_COLUMNS = ("image", "bytes", "image_bytes", "img", "jpg", "jpeg", "png")
@@ -61,6 +67,14 @@ class Source(ABC):
     @abstractmethod
     def read(self, chunk: Chunk) -> pa.Table:
         """Position int64, sample_id, uri, image (encoded bytes) and error (null, or why there are no bytes)."""
+
+    def groups(self, chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+        """The chunks, in order, with those together that are cheaper to read together."""
+        return [[chunk] for chunk in chunks]
+
+    def read_group(self, chunks: Sequence[Chunk]) -> Iterator[pa.Table]:
+        """The table of each chunk of a group, one in memory at a time."""
+        return map(self.read, chunks)
 
 
 def open_source(
@@ -117,12 +131,18 @@ class _FolderSource(Source):
     def __init__(self, location: str, root: str, files: list[pafs.FileInfo], chunk_rows: int) -> None:
         self.location, self.count = location, len(files)
         self._root, self._signature = root, _signature(files)
-        paths = [info.path for info in files]
-        self.chunks = [
-            Chunk(number, first, len(part), tuple(part))
-            for number, first in enumerate(range(0, self.count, chunk_rows))
-            for part in [paths[first : first + chunk_rows]]
-        ]
+        self.chunks: list[Chunk] = []
+        first, size = 0, 0
+        for position, info in enumerate(files):
+            if position - first == chunk_rows or (position > first and size + info.size > CHUNK_BYTES):
+                self._add(files[first:position])
+                first, size = position, 0
+            size += info.size
+        self._add(files[first:])
+
+    def _add(self, files: list[pafs.FileInfo]) -> None:
+        first = self.chunks[-1].first + self.chunks[-1].rows if self.chunks else 0
+        self.chunks.append(Chunk(len(self.chunks), first, len(files), tuple(info.path for info in files)))
 
     def signature(self) -> str:
         return self._signature
@@ -168,14 +188,16 @@ class _ParquetSource(Source):
         metadata = self._open(path).metadata
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group).num_rows
-            for offset in range(0, rows, chunk_rows):
-                size = min(chunk_rows, rows - offset)
+            row_bytes = metadata.row_group(group).total_byte_size // max(rows, 1)
+            most = max(1, min(chunk_rows, CHUNK_BYTES // max(row_bytes, 1)))
+            for offset in range(0, rows, most):
+                size = min(most, rows - offset)
                 self.chunks.append(Chunk(len(self.chunks), self.count, size, (path,), group, offset))
                 self.count += size
 
     def _open(self, path: str) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(path, filesystem=self._filesystem)
+            return pq.ParquetFile(path, filesystem=self._filesystem, buffer_size=READ_BUFFER_BYTES)
         except (OSError, pa.ArrowInvalid) as error:
             if isinstance(error, OSError) and storage.is_outage(error):
                 raise
@@ -185,10 +207,34 @@ class _ParquetSource(Source):
     def signature(self) -> str:
         return self._signature
 
+    def groups(self, chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+        """Neighbours in one row group, whose rows have to be decoded from the first on."""
+        groups: list[list[Chunk]] = []
+        for chunk in chunks:
+            last = groups[-1] if groups else []
+            same = last and (last[0].paths, last[0].row_group) == (chunk.paths, chunk.row_group)
+            if same and len(last) < CHUNKS_READ_TOGETHER:
+                last.append(chunk)
+            else:
+                groups.append([chunk])
+        return groups
+
     def read(self, chunk: Chunk) -> pa.Table:
-        path = chunk.paths[0]
-        columns = [self._image_column, *([self._id_column] if self._id_column else [])]
-        rows = self._open(path).read_row_group(chunk.row_group, columns=columns).slice(chunk.offset, chunk.rows)
+        return next(self.read_group([chunk]))
+
+    def read_group(self, chunks: Sequence[Chunk]) -> Iterator[pa.Table]:
+        """The table of each chunk, from one pass over their row group that holds few of its rows."""
+        path, columns = chunks[0].paths[0], [self._image_column, *([self._id_column] if self._id_column else [])]
+        batches = self._open(path).iter_batches(chunks[0].rows, row_groups=[chunks[0].row_group], columns=columns)
+        held, start = pa.Table.from_batches([next(batches)]), 0
+        for chunk in chunks:
+            while start + held.num_rows < chunk.offset + chunk.rows:
+                passed = max(0, min(chunk.offset - start, held.num_rows))
+                held = pa.concat_tables([held.slice(passed), pa.Table.from_batches([next(batches)])])
+                start += passed
+            yield self._table_of(chunk, path, held.slice(chunk.offset - start, chunk.rows))
+
+    def _table_of(self, chunk: Chunk, path: str, rows: pa.Table) -> pa.Table:
         name = path.rsplit("/", 1)[-1]
         numbers = range(chunk.first, chunk.first + chunk.rows)
         ids = [f"{name}#{number}" for number in numbers]

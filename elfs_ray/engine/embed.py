@@ -106,10 +106,12 @@ def _stream(
     hardware, batch_size, preprocessing = context.hardware, int(options.batch_size), encoder.preprocessing
     on_gpu = hardware.device == "cuda"
     actors = int(options.actors)
+    # Ray Data lists the files in a task that takes one: a single processor must not be the encoder's.
+    encoder_cpus = 1 if hardware.cpus > 1 and not on_gpu else 0
     pixel_bytes = batch_size * 3 * preprocessing.size**2
     weight_bytes = sum(value.numel() * value.element_size() for value in encoder.module.state_dict().values())
     return iter(
-        _pending(context, done)
+        _pending(context, done, pixel_bytes)
         .map_batches(
             _decode_batch,  # type: ignore[arg-type] # Ray's annotations know no further arguments
             batch_size=batch_size,
@@ -127,7 +129,7 @@ def _stream(
             batch_size=batch_size,
             batch_format="numpy",
             compute=ActorPoolStrategy(min_size=1, max_size=actors),
-            num_cpus=0 if on_gpu else 1,
+            num_cpus=encoder_cpus,
             num_gpus=1 if on_gpu else 0,
             memory=PROCESS_BYTES + 2 * weight_bytes + ENCODE_COPIES * pixel_bytes,
             fn_constructor_kwargs={
@@ -147,13 +149,18 @@ def _stream(
     )
 
 
-def _pending(context: StageContext, done: np.ndarray) -> Dataset:
-    """The samples still to encode, with their bytes or where to read them."""
+def _pending(context: StageContext, done: np.ndarray, block_bytes: int) -> Dataset:
+    """The samples still to encode, with their bytes or where to read them.
+
+    Blocks of one batch of pixels flow on at once: at the default of 128 MiB the encoder would wait for hundreds.
+    """
     store, samples = context.store, context.artifact("samples")
     names = store.dataset(samples).schema.names
     columns = [*KEY, "image" if "image" in names else "uri"]
     paths = store.part_paths(samples)
-    dataset = ray.data.read_parquet(paths, filesystem=store.filesystem).select_columns(columns)
+    read = ray.data.read_parquet(paths, filesystem=store.filesystem, num_cpus=0.25)
+    dataset = read.select_columns(columns)
+    dataset.context.target_max_block_size = block_bytes
     if not done.any():
         return dataset
     done_ref = ray.put(done)

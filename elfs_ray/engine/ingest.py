@@ -57,23 +57,22 @@ def _check_all(context: StageContext, source: Source) -> None:
         return
     shared = ray.put((source, context.store, f"{context.work}/{CHECKED}", context.config.ingest.max_pixels))
     with context.counting("checking images", source.count, "images", done) as counter:
-        rows = [{"chunk": chunk} for chunk in pending]
+        rows = [{"chunks": group} for group in source.groups(pending)]
         dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000))
         dataset.map(
-            _check_chunk,  # type: ignore[arg-type] # Ray's annotations know no further arguments
+            _check_group,  # type: ignore[arg-type] # Ray's annotations know no further arguments
             fn_kwargs={"shared": shared, "counter": counter},
             num_cpus=0.5,
         ).materialize()
 
 
-def _check_chunk(row: dict[str, Any], shared: "ray.ObjectRef[Any]", counter: Counter) -> dict[str, int]:
-    """Read the images of one chunk, check each and save what was found."""
+def _check_group(row: dict[str, Any], shared: "ray.ObjectRef[Any]", counter: Counter) -> dict[str, int]:
+    """Read the images of some chunks, check each and save what was found, in a file for each chunk."""
     source, store, folder, max_pixels = ray.get(shared)
-    chunk = row["chunk"]
-    table = source.read(chunk)
-    store.write_table(_check(table, max_pixels), _checked_schema(source), folder, part_name(chunk.number))
-    counter.advance(table.num_rows)
-    return {"rows": table.num_rows}
+    for chunk, table in zip(row["chunks"], source.read_group(row["chunks"]), strict=True):
+        store.write_table(_check(table, max_pixels), _checked_schema(source), folder, part_name(chunk.number))
+        counter.advance(table.num_rows)
+    return {"chunks": len(row["chunks"])}
 
 
 def _checked_schema(source: Source) -> pa.Schema:
@@ -118,11 +117,12 @@ def _number(context: StageContext, source: Source, options: IngestConfig) -> dic
 @ray.remote(num_cpus=1)
 def _quarantine(store: Store, work: str, location: str, count: int, max_bad_fraction: float) -> int:
     """Refuse what makes the input as a whole unusable, and set the bad rows apart; returns how many there are."""
-    listed = store.read_table(work, CHECKED, columns=["position", "sample_id", "uri", "reason"])
+    listed = store.read_table(work, CHECKED, columns=["position", "sample_id"])
     if not np.array_equal(listed["position"].to_numpy(), np.arange(count)):
         raise UsageError(f"{location} changed while it was read; run the same command again")
     _refuse_duplicates(listed["sample_id"], location)
-    bad = listed.filter(pc.is_valid(listed["reason"]))
+    del listed
+    bad = store.read_table(work, CHECKED, columns=["sample_id", "uri", "reason"], rows=pc.field("reason").is_valid())
     _refuse_many_bad(bad, count, max_bad_fraction)
     quarantine = bad.append_column("stage", pa.array(["ingest"] * len(bad), pa.string()))
     store.write_table(quarantine, schema.QUARANTINE, work, "quarantine", part_name(0))

@@ -1,10 +1,12 @@
 import io
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from elfs_ray.data import sources
 from elfs_ray.data.sources import open_source
 from elfs_ray.errors import UsageError
 
@@ -88,6 +90,33 @@ class TestTable:
         assert source.count == 14
         assert [chunk.rows for chunk in source.chunks] == [3, 1, 3, 3, 1, 3]
         assert read_all(source)["sample_id"].to_pylist() == [f"{n}-{row}" for n in range(2) for row in range(7)]
+
+    @pytest.mark.parametrize("chunk_rows", [1, 3, 7, 100])
+    def test_chunks_of_a_row_group_are_read_together(self, tmp_path, chunk_rows):
+        columns = {"id": [str(row) for row in range(40)], "image": [png()] * 40}
+        source = open_source(write_table(tmp_path / "t.parquet", columns, row_group_size=25), chunk_rows=chunk_rows)
+        # Some are done already: what is left has gaps.
+        pending = [chunk for chunk in source.chunks if chunk.number % 3 != 1]
+        groups = source.groups(pending)
+        assert [chunk for group in groups for chunk in group] == pending
+        assert all(len({chunk.row_group for chunk in group}) == 1 for group in groups)
+        tables = [table for group in groups for table in source.read_group(group)]
+        for chunk, table in zip(pending, tables, strict=True):
+            assert table.equals(source.read(chunk))
+            assert table["sample_id"].to_pylist() == [str(chunk.first + row) for row in range(chunk.rows)]
+
+    def test_a_chunk_of_large_images_holds_few(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(sources, "CHUNK_BYTES", 3 * len(png()))
+        rng = np.random.default_rng(0)
+        images = [rng.bytes(len(png())) for _ in range(7)]
+        for number, data in enumerate(images):
+            (tmp_path / "images" / f"{number}.png").parent.mkdir(exist_ok=True)
+            (tmp_path / "images" / f"{number}.png").write_bytes(data)
+        table = write_table(tmp_path / "t.parquet", {"id": list("abcdefg"), "image": images})
+        assert [chunk.rows for chunk in open_source(str(tmp_path / "images")).chunks] == [3, 3, 1]
+        assert max(chunk.rows for chunk in open_source(table).chunks) < 4
+        for location in (str(tmp_path / "images"), table):
+            assert read_all(open_source(location))["image"].to_pylist() == images
 
     def test_columns_can_be_named(self, tmp_path):
         path = write_table(tmp_path / "t.parquet", {"key": ["a"], "picture": [png()]})

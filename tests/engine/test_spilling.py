@@ -16,16 +16,16 @@ from elfs_ray.pipeline import run
 from elfs_ray.store import Store
 from small import BUDGET, OPTIONS, TIMEOUT_SECONDS, command_line
 
-# The least that Ray allows; and batches of pixels of which three do not find room in it.
+# The least that Ray allows, of processors too; and batches of pixels of which three do not find room.
 STORE_MB = 80
-EMBED = {"embed.image_size": 384, "embed.batch_size": 64}
+EMBED = {"embed.image_size": 256, "embed.batch_size": 120, "ray.num_cpus": 1}
 
 
 def run_until_embedded(images, labels, run_dir, folder):
     """The command line, with Ray's files in a folder; returns how many MiB its log says that it moved to disk."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     sets = [f"--set={name}={value}" for name, value in EMBED.items()]
-    sets += ["--set=ray.num_cpus=2", f"--set=ray.object_store_mb={STORE_MB}"]
+    sets.append(f"--set=ray.object_store_mb={STORE_MB}")
     process = subprocess.run(
         [sys.executable, "-m", "elfs_ray.cli", *command_line(images, labels, run_dir), "--until=embed", *sets],
         env={**environment, "RAY_TMPDIR": str(folder), "RAY_BACKEND_LOG_LEVEL": "info"},
