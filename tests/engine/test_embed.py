@@ -1,12 +1,20 @@
-"""Encoding when memory runs short."""
+"""Encoding when memory runs short, and on the smallest machine."""
 
+import os
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from elfs_ray.encoders import Encoder, Preprocessing
+from elfs_ray.engine.artifacts import read_vectors
 from elfs_ray.engine.embed import AdaptiveForward
 from elfs_ray.errors import RunError
+from elfs_ray.store import Store
+from small import TIMEOUT_SECONDS, command_line
 
 
 class Greedy(nn.Module):
@@ -43,3 +51,14 @@ def test_one_image_that_does_not_fit_says_what_to_do():
     _, adaptive = forward(0)
     with pytest.raises(RunError, match=r"no memory for one image of 4 pixels a side; use --set embed\.image_size"):
         adaptive(torch.zeros(16, 3, 4, 4, dtype=torch.uint8))
+
+
+def test_one_processor_is_enough(small_run, small_input, tmp_path):
+    """Reading, decoding and encoding wait for each other on it, but not for ever."""
+    command = [*command_line(*small_input, tmp_path / "run"), "--until=embed", "--set=ray.num_cpus=1"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "elfs_ray.cli", *command]
+    subprocess.run(command, env=environment, timeout=TIMEOUT_SECONDS, check=True)
+    ours, theirs = (read_vectors(Store(str(run))) for run in (tmp_path / "run", small_run.run_dir))
+    # One thread adds in another order than two.
+    np.testing.assert_allclose(ours, theirs, rtol=0.01, atol=0.01)

@@ -16,9 +16,9 @@ from elfs_ray.pipeline import run
 from elfs_ray.store import Store
 from small import BUDGET, OPTIONS, TIMEOUT_SECONDS, command_line
 
-# The least that Ray allows, of processors too; and batches of pixels of which three do not find room.
+# The least that Ray allows; and batches of pixels of which three do not find room.
 STORE_MB = 80
-EMBED = {"embed.image_size": 256, "embed.batch_size": 120, "ray.num_cpus": 1}
+EMBED = {"embed.image_size": 384, "embed.batch_size": 64, "ray.num_cpus": 2}
 
 
 def run_until_embedded(images, labels, run_dir, folder):
