@@ -346,6 +346,8 @@ def _summary_table(coreset: dict[str, Any], evaluation: dict[str, Any] | None) -
         results = evaluation["metrics"]
         if "pseudo_label_accuracy" in results:
             table.add_row("pseudo-label accuracy", f"{results['pseudo_label_accuracy']:.1%}")
+        if results.get("test_dropped"):
+            table.add_row("test images left out", f"{results['test_dropped']:,}, which are candidates too")
         for name, value in results["subsets"].items():
             label = "random subset" if name == "random" else f"{name} coreset"
             table.add_row(f"test accuracy, {label}", f"{value['mean']:.1%} ± {value['std']:.1%} ({value['n']} seeds)")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import torch
 
@@ -53,6 +54,7 @@ class Trainings:
         vectors, labels: of the samples in any training set, [n, d] and [n].
         rows: of each training set, positions in `vectors`.
         test_vectors, test_labels: of the test set.
+        test_dropped: test images left out because they are candidates too.
     """
 
     store: Store
@@ -64,6 +66,7 @@ class Trainings:
     rows: dict[Subset, np.ndarray]
     test_vectors: np.ndarray
     test_labels: np.ndarray
+    test_dropped: int
 
 
 def run(context: StageContext) -> StageResult:
@@ -79,6 +82,7 @@ def run(context: StageContext) -> StageResult:
         **_summary(rows, method),
         **quality,
         "test_samples": rows[0]["test_samples"],
+        "test_dropped": rows[0]["test_dropped"],
         "test": options.test_input or "held-out candidates",
     }
     return StageResult(
@@ -107,7 +111,7 @@ def _prepare(store: Store, config: RunConfig, work: str, budget: int, draws: dic
     labels = read_column(store, "labels_true", "label")
     members = _draw_subsets(store, config, budget, labels, draws)
     used = np.unique(np.concatenate(list(members.values())))
-    test_vectors, test_labels = _test_set(store, config, labels, used)
+    test_vectors, test_labels, test_dropped = _test_set(store, config, labels, used)
     return Trainings(
         store,
         work,
@@ -118,6 +122,7 @@ def _prepare(store: Store, config: RunConfig, work: str, budget: int, draws: dic
         {subset: np.searchsorted(used, positions) for subset, positions in members.items()},
         test_vectors,
         test_labels,
+        test_dropped,
     )
 
 
@@ -145,21 +150,33 @@ def _draw_subsets(
     }
 
 
-def _test_set(store: Store, config: RunConfig, labels: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors and labels of the separate test images, or of the labelled candidates in no training set."""
-    if config.evaluate.test_input:
-        names = {name: number for number, name in enumerate(_classes(store, "labels"))}
-        translation = np.array([names.get(name, -1) for name in _classes(store, "test_labels")] + [-1])
-        test_labels = translation[read_column(store, "test/labels_true", "label")]
-        kept = test_labels >= 0
-        return read_vectors(store, "test/embeddings")[kept], test_labels[kept]
-    test = np.setdiff1d(np.flatnonzero(labels >= 0), used, assume_unique=True)
-    if len(test) < MIN_TEST_SAMPLES:
+def _test_set(
+    store: Store, config: RunConfig, labels: np.ndarray, used: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Vectors and labels of the test set, and how many test images are not in it because they are candidates too.
+
+    The separate test images of classes that the candidates have, or the labelled candidates in no training set.
+    """
+    if not config.evaluate.test_input:
+        test = np.setdiff1d(np.flatnonzero(labels >= 0), used, assume_unique=True)
+        if len(test) < MIN_TEST_SAMPLES:
+            raise UsageError(
+                f"only {len(test)} labelled candidates are in no training set, too few to test on; "
+                "pass separate test images with --test-input"
+            )
+        return read_vectors_at(store, test), labels[test], 0
+    names = {name: number for number, name in enumerate(_classes(store, "labels"))}
+    translation = np.array([names.get(name, -1) for name in _classes(store, "test_labels")] + [-1])
+    test_labels = translation[read_column(store, "test/labels_true", "label")]
+    hashes = [store.read_table(name, columns=["content_hash"])["content_hash"] for name in ("test/samples", "samples")]
+    candidates = pc.is_in(hashes[0], value_set=hashes[1].combine_chunks()).to_numpy()
+    if candidates.all():
         raise UsageError(
-            f"only {len(test)} labelled candidates are in no training set, too few to test on; "
-            "pass separate test images with --test-input"
+            f"every image of {config.evaluate.test_input} is also one of {config.input}: a model would be tested on "
+            "what it may have learned; pass other test images, or none"
         )
-    return read_vectors_at(store, test), labels[test]
+    kept = (test_labels >= 0) & ~candidates
+    return read_vectors(store, "test/embeddings")[kept], test_labels[kept], int(candidates.sum())
 
 
 def _classes(store: Store, unit: str) -> list[str]:
@@ -191,6 +208,7 @@ def _train_one(shared: Trainings, subset: Subset, seed: int, counter: Counter) -
         "model": "mlp",
         "train_samples": len(rows),
         "test_samples": len(shared.test_labels),
+        "test_dropped": shared.test_dropped,
         "steps": steps,
         "test_accuracy": right,
         "seconds": round(time.monotonic() - started, 3),

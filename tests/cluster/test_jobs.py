@@ -162,9 +162,9 @@ def test_wrong_use_fails_with_status_2_and_one_line(cluster, small_input, tmp_pa
 
 @pytest.mark.timeout(400)
 def test_stopped_and_submitted_again(cluster, small_run, small_input, tmp_path):
-    """The same coreset as that of a run in one go, in another Ray; then two methods more in the same run folder."""
-    client, run_dir = cluster.client(), tmp_path / "run"
-    arguments = job("select", small_input[0], run_dir)
+    """The same coreset as that of a run in one go, in another Ray; then the other jobs in the same run folder."""
+    client, run_dir, (images, labels) = cluster.client(), tmp_path / "run", small_input
+    arguments = job("select", images, run_dir)
     first = submit(client, arguments)
     embedded = lambda: "embed" in Store(str(run_dir)).manifest().get("stages", {})  # noqa: E731
     wait_for(embedded, None, TIMEOUT_SECONDS, lambda: client.get_job_logs(first))
@@ -179,7 +179,16 @@ def test_stopped_and_submitted_again(cluster, small_run, small_input, tmp_path):
     assert coreset(run_dir).equals(small_run.table)
     assert (run_dir / "report.html").exists()
 
-    swept = cluster.submit_and_wait(*job("sweep", small_input[0], run_dir, "--method=random,kcenter"))
+    info, log = finish(client, submit(client, job("embed", images, run_dir)))
+    assert (info.status, info.driver_exit_code) == (JobStatus.SUCCEEDED, 0), log
+    assert log.strip().endswith("embed: complete")
+
+    info, log = finish(client, submit(client, job("evaluate", images, run_dir, "--labels", str(labels))))
+    assert (info.status, info.driver_exit_code) == (JobStatus.SUCCEEDED, 0), log
+    ours, theirs = (Store(str(run)).read_table(f"evaluation/elfs/{BUDGET}") for run in (run_dir, small_run.run_dir))
+    assert ours.drop(["seconds"]).equals(theirs.drop(["seconds"]))
+
+    swept = cluster.submit_and_wait(*job("sweep", images, run_dir, "--method=random,kcenter"))
     assert swept.returncode == 0, swept.stdout
     assert "embed: complete" in swept.stdout
     assert [len(coreset(run_dir, method)) for method in ("random", "kcenter")] == [BUDGET, BUDGET]

@@ -164,3 +164,25 @@ def test_balance_follows_the_clusters(choose):
     selected = np.array(stages[f"coresets/random/{BUDGET}"]["metrics"]["cluster_sizes"])
     expected = np.array(stages["cluster"]["metrics"]["cluster_sizes"]) * BUDGET / NUM_IMAGES
     assert np.abs(selected - expected).max() < 1
+
+
+class TestSeparateTestImages:
+    def evaluate(self, choose, small_input, folder, names):
+        images, labels = small_input
+        folder.mkdir()
+        for name in names:
+            shutil.copy(images.parent / "all" / "images" / name, folder)
+        choose(**{"evaluate.labels": str(labels), "evaluate.test_input": str(folder)})
+
+    def test_candidates_among_them_are_left_out(self, choose, small_run, small_input, tmp_path):
+        everything = sorted(path.name for path in (small_input[0].parent / "all" / "images").iterdir())
+        names = everything[NUM_IMAGES - 5 : NUM_IMAGES + 30]
+        self.evaluate(choose, small_input, tmp_path / "test", names)
+        metrics = Store(str(tmp_path / "run")).record(f"evaluation/elfs/{BUDGET}")["metrics"]
+        assert (metrics["test_samples"], metrics["test_dropped"]) == (30, 5)
+        assert "5 more are candidates too" in (tmp_path / "run" / "report.html").read_text()
+
+    def test_nothing_but_candidates_is_refused(self, choose, small_input, tmp_path):
+        names = sorted(path.name for path in small_input[0].iterdir())[:20]
+        with pytest.raises(UsageError, match=r"every image of .*/test is also one of .*/images"):
+            self.evaluate(choose, small_input, tmp_path / "test", names)
