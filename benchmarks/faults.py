@@ -29,7 +29,7 @@ from pathlib import Path
 import psutil
 
 from elfs_ray.data.digits import write_digits
-from elfs_ray.store import Store
+from elfs_ray.store import LOGS, Store
 
 BUDGET, TIMEOUT_SECONDS, POLL_SECONDS = 40, 900, 0.02
 SEARCH, EVALUATION = f"beta_search/elfs/{BUDGET}", f"evaluation/elfs/{BUDGET}"
@@ -272,7 +272,7 @@ class Bench:
         """Whether the stage's artifacts are those of the whole run; how long a training took is no result."""
         ours, theirs = Store(str(run_dir)), Store(str(self.whole))
         record = theirs.record(fault.unit)
-        names = record["artifacts"] if record else []
+        names = [name for name in record["artifacts"] if not name.startswith(LOGS)] if record else []
         tables = [[store.read_table(name) for name in names] for store in (ours, theirs)]
         both = [[table.drop([n for n in table.column_names if n == "seconds"]) for table in some] for some in tables]
         return bool(names) and all(mine.equals(other) for mine, other in zip(*both, strict=True))

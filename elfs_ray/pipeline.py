@@ -21,7 +21,7 @@ from elfs_ray.errors import UsageError, one_line
 from elfs_ray.failures import expected_errors
 from elfs_ray.methods import Needs, balances, get_method
 from elfs_ray.storage import check_bucket, without_options
-from elfs_ray.store import MANIFEST, Store
+from elfs_ray.store import LOGS, MANIFEST, Store
 
 if TYPE_CHECKING:
     from elfs_ray.data.sources import Source
@@ -47,7 +47,7 @@ VERSIONS = {
     "evaluate": 1,
 }
 _MODULES = {"beta-search": "beta_search", "select": "selection"}
-_TEST_PREFIX, LOGS = "test/", "logs/"
+_TEST_PREFIX = "test/"
 
 
 @dataclass(frozen=True)

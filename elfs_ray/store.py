@@ -27,6 +27,8 @@ from elfs_ray.errors import UsageError
 
 MANIFEST = "manifest.json"
 WORK = ".work"
+LOGS = "logs/"
+"""Artifacts below it are for people, and no stage needs them."""
 _PENDING_RECORD = "record.json"
 _COPIES_AT_ONCE = 16
 
@@ -186,7 +188,7 @@ class Store:
         return (
             record is not None
             and record["fingerprint"] == fingerprint
-            and all(self.exists(name) for name in record["artifacts"])
+            and all(self.exists(name) for name in record["artifacts"] if not name.startswith(LOGS))
         )
 
     def work_folder(self, unit: str, fingerprint: str) -> str:

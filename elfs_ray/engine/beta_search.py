@@ -34,9 +34,9 @@ from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
-from elfs_ray.store import Store
+from elfs_ray.store import LOGS, Store
 
-TRIALS, LOGS = "trials", "tune"
+TRIALS, TUNE = "trials", "tune"
 BATCH_SIZE = 128
 GPU_SHARE = 0.25
 # ASHA looks at a training after 1, 3 and 9 ninths of its steps, and lets the better third of the trials go on.
@@ -74,7 +74,7 @@ def run(context: StageContext) -> StageResult:
     means = accuracies.mean(axis=1).round(12)
     best = int(means.argmax())
     return StageResult(
-        artifacts={f"beta_search/{select.name}/{budget}": "table", f"logs/beta_search/{select.name}/{budget}": LOGS},
+        artifacts={f"beta_search/{select.name}/{budget}": "table", f"{LOGS}beta_search/{select.name}/{budget}": TUNE},
         chosen={**options.model_dump(mode="json"), "betas": betas},
         metrics={
             "found": candidates[best],
@@ -131,7 +131,7 @@ def _run_trials(context: StageContext, trials: list[dict[str, Any]], counter: Co
             trial_dirname_creator=lambda trial: _name(trial.config["trial"]),
         ),
         run_config=tune.RunConfig(
-            name=LOGS,
+            name=TUNE,
             storage_path=store.path(context.work),
             storage_filesystem=None if store.is_local else store.filesystem,
             failure_config=tune.FailureConfig(max_failures=options.max_failures),
