@@ -9,9 +9,9 @@ import pytest
 
 from elfs_ray.store import Store
 from nodes import running_nodes, workers
-from small import BUDGET, OPTIONS, TIMEOUT_SECONDS, command_line
+from small import BUDGET, TIMEOUT_SECONDS, command_line
 
-NODE_CPUS, NODE_GPUS = 2, 2
+NODE = {"num_cpus": 2, "num_gpus": 1}
 # Stage -> what shows that it is in the middle: a file of the run, and what Ray calls the process that works on it.
 VICTIMS = {
     "embed": ("samples/*", "ray::MapWorker(MapBatches(_EncodeBatch)).submit"),
@@ -19,8 +19,22 @@ VICTIMS = {
     "cluster": (".work/cluster-*/training/checkpoint_*", "ray::RayTrainWorker"),
     "proxy": (".work/proxy-*/training/checkpoint_*", "ray::RayTrainWorker"),
 }
-# They change no result, and give more time in the middle.
-CHECKPOINTS = ["--set=cluster.checkpoint_epochs=1", "--set=proxy.checkpoint_epochs=1"]
+GPUS = {
+    "MapWorker(MapBatches(_EncodeBatch)).__init__": {1.0},
+    "_Shard.__init__": {1.0},
+    "RayTrainWorker.__init__": {1.0},
+    "ResourceTrainable.__init__": {0.25},
+    "_train_one": {0.25},
+}
+# What is chosen by the device.
+CHOSEN = {
+    "embed": ["dtype", "batch_size"],
+    "cluster": [
+        *("pca_dim", "hidden_dim", "bottleneck_dim"),
+        *("batch_size", "learning_rate", "teacher_momentum", "workers"),
+    ],
+    "proxy": ["model", "learning_rate", "dtype", "workers"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -65,52 +79,43 @@ def assert_same(run_dir, undisturbed, artifacts):
 
 @pytest.mark.timeout(900)
 def test_nodes_lost_in_every_stage(cluster, small_run, small_input, tmp_path):
+    """Scheduled as on GPUs, computed on processors, nodes lost and new: the same result."""
     images, labels = small_input
     run_dir = tmp_path / "run"
-    nodes = [cluster.add(num_cpus=NODE_CPUS) for _ in range(2)]
-    # As many processors as the undisturbed run: they decide how many threads add up.
-    process = start(cluster, *command_line(images, labels, run_dir), *CHECKPOINTS, "--set=ray.num_cpus=2")
+    nodes = [cluster.add(**NODE) for _ in range(2)]
+    process = start(cluster, *command_line(images, labels, run_dir), *as_chosen_in(small_run))
     for stage in VICTIMS:
         lost = working_node(process, nodes, stage, run_dir)
         cluster.lose(lost)
-        nodes = [*(node for node in nodes if node != lost), cluster.add(num_cpus=NODE_CPUS)]
-    finish(process)
+        nodes = [*(node for node in nodes if node != lost), cluster.add(**NODE)]
+    output = finish(process)
+    asked = gpus_asked_for(cluster.tasks())
     for node in nodes:
         cluster.lose(node)
     assert_same(run_dir, small_run.run_dir, ["samples", "embeddings", "neighbors", "pseudo_labels", "dynamics"])
     assert_same(run_dir, small_run.run_dir, [f"coresets/elfs/{BUDGET}"])
     ours, theirs = (Store(str(run)).read_table(f"evaluation/elfs/{BUDGET}") for run in (run_dir, small_run.run_dir))
     assert ours.drop(["seconds"]).equals(theirs.drop(["seconds"]))
-
-
-@pytest.mark.timeout(600)
-def test_gpus_that_torch_cannot_use(cluster, small_run, small_input, tmp_path):
-    """Scheduled as on GPUs, computed on processors, and said so."""
-    images, labels = small_input
-    run_dir = tmp_path / "run"
-    node = cluster.add(num_cpus=NODE_CPUS, num_gpus=NODE_GPUS)
-    # What a GPU would change of the choices, but for the workers.
-    like_cpu = ["--set=embed.batch_size=64", "--set=proxy.model=mlp"]
-    output = finish(start(cluster, *command_line(images, labels, run_dir), *like_cpu))
+    assert asked == GPUS
     assert "Ray gives GPUs that torch cannot use" in output
-    asked = gpus_asked_for(cluster.tasks())
-    cluster.lose(node)
-    assert asked["MapWorker(MapBatches(_EncodeBatch)).__init__"] in ([1.0], [1.0] * NODE_GPUS)
-    assert asked["_Shard.__init__"] == [1.0] * NODE_GPUS
-    assert asked["RayTrainWorker.__init__"] == [1.0] * NODE_GPUS * len(["cluster", "proxy"])
-    assert set(asked["ResourceTrainable.__init__"]) == {0.25}
-    assert asked["_train_one"] == [0.25] * 2 * OPTIONS["evaluate.seeds"]
     assert Store(str(run_dir)).record("embed")["metrics"]["devices"] == ["cpu"]
-    assert_same(run_dir, small_run.run_dir, ["samples", "embeddings", "neighbors"])
-    assert Store(str(run_dir)).count_rows(f"coresets/elfs/{BUDGET}") == BUDGET
+
+
+def as_chosen_in(result):
+    """What is chosen otherwise for GPUs, as many threads to add up, and more time in the middle of a training."""
+    options = {"ray.num_cpus": 2, "cluster.checkpoint_epochs": 1, "proxy.checkpoint_epochs": 1}
+    for stage, names in CHOSEN.items():
+        chosen = result.manifest["stages"][stage]["chosen"]
+        options |= {f"{stage}.{name}": chosen[name] for name in names}
+    return [f"--set={name}={value}" for name, value in options.items()]
 
 
 def gpus_asked_for(tasks):
-    """Task or actor -> GPUs that each one asked for, in the last run on the cluster."""
+    """Task or actor -> GPUs that each one asked for, but for those that asked for none."""
     asked = {}
     for task in tasks:
-        if task["job"] == max(other["job"] for other in tasks):
-            # In a placement group also under the group's name, once with the bundle's number and once without.
-            shares = {count for name, count in task["resources"].items() if name.startswith("GPU")}
-            asked.setdefault(task["name"], []).extend(shares)
+        # In a placement group also under the group's name, once with the bundle's number and once without.
+        shares = {count for name, count in task["resources"].items() if name.startswith("GPU")}
+        if shares:
+            asked.setdefault(task["name"], set()).update(shares)
     return asked
