@@ -19,9 +19,11 @@ OPTIONS = {
     "neighbors.shards": 2,
     "neighbors.query_rows": 100,
     "cluster.heads": 4,
+    "cluster.batch_size": 33,  # odd: the shares of two workers differ by one
     "cluster.epochs": 12,
     "cluster.checkpoint_epochs": 3,
     "proxy.epochs": 12,
+    "proxy.batch_size": 33,
     "proxy.checkpoint_epochs": 3,
     "beta_search.betas": [0.0, 0.2, 0.4],
     "beta_search.seeds": 1,

@@ -18,6 +18,7 @@ import pyarrow as pa
 import ray
 import torch
 from ray import tune
+from ray.exceptions import RayActorError
 from ray.tune.logger import TBXLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 
@@ -100,20 +101,28 @@ def _betas(options: BetaSearchConfig, keep_fraction: float) -> list[float]:
 
 def _search(context: StageContext, candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run the trials that have not ended yet; returns a row for each candidate and seed, in this order."""
-    store, work, seeds = context.store, context.work, range(context.config.beta_search.seeds)
+    store, work, options = context.store, context.work, context.config.beta_search
     trials = [
-        {"number": number, "found": found, "seed": seed} for number, found in enumerate(candidates) for seed in seeds
+        {"number": number, "found": found, "seed": seed}
+        for number, found in enumerate(candidates)
+        for seed in range(options.seeds)
     ]
-    ended = set(store.names(work, TRIALS))
-    pending = [trial for trial in trials if _file_name(trial) not in ended]
-    if pending:
+    # Tune itself tries a trial again only if it had begun when its actor was lost.
+    for attempt in range(options.max_failures + 1):
+        ended = set(store.names(work, TRIALS))
+        pending = [trial for trial in trials if _file_name(trial) not in ended]
+        if not pending:
+            break
         with context.counting("beta search", len(trials), "trials", len(trials) - len(pending)) as counter:
-            _run_trials(context, pending, counter)
+            errors = _run_trials(context, pending, counter)
+        for error in errors:
+            if attempt == options.max_failures or not isinstance(error, RayActorError):
+                raise error
     return [store.read_json(work, TRIALS, _file_name(trial)) for trial in trials]
 
 
-def _run_trials(context: StageContext, trials: list[dict[str, Any]], counter: Counter) -> None:
-    """One Ray Tune trial for each candidate and seed, in actors that go on from trial to trial."""
+def _run_trials(context: StageContext, trials: list[dict[str, Any]], counter: Counter) -> list[Exception]:
+    """One Ray Tune trial for each candidate and seed, in actors that go on from trial to trial; returns the errors."""
     options, store = context.config.beta_search, context.store
     seeds = context.seed(unit="beta_search"), context.seed(1, unit="beta_search")
     known = read_known_labels(store, context.config)
@@ -141,20 +150,19 @@ def _run_trials(context: StageContext, trials: list[dict[str, Any]], counter: Co
         ),
     )
     results = tuner.fit()
-    if results.errors:
-        raise results.errors[0]
-    _save_stopped(context, [results[number].metrics or {} for number in range(len(results))])
+    _save_stopped(context, results)
+    return list(results.errors)
 
 
-def _save_stopped(context: StageContext, reports: list[dict[str, Any]]) -> None:
+def _save_stopped(context: StageContext, results: tune.ResultGrid) -> None:
     """Save the rows of the trials that ASHA stopped: they count with the accuracy at which it did."""
     store, work = context.store, context.work
     ended = set(store.names(work, TRIALS))
-    for report in reports:
-        trial = report["config"]["trial"]
-        if _file_name(trial) not in ended:
-            row = {name: report[name] for name in schema.BETA_SEARCH.names}
-            store.write_json(row, work, TRIALS, _file_name(trial))
+    reports = [results[number].metrics for number in range(len(results)) if results[number].error is None]
+    for report in filter(None, reports):
+        file_name = _file_name(report["config"]["trial"])
+        if file_name not in ended:
+            store.write_json({name: report[name] for name in schema.BETA_SEARCH.names}, work, TRIALS, file_name)
 
 
 def _name(trial: dict[str, Any]) -> str:

@@ -2,8 +2,10 @@
 
 import shutil
 import struct
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
@@ -56,3 +58,37 @@ def test_every_trial_is_logged_for_tensorboard(small_run):
         [file] = folder.glob("events.out.tfevents.*")
         values = {value.tag: value.simple_value for event in events(file) for value in event.summary.value}
         assert values["ray/tune/validation_accuracy"] == pytest.approx(row["validation_accuracy"])
+
+
+def find_actors():
+    """Processes of trials."""
+    processes = psutil.process_iter(["cmdline"])
+    return [one for one in processes if (one.info["cmdline"] or [""])[0].startswith("ray::_BetaTrial")]
+
+
+def test_actors_lost_between_and_in_trials(search):
+    """Killed as soon as trials end, when their actors go on to the next: nothing lost, nothing changed."""
+    killed = []
+
+    def kill(run_dir, ended):
+        for count in (2, 5):
+            while not ended.wait(0.002):
+                actors = find_actors() if len(list(run_dir.glob(".work/beta_search-*/trials/*.json"))) >= count else []
+                if actors:
+                    actors[0].kill()
+                    killed.append(actors[0].pid)
+                    break
+
+    options = {"beta_search.betas": [0.0, 0.2, 0.4], "beta_search.seeds": 4, "beta_search.steps": 31}
+    undisturbed = search(**options).read_table(TABLE)
+    store = search(**{**options, "beta_search.steps": 30})
+    ended = threading.Event()
+    watcher = threading.Thread(target=kill, args=(Path(store.uri), ended))
+    watcher.start()
+    try:
+        disturbed = search(**options).read_table(TABLE)
+    finally:
+        ended.set()
+        watcher.join()
+    assert len(killed) == 2
+    assert disturbed.equals(undisturbed)

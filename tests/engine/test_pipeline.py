@@ -125,13 +125,6 @@ class TestAgain:
         assert {count: len(table) for count, table in result.coresets.items()} == {BUDGET: BUDGET, 120: 120}
         assert Store(str(run_dir)).count_rows(f"coresets/elfs/{BUDGET}") == BUDGET
 
-    def test_labels_change_nothing_before_evaluation(self, small_run, small_input, tmp_path):
-        """The whole selection without labels gives the same artifacts to the byte."""
-        result = again(small_run, small_input[0], out=tmp_path / "unlabelled")
-        for artifact in ("embeddings", "neighbors", "pseudo_labels", "dynamics", f"coresets/elfs/{BUDGET}"):
-            ours, theirs = (Store(run.run_dir).read_table(artifact) for run in (result, small_run))
-            assert ours.equals(theirs), artifact
-
 
 class TestRefuses:
     def test_a_folder_that_holds_a_run_over_other_images(self, small_run, small_input, tmp_path):

@@ -1,7 +1,8 @@
-"""One training worker or two: the same result, but for the order of sums."""
+"""One training worker or two, also from one day to the next: the same result, but for the order of sums."""
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -11,40 +12,52 @@ from elfs_ray.console import Reporter
 from elfs_ray.engine.artifacts import read_column, read_dynamics
 from elfs_ray.pipeline import run
 from elfs_ray.store import Store
-
-# An odd number: the shares of two workers differ by one.
-ODD_BATCH = 33
+from small import TIMEOUT_SECONDS, command_line, start
 
 
 @pytest.fixture
 def again_from(small_run, tmp_path):
-    """Run the stages after one, again and in another way, in a copy of the small run."""
+    """A copy of the small run without what a stage made and what came after it."""
 
-    def rerun(name, first, until, **options):
-        folder = shutil.copytree(small_run.run_dir, tmp_path / name)
+    def copy(first):
+        folder = shutil.copytree(small_run.run_dir, tmp_path / "run")
         path = folder / "manifest.json"
         manifest = json.loads(path.read_text())
         stages = list(manifest["stages"])
         manifest["stages"] = {unit: manifest["stages"][unit] for unit in stages[: stages.index(first)]}
         path.write_text(json.dumps(manifest))
-        store = Store(str(folder))
-        values = {name.replace("__", "."): value for name, value in options.items()}
-        config = load_config(values, base=manifest["config"])
-        return store, run(config, store, Reporter(), until=until)
+        return folder
 
-    return rerun
+    return copy
 
 
-@pytest.mark.timeout(300)
-def test_two_training_workers_give_what_one_gives(again_from):
-    options = {"cluster__batch_size": ODD_BATCH, "proxy__batch_size": ODD_BATCH}
-    one, _ = again_from("one", "cluster", "proxy", **options)
-    two, manifest = again_from("two", "cluster", "proxy", **options, cluster__workers=2, proxy__workers=2)
+@pytest.mark.timeout(400)
+def test_one_training_worker_then_two_give_what_one_gives(small_run, small_input, again_from):
+    """Killed with one worker, after a checkpoint; gone on with two, which cluster and proxy then have."""
+    folder = again_from("cluster")
+    process = start([*command_line(*small_input, folder), "--until=cluster"])
+    wait_for(lambda: any(folder.glob(".work/cluster-*/training/checkpoint_*")), process)
+    process.kill()
+    process.wait()
+    store = Store(str(folder))
+    assert "cluster" not in store.manifest()["stages"]
+    two_workers = {"cluster.workers": 2, "proxy.workers": 2}
+    manifest = run(load_config(two_workers, base=store.manifest()["config"]), store, Reporter(), until="proxy")
     assert [manifest["stages"][stage]["chosen"]["workers"] for stage in ("cluster", "proxy")] == [2, 2]
-    labels = [read_column(store, "pseudo_labels", "label") for store in (one, two)]
+
+    one = Store(small_run.run_dir)
+    labels = [read_column(each, "pseudo_labels", "label") for each in (one, store)]
     assert (labels[0] == labels[1]).mean() >= 0.99
-    confidence = [read_column(store, "pseudo_labels", "confidence") for store in (one, two)]
+    confidence = [read_column(each, "pseudo_labels", "confidence") for each in (one, store)]
     np.testing.assert_allclose(*confidence, atol=0.01)
     if (labels[0] == labels[1]).all():
-        dynamics = [read_dynamics(store)["aum"] for store in (one, two)]
+        dynamics = [read_dynamics(each)["aum"] for each in (one, store)]
         np.testing.assert_allclose(*dynamics, rtol=1e-3, atol=1e-3)
+
+
+def wait_for(reached, process):
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not reached():
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
