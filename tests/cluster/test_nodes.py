@@ -1,6 +1,7 @@
 """The real pipeline on several nodes of a real cluster: lost in the middle of stages, and with GPUs that are not."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,11 @@ VICTIMS = {
     "neighbors": ("embeddings/*", "ray::_Shard"),
     "cluster": (".work/cluster-*/training/checkpoint_*", "ray::RayTrainWorker"),
     "proxy": (".work/proxy-*/training/checkpoint_*", "ray::RayTrainWorker"),
+}
+# The same for stages in which a worker is killed, and its node stays.
+KILLED = {
+    "beta-search": (f".work/beta_search-elfs-{BUDGET}-*", "ray::_BetaTrial"),
+    "evaluate": (f".work/evaluation-elfs-{BUDGET}-*", "ray::_train_one"),
 }
 GPUS = {
     "MapWorker(MapBatches(_EncodeBatch)).__init__": {1.0},
@@ -57,17 +63,16 @@ def finish(process):
     return output
 
 
-def working_node(process, nodes, stage, run_dir):
-    """Wait until the stage is in the middle of its work, and one of the nodes does it; returns that node."""
-    pattern, title = VICTIMS[stage]
+def at_work(process, nodes, run_dir, pattern, title):
+    """Wait until a stage is in the middle of its work; returns a node that does it, and a worker there."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
-        assert process.poll() is None, f"the run ended before {stage}: {process.stdout.read()}"
-        assert time.monotonic() < deadline, f"no {title} in {stage}"
+        assert process.poll() is None, f"the run ended before {pattern}: {process.stdout.read()}"
+        assert time.monotonic() < deadline, f"no {title} with {pattern}"
         if any(run_dir.glob(pattern)):
             for node in nodes:
-                if workers(node, title):
-                    return node
+                for worker in workers(node, title):
+                    return node, worker
         time.sleep(0.02)
 
 
@@ -78,16 +83,19 @@ def assert_same(run_dir, undisturbed, artifacts):
 
 
 @pytest.mark.timeout(900)
-def test_nodes_lost_in_every_stage(cluster, small_run, small_input, tmp_path):
-    """Scheduled as on GPUs, computed on processors, nodes lost and new: the same result."""
+def test_nodes_and_workers_lost_in_every_stage(cluster, small_run, small_input, tmp_path):
+    """Scheduled as on GPUs, computed on processors; nodes lost and new, workers killed: the same result."""
     images, labels = small_input
     run_dir = tmp_path / "run"
     nodes = [cluster.add(**NODE) for _ in range(2)]
     process = start(cluster, *command_line(images, labels, run_dir), *as_chosen_in(small_run))
-    for stage in VICTIMS:
-        lost = working_node(process, nodes, stage, run_dir)
+    for pattern, title in VICTIMS.values():
+        lost, _ = at_work(process, nodes, run_dir, pattern, title)
         cluster.lose(lost)
         nodes = [*(node for node in nodes if node != lost), cluster.add(**NODE)]
+    for pattern, title in KILLED.values():
+        _, worker = at_work(process, nodes, run_dir, pattern, title)
+        os.kill(worker, signal.SIGKILL)
     output = finish(process)
     asked = gpus_asked_for(cluster.tasks())
     for node in nodes:

@@ -19,9 +19,9 @@ TABLE = f"beta_search/elfs/{BUDGET}"
 @pytest.fixture
 def search(small_run, small_input, tmp_path):
     """Search and select in a copy of the small run."""
-    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
 
-    def run(**changes):
+    def run(name="run", **changes):
+        run_dir = shutil.copytree(small_run.run_dir, tmp_path / name)
         select(small_input[0], budget=BUDGET, num_classes=10, out=run_dir, **{**OPTIONS, **changes})
         return Store(str(run_dir))
 
@@ -66,7 +66,7 @@ def find_actors():
     return [one for one in processes if (one.info["cmdline"] or [""])[0].startswith("ray::_BetaTrial")]
 
 
-def test_actors_lost_between_and_in_trials(search):
+def test_actors_lost_between_and_in_trials(search, tmp_path):
     """Killed as soon as trials end, when their actors go on to the next: nothing lost, nothing changed."""
     killed = []
 
@@ -81,12 +81,11 @@ def test_actors_lost_between_and_in_trials(search):
 
     options = {"beta_search.betas": [0.0, 0.2, 0.4], "beta_search.seeds": 4, "beta_search.steps": 31}
     undisturbed = search(**options).read_table(TABLE)
-    store = search(**{**options, "beta_search.steps": 30})
     ended = threading.Event()
-    watcher = threading.Thread(target=kill, args=(Path(store.uri), ended))
+    watcher = threading.Thread(target=kill, args=(tmp_path / "disturbed", ended))
     watcher.start()
     try:
-        disturbed = search(**options).read_table(TABLE)
+        disturbed = search("disturbed", **options).read_table(TABLE)
     finally:
         ended.set()
         watcher.join()
