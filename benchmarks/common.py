@@ -3,7 +3,6 @@
 import contextlib
 import io
 import multiprocessing
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 
 from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
+from elfs_ray.engine.monitor import sampling
 from elfs_ray.engine.session import Hardware
 from elfs_ray.engine.stage import StageContext
 from elfs_ray.store import Store
@@ -73,24 +73,16 @@ class DriverMemory:
 @contextlib.contextmanager
 def driver_memory() -> Iterator[DriverMemory]:
     """Sample the memory of this process from a thread while the block runs."""
-    found, stop, process = DriverMemory(), threading.Event(), psutil.Process()
+    found, process = DriverMemory(), psutil.Process()
     found.start = process.memory_info().rss >> 20
 
-    def sample() -> None:
-        while True:
-            memory = process.memory_info()
-            found.peak = max(found.peak, memory.rss >> 20)
-            found.peak_own = max(found.peak_own, (memory.rss - getattr(memory, "shared", 0)) >> 20)
-            if stop.wait(SAMPLE_SECONDS):
-                return
+    def look() -> None:
+        memory = process.memory_info()
+        found.peak = max(found.peak, memory.rss >> 20)
+        found.peak_own = max(found.peak_own, (memory.rss - getattr(memory, "shared", 0)) >> 20)
 
-    thread = threading.Thread(target=sample, daemon=True, name="driver memory")
-    thread.start()
-    try:
+    with sampling(look, SAMPLE_SECONDS):
         yield found
-    finally:
-        stop.set()
-        thread.join()
 
 
 def stage_context(config: RunConfig, store: Store, unit: str, hardware: Hardware, **options: Any) -> StageContext:

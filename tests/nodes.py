@@ -41,7 +41,7 @@ class Nodes:
                 process.kill()
 
     def tasks(self) -> list[dict[str, Any]]:
-        """Every task and actor that was started: its name, the resources that it asked for, its type."""
+        """Every task and actor that was started: its name, and the resources that it asked for."""
         return self._ask("tasks")
 
     def _ask(self, *request: Any) -> Any:
@@ -67,6 +67,17 @@ def workers(node: int, title: str) -> list[int]:
     return found
 
 
+def end_with_descendants(process: subprocess.Popen[Any]) -> None:
+    """Kill a process and all that Ray started from it: Ray itself takes half a minute to end in order."""
+    ray_processes = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    for one in ray_processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(ray_processes, timeout=60)
+
+
 @contextlib.contextmanager
 def running_nodes() -> Iterator[Nodes]:
     """The head, in a folder of its own."""
@@ -85,14 +96,7 @@ def running_nodes() -> Iterator[Nodes]:
     try:
         yield Nodes(process)
     finally:
-        # As quick as a node that is lost; its processes are the descendants of ours.
-        ray_processes = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        process.communicate()
-        for one in ray_processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        psutil.wait_procs(ray_processes, timeout=60)
+        end_with_descendants(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -141,9 +145,7 @@ def started_tasks(address: str) -> list[dict[str, Any]]:
     return [
         {
             "name": event.task_info.func_or_class_name,
-            "type": event.task_info.type,
             "resources": dict(event.task_info.required_resources),
-            "job": event.job_id.hex(),
         }
         for event in events
     ]

@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from elfs_ray.data.digits import write_digits
@@ -63,3 +65,12 @@ def finish(arguments: list[str]) -> None:
     process = start(arguments)
     _, errors = process.communicate(timeout=2 * TIMEOUT_SECONDS)
     assert process.returncode == 0, errors.decode()
+
+
+def wait_until(reached: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
+    """Wait for something that a process does, which must go on until then."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not reached():
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -5,7 +5,6 @@ import pickle
 import sys
 import tempfile
 import threading
-import time
 import uuid
 
 import pyarrow as pa
@@ -25,7 +24,7 @@ from elfs_ray.errors import RunError, UsageError
 from elfs_ray.pipeline import run
 from elfs_ray.store import Store
 from object_storage import SECRET, Door
-from small import BUDGET, NUM_IMAGES, OPTIONS, TIMEOUT_SECONDS, command_line, start
+from small import BUDGET, NUM_IMAGES, OPTIONS, TIMEOUT_SECONDS, command_line, start, wait_until
 
 STRANGE_NAMES = ["a b.png", "c%41.png", "d?e=f.png", "g#h.png", "ü/日本.png", "plain.png"]
 
@@ -307,11 +306,3 @@ def swing(door, ended):
         ended.wait(2)
         door.closed = False
         ended.wait(6)
-
-
-def wait_until(reached, process):
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not reached():
-        assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 
@@ -25,22 +25,36 @@ class Usage:
 @contextlib.contextmanager
 def measured() -> Iterator[Usage]:
     """Sample memory from a thread while the block runs."""
-    usage, stop, started = Usage(), threading.Event(), time.monotonic()
+    usage, started = Usage(), time.monotonic()
+
+    def look() -> None:
+        usage.peak_memory_mb = max(usage.peak_memory_mb, _memory_in_use() >> 20)
+
+    try:
+        with sampling(look, SAMPLE_SECONDS):
+            yield usage
+    finally:
+        usage.seconds = time.monotonic() - started
+
+
+@contextlib.contextmanager
+def sampling(look: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call `look` from a thread, at once and then every so many seconds, while the block runs."""
+    stop = threading.Event()
 
     def sample() -> None:
         while True:
-            usage.peak_memory_mb = max(usage.peak_memory_mb, _memory_in_use() >> 20)
-            if stop.wait(SAMPLE_SECONDS):
+            look()
+            if stop.wait(seconds):
                 return
 
     thread = threading.Thread(target=sample, daemon=True, name="memory")
     thread.start()
     try:
-        yield usage
+        yield
     finally:
         stop.set()
         thread.join()
-        usage.seconds = time.monotonic() - started
 
 
 def _memory_in_use() -> int:

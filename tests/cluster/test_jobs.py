@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 import requests
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from elfs_ray.store import Store
+from nodes import end_with_descendants
 from small import BUDGET, OPTIONS, TIMEOUT_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -86,14 +86,7 @@ def cluster() -> Iterator[Cluster]:
         wait_for(lambda: answers(address), process, START_SECONDS, (folder / "start.log").read_text)
         yield Cluster(address, token, environment)
     finally:
-        # Ray itself takes half a minute to end in order; its processes are the descendants of ours.
-        ray_processes = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        process.wait()
-        for one in ray_processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        psutil.wait_procs(ray_processes, timeout=START_SECONDS)
+        end_with_descendants(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 

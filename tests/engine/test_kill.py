@@ -1,13 +1,12 @@
 """The real process killed with SIGKILL in one stage after the other, and run again: nothing lost, the same coreset."""
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from elfs_ray.store import Store
-from small import BUDGET, TIMEOUT_SECONDS, command_line, finish, start
+from small import BUDGET, command_line, finish, start, wait_until
 
 # Ingest saves its pieces as embed does, evaluation as the beta search.
 STAGES = ["embed", "neighbors", "cluster", "proxy", f"beta_search-elfs-{BUDGET}"]
@@ -25,11 +24,7 @@ def has_begun(stage: str, run_dir: Path) -> bool:
 def kill_in(stage: str, arguments: list[str], run_dir: Path) -> None:
     """Start the run and kill it in the middle of a stage."""
     process = start(arguments)
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not has_begun(stage, run_dir):
-        assert process.poll() is None, f"the run ended before {stage}: {process.stderr.read().decode()}"
-        assert time.monotonic() < deadline, f"{stage} did not start"
-        time.sleep(0.02)
+    wait_until(lambda: has_begun(stage, run_dir), process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()

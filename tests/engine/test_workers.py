@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from elfs_ray.console import Reporter
 from elfs_ray.engine.artifacts import read_column, read_dynamics
 from elfs_ray.pipeline import run
 from elfs_ray.store import Store
-from small import TIMEOUT_SECONDS, command_line, start
+from small import command_line, start, wait_until
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def test_one_training_worker_then_two_give_what_one_gives(small_run, small_input
     """Killed with one worker, after a checkpoint; gone on with two, which cluster and proxy then have."""
     folder = again_from("cluster")
     process = start([*command_line(*small_input, folder), "--until=cluster"])
-    wait_for(lambda: any(folder.glob(".work/cluster-*/training/checkpoint_*")), process)
+    wait_until(lambda: any(folder.glob(".work/cluster-*/training/checkpoint_*")), process)
     process.kill()
     process.wait()
     store = Store(str(folder))
@@ -53,11 +52,3 @@ def test_one_training_worker_then_two_give_what_one_gives(small_run, small_input
     if (labels[0] == labels[1]).all():
         dynamics = [read_dynamics(each)["aum"] for each in (one, store)]
         np.testing.assert_allclose(*dynamics, rtol=1e-3, atol=1e-3)
-
-
-def wait_for(reached, process):
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not reached():
-        assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
