@@ -23,8 +23,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also from a checkout that is not installed
 
-from elfs_ray.core.classifier import ResNet18, prepare_images, sgd, train_step
+from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
+from elfs_ray.core.networks import ResNet, prepare_images
 from elfs_ray.core.product_index import ProductIndex
 from elfs_ray.core.temi import TemiHeads, temi_loss, uniform_prior, update_teacher
 from elfs_ray.encoders.base import Encoder, Preprocessing
@@ -177,7 +178,8 @@ def resnet(bench: Bench) -> None:
     pixels = bench.images(count, 32).to(bench.device)
     labels = torch.randint(10, (count,))
     generator = torch.Generator().manual_seed(0)
-    network = ResNet18(32, 10, generator=generator).to(bench.device, memory_format=torch.channels_last).train()
+    network = ResNet("resnet18", 32, 10, generator=generator).train()
+    network.to(bench.device, memory_format=torch.channels_last)
     optimizer, dynamics = sgd(network, 0.1, 0.9, 5e-4), DynamicsAccumulator(count)
 
     def steps(record: bool) -> None:

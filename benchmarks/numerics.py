@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from elfs_ray.core.centers import greedy_k_center
-from elfs_ray.core.classifier import ResNet18, sgd, train_step
+from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.graph import select_by_density, start_density
+from elfs_ray.core.networks import ResNet
 from elfs_ray.core.pruning import beta_sampling_weights, double_end_prune, stratified_prune, weighted_order
 from elfs_ray.core.temi import TemiHeads, temi_loss, uniform_prior, update_teacher
 from elfs_ray.core.zcore import Draws, coverage_scores, draw
@@ -189,7 +190,7 @@ def selection() -> None:
 
 def dynamics() -> None:
     generator = torch.Generator().manual_seed(0)
-    network = ResNet18(32, 1000, generator=generator)
+    network = ResNet("resnet18", 32, 1000, generator=generator)
     optimizer = sgd(network, 0.1, 0.9, 5e-4)
     images = torch.randn(256, 3, 32, 32, generator=generator)
     labels = torch.randint(1000, (256,), generator=generator)

@@ -27,10 +27,11 @@ from torch import Tensor
 
 from elfs_ray.core.anchoring import spread_by_probes
 from elfs_ray.core.centers import k_means
-from elfs_ray.core.classifier import MlpClassifier, accuracy, cosine_factor, epoch_batches, sgd, train_for_steps
+from elfs_ray.core.classifier import accuracy, cosine_factor, epoch_batches, sgd, train_for_steps
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.features import PrincipalComponents, normalize_rows
 from elfs_ray.core.metrics import cluster_accuracy, contingency, mean_and_interval
+from elfs_ray.core.networks import MlpClassifier
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.core.splits import stratified_split
 from elfs_ray.core.temi import TemiHeads, head_alignment, temi_loss, uniform_prior, update_teacher, warmup_schedule

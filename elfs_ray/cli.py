@@ -1,7 +1,7 @@
 """The command line. Nothing here computes: it reads options, calls the pipeline and says what came out."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,20 @@ from elfs_ray import __version__
 from elfs_ray.config import RunConfig, load_config
 from elfs_ray.console import ConsoleReporter
 from elfs_ray.errors import ElfsRayError, UsageError, one_line
+from elfs_ray.options import (
+    ConfigOption,
+    DebugOption,
+    MethodOption,
+    OutOption,
+    RunArgument,
+    SetOption,
+    UntilOption,
+    VerboseOption,
+    given_options,
+    parts,
+    takes_options,
+)
+from elfs_ray.report.summary import comparison_table, coreset_table
 from elfs_ray.storage import check_bucket
 from elfs_ray.store import Store
 
@@ -28,64 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-# Parameters of `run` and `sweep` that set an option of the configuration, by its name there.
-CONFIG_NAMES = {
-    "input_": "input",
-    "budget": "budgets",
-    "num_classes": "num_classes",
-    "seed": "seed",
-    "method": "select.method",
-    "labels": "evaluate.labels",
-    "test_input": "evaluate.test_input",
-    "test_labels": "evaluate.test_labels",
-    "labeled": "select.labeled",
-    "balance": "select.balance",
-    "supervised": "select.supervised",
-    "encoder": "embed.encoder",
-    "weights": "embed.weights",
-    "address": "ray.address",
-}
-OutOption = Annotated[str, typer.Option("--out", "-o", help="Run folder; run again with the same one to go on.")]
-InputOption = Annotated[str | None, typer.Option("--input", "-i", help="Image folder, or Parquet file or folder.")]
-BudgetOption = Annotated[
-    list[str] | None,
-    typer.Option("--budget", "-b", help="Images to select: a count (5000) or a fraction (0.1). Repeat, or use commas."),
-]
-ClassesOption = Annotated[int | None, typer.Option("--num-classes", "-c", help="Number of classes you expect (>= 2).")]
-MethodOption = Annotated[str | None, typer.Option("--method", "-m", help="Selection method; see `elfs-ray methods`.")]
-MethodsOption = Annotated[list[str], typer.Option("--method", "-m", help="Selection methods. Repeat, or use commas.")]
-UntilOption = Annotated[
-    str, typer.Option("--until", metavar="STAGE", help="Last stage to run; the commands below are their names.")
-]
-LabelsOption = Annotated[
-    str | None,
-    typer.Option("--labels", help="True labels, for evaluation: a CSV or Parquet file, `folders`, or `column:NAME`."),
-]
-TestInputOption = Annotated[str | None, typer.Option("--test-input", help="Separate test images for the evaluation.")]
-TestLabelsOption = Annotated[str | None, typer.Option("--test-labels", help="Their labels, if given in another form.")]
-LabeledOption = Annotated[
-    str | None,
-    typer.Option("--labeled", help="Samples that have labels already: they count towards the budget, as the first."),
-]
-BalanceOption = Annotated[
-    str | None, typer.Option("--balance", help="`cluster`: shares of the budget in proportion to the clusters.")
-]
-SupervisedOption = Annotated[
-    bool | None, typer.Option("--supervised", help="A baseline: select by the true labels, not by pseudo-labels.")
-]
-EncoderOption = Annotated[str | None, typer.Option("--encoder", help="Encoder; see `embed.encoder` in the docs.")]
-WeightsOption = Annotated[str | None, typer.Option("--weights", help="Local weights file for the encoder.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file with options.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="STAGE.OPTION=VALUE", help="Any other option. Repeat for more.")
-]
-AddressOption = Annotated[
-    str | None, typer.Option("--address", help="Ray cluster; default $RAY_ADDRESS or a local Ray.")
-]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show what Ray itself logs.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def main() -> None:
@@ -119,93 +75,93 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 @app.command()
+@takes_options()
 def run(
-    context: typer.Context,
+    *,
     out_dir: OutOption,
-    input_: InputOption = None,
-    budget: BudgetOption = None,
-    num_classes: ClassesOption = None,
     method: MethodOption = None,
     until: UntilOption = "report",
-    labels: LabelsOption = None,
-    test_input: TestInputOption = None,
-    test_labels: TestLabelsOption = None,
-    labeled: LabeledOption = None,
-    balance: BalanceOption = None,
-    supervised: SupervisedOption = None,
-    encoder: EncoderOption = None,
-    weights: WeightsOption = None,
-    seed: SeedOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
-    address: AddressOption = None,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
+    **options: Any,
 ) -> None:
-    """Run the whole pipeline: from images to coreset, evaluation (with --labels) and report."""
-    _run(load_config(_given(context), config, set_), Store(out_dir), until, verbose)
+    """Run the whole pipeline: from images to coreset, evaluation (with --labels) and report.
+
+    Several methods run one after the other in one run folder; what they share runs once.
+    """
+    configs = _configs(method, options, config, set_)
+    _run(configs, Store(out_dir), until, verbose)
 
 
 @app.command()
+@takes_options()
 def sweep(
-    context: typer.Context,
+    *,
     out_dir: OutOption,
-    method: MethodsOption,
-    input_: InputOption = None,
-    budget: BudgetOption = None,
-    num_classes: ClassesOption = None,
-    labels: LabelsOption = None,
-    test_input: TestInputOption = None,
-    test_labels: TestLabelsOption = None,
-    labeled: LabeledOption = None,
-    balance: BalanceOption = None,
-    supervised: SupervisedOption = None,
-    encoder: EncoderOption = None,
-    weights: WeightsOption = None,
-    seed: SeedOption = None,
+    method: Annotated[list[str], typer.Option("--method", "--methods", "-m", help="Selection methods, with commas.")],
     config: ConfigOption = None,
     set_: SetOption = None,
-    address: AddressOption = None,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
+    **options: Any,
 ) -> None:
-    """Compare methods and budgets: run the pipeline for each in one run folder; what they share runs once."""
-    from elfs_ray import pipeline
+    """Compare methods and budgets: the same as `run` with several methods."""
+    _run(_configs(method, options, config, set_), Store(out_dir), "report", verbose)
+
+
+def _configs(
+    methods: Sequence[str] | None,
+    options: dict[str, Any],
+    file: Path | None,
+    overrides: list[str] | None,
+    base: dict[str, Any] | None = None,
+) -> list[RunConfig]:
+    """The configuration of each method; a wrong name is refused before the first one has run for hours."""
     from elfs_ray.methods import get_method
 
-    given = _given(context)
-    configs = [load_config({**given, "select.method": name}, config, set_) for name in dict.fromkeys(_parts(method))]
-    for one in configs:  # a wrong name is refused before the first method has run for hours
-        get_method(one.select.method, **one.select.options)
-    store = Store(out_dir)
-    for one in configs:
-        manifest = pipeline.run(one, store, ConsoleReporter(out), verbose=verbose)
-    _summarise(store, manifest)
+    given, configs = given_options(options), []
+    for name in dict.fromkeys(parts(methods)) if methods else [None]:
+        values = given if name is None else {**given, "select.method": name}
+        configs.append(load_config(values, file, overrides, base=_without_method(base, name)))
+        get_method(configs[-1].select.method, **configs[-1].select.options)
+    return configs
+
+
+def _without_method(base: dict[str, Any] | None, method: str | None) -> dict[str, Any] | None:
+    """A saved configuration without what it says of another method."""
+    select = (base or {}).get("select", {})
+    if base is None or method in (None, select.get("method")):
+        return base
+    return {**base, "select": {name: value for name, value in select.items() if name not in ("options", "beta")}}
+
+
+def _saved(run_dir: str, given: Mapping[str, Any]) -> tuple[Store, dict[str, Any]]:
+    """A run folder and the configuration that it holds."""
+    store = Store(run_dir)
+    check_bucket(store.uri)
+    saved: dict[str, Any] = store.manifest().get("config", {})
+    if not saved and not any(given.values()):
+        raise UsageError(f"{store.uri} holds no run; start one with `elfs-ray run --out {run_dir} --input ...`")
+    return store, saved
 
 
 def _add_stage_command(stage: str, summary: str) -> None:
     """Add `elfs-ray STAGE RUN_DIR`, which works with the configuration that the run folder holds."""
 
+    @takes_options("input_", "budget", "num_classes", "address")
     def command(
-        run_dir: Annotated[str, typer.Argument(help="Run folder.")],
-        input_: InputOption = None,
-        budget: BudgetOption = None,
-        num_classes: ClassesOption = None,
+        *,
+        run_dir: RunArgument,
         config: ConfigOption = None,
         set_: SetOption = None,
-        address: AddressOption = None,
         verbose: VerboseOption = False,
         debug: DebugOption = False,
+        **options: Any,
     ) -> None:
-        store = Store(run_dir)
-        check_bucket(store.uri)
-        budgets = _parts(budget) if budget else None
-        options = {"input": input_, "budgets": budgets, "num_classes": num_classes, "ray.address": address}
-        given = {name: value for name, value in options.items() if value is not None}
-        saved = store.manifest().get("config", {})
-        if not saved and config is None and "input" not in given:
-            raise UsageError(f"{store.uri} holds no run; start one with `elfs-ray run --out {run_dir} --input ...`")
-        _run(load_config(given, config, set_, base=saved), store, stage, verbose)
+        store, saved = _saved(run_dir, {"config": config, "input": options["input_"]})
+        _run(_configs(None, options, config, set_, saved), store, stage, verbose)
 
     command.__doc__ = f"{summary} Stages before it that are not complete run first."
     app.command(name=stage, rich_help_panel="One stage")(command)
@@ -221,24 +177,36 @@ for _stage, _summary in {
     "proxy": "Train the proxy classifier and record its training dynamics.",
     "beta-search": "Search the share of hardest images to drop.",
     "select": "Select the coreset.",
-    "evaluate": "Train on the coreset with true labels and compare with random subsets.",
     "report": "Write the HTML report.",
 }.items():
     _add_stage_command(_stage, _summary)
 
 
-@app.command()
-def plan(
-    context: typer.Context,
-    input_: InputOption = None,
-    budget: BudgetOption = None,
-    num_classes: ClassesOption = None,
+@app.command(rich_help_panel="One stage")
+@takes_options("budget", "labels", "test_input", "test_labels", "model", "seeds", "supervised", "address")
+def evaluate(
+    *,
+    run_dir: RunArgument,
     method: MethodOption = None,
-    labels: LabelsOption = None,
-    test_input: TestInputOption = None,
-    test_labels: TestLabelsOption = None,
-    encoder: EncoderOption = None,
-    weights: WeightsOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    verbose: VerboseOption = False,
+    debug: DebugOption = False,
+    **options: Any,
+) -> None:
+    """Train on coresets with true labels and compare with random subsets; methods and budgets as you name them.
+
+    Stages before it that are not complete run first.
+    """
+    store, saved = _saved(run_dir, {"config": config})
+    _run(_configs(method, options, config, set_, saved), store, "evaluate", verbose)
+
+
+@app.command()
+@takes_options()
+def plan(
+    *,
+    method: Annotated[str | None, typer.Option("--method", "-m", help="Selection method.")] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     price_per_hour: Annotated[
@@ -246,11 +214,13 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print plain JSON.")] = False,
     debug: DebugOption = False,
+    **options: Any,
 ) -> None:
     """Estimate rows, bytes, time and money of a run on this hardware, from a few seconds of measuring."""
     from elfs_ray.plan import make_plan
 
-    made = make_plan(load_config(_given(context), config, set_), price_per_hour=price_per_hour)
+    chosen = _configs([method] if method else None, options, config, set_)
+    made = make_plan(chosen[0], price_per_hour=price_per_hour)
     if as_json:
         out.print_json(data=made.as_json())
         return
@@ -302,67 +272,41 @@ def demo(
 
     images, labels = write_digits(out_dir)
     values = {"input": str(images), "budgets": [180], "num_classes": 10, "evaluate.labels": str(labels)}
-    _run(load_config(values), Store(f"{out_dir}/run"), "report", verbose)
+    _run([load_config(values)], Store(f"{out_dir}/run"), "report", verbose)
 
 
-def _run(config: RunConfig, store: Store, until: str, verbose: bool) -> None:
+def _run(configs: Sequence[RunConfig], store: Store, until: str, verbose: bool) -> None:
+    """One run for each configuration, in one run folder; then what came out."""
     from elfs_ray import pipeline
 
-    manifest = pipeline.run(config, store, ConsoleReporter(out), until=until, verbose=verbose)
+    for config in configs:
+        manifest = pipeline.run(config, store, ConsoleReporter(out), until=until, verbose=verbose)
     if until in ("evaluate", "report"):
-        _summarise(store, manifest)
+        _summarise(store, manifest, {config.select.name for config in configs})
 
 
-def _summarise(store: Store, manifest: dict[str, Any]) -> None:
-    """Say where the results are and what they are worth."""
+def _summarise(store: Store, manifest: dict[str, Any], methods: set[str]) -> None:
+    """Say where the results are and what they are worth; in detail for one coreset, side by side for several."""
     stages = manifest["stages"]
-    for unit, record in stages.items():
-        if not unit.startswith("coresets/"):
-            continue
-        name = unit.removeprefix("coresets/")
-        out.print()
-        out.print(f"coreset     {store.location(unit)}", highlight=False, soft_wrap=True)
-        evaluation = stages.get(f"evaluation/{name}")
+    found = [unit.removeprefix("coresets/") for unit in stages if unit.startswith("coresets/")]
+    wanted = [name for name in found if name.split("/")[0] in methods]
+    out.print()
+    for name in wanted:
+        _say("coreset", store.location(f"coresets/{name}"))
+    if store.exists("report.html"):
+        _say("report", store.location("report.html"))
+    if len(wanted) == 1:
+        evaluation = stages.get(f"evaluation/{wanted[0]}")
         if evaluation:
-            out.print(f"evaluation  {store.location(f'evaluation/{name}')}", highlight=False, soft_wrap=True)
-        if store.exists("report.html"):
-            out.print(f"report      {store.location('report.html')}", highlight=False, soft_wrap=True)
-        out.print(_summary_table(record, evaluation))
+            _say("evaluation", store.location(f"evaluation/{wanted[0]}"))
+        out.print(coreset_table(stages[f"coresets/{wanted[0]}"], evaluation))
+    elif store.exists("comparison"):
+        _say("comparison", store.location("comparison"))
+        out.print(comparison_table(store.read_table("comparison").to_pylist()))
 
 
-def _summary_table(coreset: dict[str, Any], evaluation: dict[str, Any] | None) -> Table:
-    metrics = coreset["metrics"]
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_row("images selected", f"{metrics['budget']:,} by {metrics['method']}")
-    if metrics["supervised"]:
-        table.add_row("a supervised baseline", "selected with true labels")
-    if metrics.get("choice"):
-        table.add_row("chosen method", metrics["choice"])
-    if metrics.get("labeled"):
-        table.add_row("of these labelled before", f"{metrics['labeled']:,}")
-    if metrics["beta"] is not None:
-        table.add_row("chosen beta", f"{metrics['beta']:g}")
-    if evaluation:
-        results = evaluation["metrics"]
-        if "pseudo_label_accuracy" in results:
-            table.add_row("pseudo-label accuracy", f"{results['pseudo_label_accuracy']:.1%}")
-        if results.get("test_dropped"):
-            table.add_row("test images left out", f"{results['test_dropped']:,}, which are candidates too")
-        for name, value in results["subsets"].items():
-            label = "random subset" if name == "random" else f"{name} coreset"
-            table.add_row(f"test accuracy, {label}", f"{value['mean']:.1%} ± {value['std']:.1%} ({value['n']} seeds)")
-    return table
-
-
-def _given(context: typer.Context) -> dict[str, Any]:
-    """The options of the configuration that the command line sets."""
-    values = {CONFIG_NAMES[name]: value for name, value in context.params.items() if name in CONFIG_NAMES}
-    values["budgets"] = _parts(values["budgets"] or []) or None
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _parts(texts: Sequence[str]) -> list[str]:
-    return [part.strip() for text in texts for part in text.split(",")]
+def _say(what: str, where: str) -> None:
+    out.print(f"{what:<11} {where}", highlight=False, soft_wrap=True)
 
 
 def _complain(message: str) -> None:

@@ -55,6 +55,7 @@ def _absolute_labels(value: str | None) -> str | None:
 Budget = Annotated[int | float, BeforeValidator(parse_budget)]
 Labels = Annotated[str, AfterValidator(_absolute_labels)]
 Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+EvaluationModel = Literal["linear", "mlp", "resnet-small", "resnet18", "resnet34", "resnet50"]
 AutoInt = Annotated[int, Field(ge=1)] | Auto
 AutoFloat = Annotated[float, Field(gt=0)] | Auto
 
@@ -219,10 +220,24 @@ class EvaluateConfig(Section):
         None, description="separate test images; without: the candidates in no training set"
     )
     test_labels: Labels | None = Field(None, description="labels of the test images; default: in the form of `labels`")
-    seeds: int = Field(5, ge=2)
-    hidden_dim: int = Field(512, ge=1)
-    steps: int = Field(1000, ge=1, description="optimizer steps of each training, whatever the budget")
-    batch_size: int = Field(128, ge=1)
+    models: list[EvaluationModel] = Field(
+        ["mlp"],
+        min_length=1,
+        description="what to train: linear, mlp (on embeddings), resnet-small (on images, for a CPU), resnet18, "
+        "resnet34, resnet50 (on images, for a GPU)",
+    )
+    seeds: int = Field(5, ge=2, description="trainings for each subset and model, with another random subset each")
+    hidden_dim: int = Field(512, ge=1, description="mlp: width of the hidden layer")
+    image_size: AutoInt = Field("auto", description="on images: pixels a side")
+    steps: AutoInt = Field(
+        "auto",
+        description="optimizer steps of each training, whatever the budget; auto: linear, mlp 1000, resnet-small 2000, "
+        "others 40,000 (resnet50: 300,000)",
+    )
+    batch_size: AutoInt = Field("auto", description="samples in one step; auto: 128, and 256 for resnet18 and larger")
+    learning_rate: AutoFloat = Field("auto", description="SGD with Nesterov momentum, cosine to zero")
+    weight_decay: float = Field(5e-4, ge=0)
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on images with a GPU")
     hide: float = Field(
         0.0, ge=0, lt=1, description="KAKURENBO: hide up to this share of a training set, the learned, in each epoch"
     )

@@ -7,7 +7,7 @@ not to lose to the papers' at equal time (docs/design.md).
 import math
 from typing import TypeVar
 
-from elfs_ray.config import ClusterConfig, EmbedConfig, NeighborsConfig, ProxyConfig, Section
+from elfs_ray.config import ClusterConfig, EmbedConfig, EvaluateConfig, NeighborsConfig, ProxyConfig, Section
 from elfs_ray.estimates import exact_search_seconds, shard_bytes
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -26,6 +26,20 @@ POINTS_PER_LIST, MAX_LISTS, PROBES = 39, 16_384, 64
 MLP_LEARNING_RATE = 0.02
 MLP_PROXY_LEARNING_RATE = 0.005
 RESNET_PROXY_LEARNING_RATE = 0.1
+
+# Networks that an evaluation trains: optimizer steps, rows of a batch, learning rate. Those of the large ones are the
+# papers' (ELFS, section 5.1: 40,000 steps of 256; 300,000 on ImageNet).
+EVALUATION_TRAININGS = {
+    "linear": (1000, 128, 0.1),
+    "mlp": (1000, 128, MLP_LEARNING_RATE),
+    "resnet-small": (2000, 128, 0.1),
+    "resnet18": (40_000, 256, 0.1),
+    "resnet34": (40_000, 256, 0.1),
+    "resnet50": (300_000, 256, 0.1),
+}
+ON_EMBEDDINGS = ("linear", "mlp")
+# Pixels a side for images with a median short side up to so many.
+IMAGE_SIZES = ((48, 32), (80, 64), (128, 96), (math.inf, 224))
 
 
 def choose_embed(section: EmbedConfig, device: str, units: int, native_size: int, median_side: float) -> EmbedConfig:
@@ -140,6 +154,22 @@ def choose_proxy(section: ProxyConfig, device: str, units: int, num_samples: int
         learning_rate=learning_rate,
         workers=workers,
         dtype="bfloat16" if device == "cuda" and model == "resnet18" else "float32",
+    )
+
+
+def choose_evaluation(section: EvaluateConfig, model: str, device: str, median_side: float) -> EvaluateConfig:
+    """How the evaluation trains one model; `resnet-small` sees 64 pixels at most, being made for a CPU."""
+    steps, batch_size, learning_rate = EVALUATION_TRAININGS[model]
+    size = next(size for bound, size in IMAGE_SIZES if median_side <= bound)
+    if model in ON_EMBEDDINGS:
+        section, size = section.model_copy(update={"image_size": 0}), 0
+    return _fill(
+        section,
+        image_size=min(size, 64) if model == "resnet-small" else size,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        dtype="bfloat16" if device == "cuda" and size else "float32",
     )
 
 

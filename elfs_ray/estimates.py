@@ -4,7 +4,7 @@ Symbols: n rows, d width of the embeddings, float32 is 4 bytes and float16 is 2.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from elfs_ray.config import BetaSearchConfig, ClusterConfig, EvaluateConfig, NeighborsConfig, ProxyConfig
 
@@ -88,7 +88,8 @@ class Rates:
         search_flops: operations per second of an exact search, on all cores or one GPU.
         cluster_step: seconds of a step of one training worker.
         proxy_step: seconds of a step of one training worker.
-        classify_step: seconds of a step of the MLP of beta search and evaluation, on one core or a GPU.
+        classify_step: seconds of a step of the MLP of the beta search, on one core or a GPU.
+        evaluate_steps: seconds of a step of each model of the evaluation, on one core or a GPU.
     """
 
     check: float
@@ -98,6 +99,7 @@ class Rates:
     cluster_step: float
     proxy_step: float
     classify_step: float
+    evaluate_steps: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Work:
         dim: width of the embeddings.
         image_bytes: that the run folder keeps of each image; 0 where the input stays outside.
         trials: of the beta search for one budget.
-        trainings: of the evaluation of one budget.
+        trainings: of the evaluation of one budget, with each model.
         tested: samples that each training of the evaluation is tested on.
     """
 
@@ -127,7 +129,7 @@ class Work:
     cluster: ClusterConfig
     proxy: ProxyConfig
     beta_search: BetaSearchConfig
-    evaluate: EvaluateConfig
+    evaluate: dict[str, EvaluateConfig]
     cpus: int
     gpus: int
 
@@ -204,13 +206,17 @@ def _network_seconds(stage: str, work: Work, rates: Rates) -> float:
 
 def _classifier_seconds(stage: str, work: Work, rates: Rates) -> float:
     """The short trainings, some at a time."""
-    forward = rates.classify_step / (3 * 128)  # of a row: a third of a step, which goes back too
-    if stage == "beta-search":
-        count, steps, tested = work.trials, work.beta_search.steps, work.beta_search.validation_fraction * work.images
-    else:
-        count, steps, tested = work.trainings, work.evaluate.steps, work.tested
     at_once = TRIALS_ON_A_GPU * work.gpus or work.cpus
-    return math.ceil(count / at_once) * (steps * rates.classify_step + tested * forward)
+    if stage == "beta-search":
+        tested = work.beta_search.validation_fraction * work.images
+        return math.ceil(work.trials / at_once) * rates.classify_step * (work.beta_search.steps + tested / (3 * 128))
+    seconds = 0.0
+    for model, options in work.evaluate.items():
+        together = work.gpus if work.gpus and options.image_size else at_once
+        # A step goes forward and back; testing goes forward alone, a third of it.
+        steps = int(options.steps) + work.tested / (3 * int(options.batch_size))
+        seconds += math.ceil(work.trainings / together) * rates.evaluate_steps[model] * steps
+    return seconds
 
 
 def _written(stage: str, work: Work) -> tuple[int, int]:
@@ -226,7 +232,7 @@ def _written(stage: str, work: Work) -> tuple[int, int]:
         return work.images, work.images * ROW_BYTES["pseudo_labels"]
     if stage == "proxy":
         return work.images, work.images * ROW_BYTES["dynamics"]
-    rows = {"beta-search": work.trials, "evaluate": work.trainings}
+    rows = {"beta-search": work.trials, "evaluate": work.trainings * len(work.evaluate)}
     return rows.get(stage, 0), 0
 
 
@@ -248,5 +254,7 @@ def _held(stage: str, work: Work) -> tuple[int, int]:
     if stage == "beta-search":
         return min(work.trials, TRIALS_ON_A_GPU * work.gpus or work.cpus), WORKER_BYTES + 4 * images * dim
     if stage == "evaluate":
-        return min(work.trainings, work.cpus), WORKER_BYTES + 4 * work.tested * dim
+        # Those on images share theirs.
+        on_embeddings = any(options.image_size == 0 for options in work.evaluate.values())
+        return min(work.trainings, work.cpus), WORKER_BYTES + 4 * work.tested * dim * on_embeddings
     return 0, 0

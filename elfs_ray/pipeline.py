@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from elfs_ray.checks import check_before_start, check_sizes, labeled_signature, open_input
 from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.console import Reporter
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.errors import UsageError, one_line
 from elfs_ray.failures import expected_errors
 from elfs_ray.methods import Needs, balances, get_method
-from elfs_ray.storage import check_bucket, without_options
-from elfs_ray.store import LOGS, MANIFEST, Store
+from elfs_ray.storage import without_options
+from elfs_ray.store import LOGS, Store
 
 if TYPE_CHECKING:
     from elfs_ray.data.sources import Source
@@ -44,7 +45,7 @@ VERSIONS = {
     "proxy": 1,
     "beta-search": 2,
     "select": 2,
-    "evaluate": 1,
+    "evaluate": 2,
 }
 _MODULES = {"beta-search": "beta_search", "select": "selection"}
 _TEST_PREFIX = "test/"
@@ -58,6 +59,7 @@ class Step:
         stage: its name on the command line.
         unit: its name in the manifest.
         fingerprint: of its options and of all it depends on.
+        upstream: units that it rests on.
         prefix: `test/` when it prepares the separate test images.
         budget: images to select, where the stage runs once for each budget.
     """
@@ -65,6 +67,7 @@ class Step:
     stage: str
     unit: str
     fingerprint: str
+    upstream: tuple[str, ...]
     prefix: str = ""
     budget: int | None = None
 
@@ -83,7 +86,7 @@ def run(
     if until == "evaluate" and not config.evaluate.labels:
         raise UsageError("the evaluation needs true labels; pass --labels")
     with expected_errors("the run", store.uri, verbose=verbose), contextlib.ExitStack() as stack:
-        first = check_before_start(config, store)
+        first = first_steps(config, check_before_start(config, store))
         stack.enter_context(_locked(store))
         store.recover()
         store.update_manifest(**_identity(config, store))
@@ -94,76 +97,13 @@ def run(
             num_samples = store.count_rows("samples")
             check_sizes(config, num_samples)
             execution.run_steps([step for step in later_steps(config, first, num_samples) if step.stage in wanted])
+        if until in ("evaluate", "report"):
+            write_comparison(store)
         if until == "report":
             write_report(store)
             reporter.line(f"report     {store.location('report.html')}")
         store.update_manifest(finished=_now())
     return store.manifest()
-
-
-def check_before_start(config: RunConfig, store: Store) -> list[Step]:
-    """Refuse what can be known to be wrong before any work: names, files, budgets, a run folder of another run.
-
-    Returns:
-        The first steps, since listing the inputs is the longest of the checks.
-    """
-    from elfs_ray.encoders import check_encoder
-
-    _check_supervision(config)
-    check_encoder(config.embed.encoder, config.embed.weights)
-    _labeled_signature(config)
-    for budget in config.budgets:
-        if budget <= 0 or isinstance(budget, float):
-            budget_count(budget, 10**12)
-    source = _open_source(config, config.input)
-    for budget in config.budgets:
-        budget_count(budget, source.count)
-    check_bucket(store.uri)
-    if store.is_file:
-        raise UsageError(f"{store.uri} is a file, not a folder; choose another --out")
-    manifest = store.manifest()
-    if manifest and without_options(manifest["input"]) != without_options(config.input):
-        raise UsageError(
-            f"{store.uri} holds a run over {manifest['input']}, not over {config.input}; choose another --out"
-        )
-    if not manifest and [name for name in store.names() if not name.startswith(".")]:
-        raise UsageError(f"{store.uri} is not empty and holds no run ({MANIFEST} is missing); choose another --out")
-    return first_steps(config, source)
-
-
-def _check_supervision(config: RunConfig) -> None:
-    """Refuse a supervised baseline that has no labels, or that labels would not change."""
-    select, method = config.select, get_method(config.select.method, **config.select.options)
-    if not select.supervised:
-        return
-    if config.evaluate.labels is None:
-        raise UsageError("select.supervised needs true labels of all images; pass --labels")
-    if select.labeled is not None:
-        raise UsageError("select.supervised uses the labels of all images, select.labeled those of some; drop one")
-    if not method.requirements() & {Needs.PSEUDO_LABELS, Needs.DYNAMICS} and not balances(method, select.balance):
-        raise UsageError(f"method {select.method!r} uses no labels, so that select.supervised changes nothing; drop it")
-
-
-def check_sizes(config: RunConfig, num_samples: int) -> None:
-    """Refuse sizes that do not fit the number of usable images, before the long stages."""
-    if config.num_classes > num_samples:
-        raise UsageError(
-            f"num_classes is {config.num_classes}, but only {num_samples} images are usable; "
-            "pass a smaller --num-classes"
-        )
-    if config.neighbors.k >= num_samples:
-        raise UsageError(
-            f"neighbors.k is {config.neighbors.k}, but each of the {num_samples} usable images has only "
-            f"{num_samples - 1} others; pass --set neighbors.k={max(1, min(20, num_samples // 2))}"
-        )
-    for budget in config.budgets:
-        count = budget_count(budget, num_samples)
-        beta = config.select.beta
-        if beta is not None and count + round(beta * num_samples) > num_samples:
-            raise UsageError(
-                f"select.beta={beta:g} drops {round(beta * num_samples)} of {num_samples} images, which leaves fewer "
-                f"than the budget of {count}; use a beta up to {1 - count / num_samples:.3f}"
-            )
 
 
 def first_steps(config: RunConfig, source: "Source") -> list[Step]:
@@ -177,7 +117,7 @@ def first_steps(config: RunConfig, source: "Source") -> list[Step]:
     if config.evaluate.labels:
         steps.append(_labels_step(config, steps[0], ""))
     if config.evaluate.test_input:
-        test = ingest(_TEST_PREFIX, _open_source(config, config.evaluate.test_input))
+        test = ingest(_TEST_PREFIX, open_input(config, config.evaluate.test_input))
         steps += [test, _labels_step(config, test, _TEST_PREFIX)]
     return steps
 
@@ -198,7 +138,7 @@ def later_steps(config: RunConfig, first_steps: Sequence[Step], num_samples: int
     cluster = _step("cluster", [config.cluster.identity(), *seed_and_classes], [neighbors])
     pseudo = [cluster]
     if config.select.labeled is not None:
-        pseudo.append(_step("anchor", [_labeled_signature(config), *seed_and_classes], [cluster]))
+        pseudo.append(_step("anchor", [labeled_signature(config), *seed_and_classes], [cluster]))
     supervised = config.select.supervised
     if supervised:
         pseudo = [first["labels"]]
@@ -228,7 +168,7 @@ def _budget_steps(
     name = config.select.name
     method = get_method(config.select.method, **config.select.options)
     upstream = list(needed)
-    selected = [name, config.select.options, config.select.balance, _labeled_signature(config)]
+    selected = [name, config.select.options, config.select.balance, labeled_signature(config)]
     if method.searched and config.select.beta is None:
         searched = [config.beta_search.identity(), config.proxy.hidden_dim, *selected]
         unit = f"beta_search/{name}/{budget}"
@@ -247,18 +187,6 @@ def _budget_steps(
             for name, value in config.evaluate.identity().items()
         }
         yield _step("evaluate", evaluate, [select, *prepared, *labels], unit=unit, budget=budget)
-
-
-def _open_source(config: RunConfig, location: str) -> "Source":
-    from elfs_ray.data.sources import open_source
-
-    return open_source(location, image_column=config.ingest.image_column, id_column=config.ingest.id_column)
-
-
-def _labeled_signature(config: RunConfig) -> str | None:
-    from elfs_ray.data.labels import labels_signature
-
-    return labels_signature(config.select.labeled) if config.select.labeled is not None else None
 
 
 def _embed_options(config: RunConfig) -> dict[str, Any]:
@@ -287,7 +215,8 @@ def _step(
     budget: int | None = None,
 ) -> Step:
     key = fingerprint(stage, VERSIONS[stage], options, [step.fingerprint for step in upstream])
-    return Step(stage, unit or prefix.replace("/", "_") + stage, key, prefix, budget)
+    units = tuple(step.unit for step in upstream)
+    return Step(stage, unit or prefix.replace("/", "_") + stage, key, units, prefix, budget)
 
 
 @dataclass
@@ -329,6 +258,7 @@ class _Execution:
         record = {
             "stage": step.stage,
             "fingerprint": step.fingerprint,
+            "upstream": list(step.upstream),
             "chosen": result.chosen,
             "rows": rows,
             "started": started,
@@ -347,6 +277,13 @@ class _Execution:
             self._hardware = self.stack.enter_context(ray_session(self.config.ray, verbose=self.verbose))
             self.store.update_manifest(hardware=hardware_summary(self._hardware), versions=_versions())
         return self._hardware
+
+
+def write_comparison(store: Store) -> None:
+    """Write the comparison of all evaluations that the run folder holds, if it holds any."""
+    from elfs_ray.report.comparison import write_comparison as write
+
+    write(store)
 
 
 def write_report(store: Store) -> str:

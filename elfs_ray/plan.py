@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.table import Table
 
+from elfs_ray.checks import check_sizes
 from elfs_ray.config import RunConfig
 from elfs_ray.core.pruning import beta_grid, budget_count
 from elfs_ray.data.sources import Source, open_source
@@ -24,7 +25,7 @@ from elfs_ray.engine.session import Hardware
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.estimates import SESSION_SECONDS, StageEstimate, Work, estimate
 from elfs_ray.methods import get_method
-from elfs_ray.pipeline import check_sizes, first_steps, later_steps
+from elfs_ray.pipeline import first_steps, later_steps
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Plan:
         values = asdict(self)
         for section in ("cluster", "proxy"):
             values["calibration"][section] = getattr(self.calibration, section).model_dump(mode="json")
+        evaluate = self.calibration.evaluate.items()
+        values["calibration"]["evaluate"] = {model: options.model_dump(mode="json") for model, options in evaluate}
         return values
 
 
@@ -167,7 +170,7 @@ def _work(
         cluster=measured.cluster,
         proxy=measured.proxy,
         beta_search=config.beta_search,
-        evaluate=config.evaluate,
+        evaluate=measured.evaluate,
         cpus=hardware.cpus,
         gpus=hardware.gpus,
     )

@@ -60,6 +60,22 @@ EVALUATION = pa.schema(
         pa.field("steps", pa.int64(), nullable=False),
         pa.field("test_accuracy", pa.float64(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("training", pa.string(), nullable=False),
+    ]
+)
+COMPARISON = pa.schema(
+    [
+        pa.field("budget", pa.int64(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("seeds", pa.int64(), nullable=False),
+        pa.field("mean", pa.float64(), nullable=False),
+        pa.field("std", pa.float64(), nullable=False),
+        pa.field("half_width", pa.float64(), nullable=False),
+        pa.field("difference", pa.float64()),
+        pa.field("difference_half_width", pa.float64()),
+        pa.field("select_seconds", pa.float64()),
+        pa.field("total_seconds", pa.float64()),
     ]
 )
 

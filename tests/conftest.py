@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -88,3 +89,20 @@ def small_run(ray_session, small_input, tmp_path_factory):
     images, labels = small_input
     out = tmp_path_factory.mktemp("runs") / "small"
     return select(images, budget=BUDGET, num_classes=10, out=out, **OPTIONS, **{"evaluate.labels": str(labels)})
+
+
+@pytest.fixture
+def choose(small_run, small_input, tmp_path):
+    """Select with other options in a copy of the small run; the long stages must not run again."""
+    from elfs_ray import select
+    from small import BUDGET, LONG_STAGES, OPTIONS
+
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+
+    def run(budget=BUDGET, **changes):
+        result = select(small_input[0], budget=budget, num_classes=10, out=run_dir, **{**OPTIONS, **changes})
+        before = small_run.manifest["stages"]
+        assert all(result.manifest["stages"][stage] == before[stage] for stage in LONG_STAGES)
+        return result
+
+    return run

@@ -13,6 +13,7 @@ from elfs_ray.data.digits import write_digits
 NUM_IMAGES = 240
 BUDGET = 40
 TIMEOUT_SECONDS = 150
+LONG_STAGES = ("ingest", "embed", "neighbors", "cluster", "proxy")
 OPTIONS = {
     "embed.image_size": 64,
     "embed.checkpoint_rows": 64,

@@ -9,13 +9,13 @@ import pytest
 
 from elfs_ray import cli
 from elfs_ray.config import load_config
-from elfs_ray.defaults import choose_cluster, choose_neighbors, choose_proxy
+from elfs_ray.defaults import choose_cluster, choose_evaluation, choose_neighbors, choose_proxy
 from elfs_ray.errors import UsageError
 from elfs_ray.estimates import Rates, Work, estimate, search_seconds
 from elfs_ray.pipeline import first_steps, later_steps
 from elfs_ray.plan import make_plan
 
-RATES = Rates(0.001, 0.002, 0.004, 1e11, 0.05, 0.01, 0.002)
+RATES = Rates(0.001, 0.002, 0.004, 1e11, 0.05, 0.01, 0.002, {"mlp": 0.002})
 
 
 def work(images=50_000, **changes):
@@ -33,7 +33,7 @@ def work(images=50_000, **changes):
         cluster=choose_cluster(config.cluster, "cpu", 1, images, 1280),
         proxy=choose_proxy(config.proxy, "cpu", 1, images, 32),
         beta_search=config.beta_search,
-        evaluate=config.evaluate,
+        evaluate={"mlp": choose_evaluation(config.evaluate, "mlp", "cpu", 32)},
         cpus=2,
         gpus=0,
     )
@@ -80,7 +80,13 @@ class TestOnTheDigits:
     def config(self, small_input):
         images, labels = small_input
         return load_config(
-            {"input": str(images), "num_classes": 10, "budgets": [40, 80], "evaluate.labels": str(labels)},
+            {
+                "input": str(images),
+                "num_classes": 10,
+                "budgets": [40, 80],
+                "evaluate.labels": str(labels),
+                "evaluate.models": ["mlp", "resnet-small"],
+            },
             overrides=["embed.image_size=64", "neighbors.k=10", "cluster.heads=4"],
         )
 
@@ -98,8 +104,10 @@ class TestOnTheDigits:
         assert plan.images == 240
         assert plan.seconds == pytest.approx(sum(one.seconds for one in plan.stages), abs=10)
         assert plan.money == pytest.approx(plan.seconds / 1000)
-        rates = vars(plan.calibration.rates).values()
-        assert all(0 < rate < math.inf for rate in rates)
+        rates = dict(vars(plan.calibration.rates))
+        assert list(rates["evaluate_steps"]) == ["mlp", "resnet-small"]
+        rates.update(rates.pop("evaluate_steps"))
+        assert all(0 < rate < math.inf for rate in rates.values())
         assert plan.calibration.cluster.heads == 4
         assert plan.calibration.dim == 1280
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from elfs_ray.core.classifier import cosine_factor, epoch_batches, sgd, train_step
+from elfs_ray.core.classifier import Prepare, cosine_factor, epoch_batches, sgd, train_step, unprepared
 
 CONFIDENCE = 0.7
 # From which part of the training on, how much of the largest share is hidden.
@@ -51,6 +51,8 @@ def train_with_hiding(
     generator: torch.Generator,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
+    prepare: Prepare = unprepared,
+    dtype: torch.dtype = torch.float32,
 ) -> int:
     """Train in place for as many epochs as `steps` would be without hiding; an epoch that hides takes fewer steps.
 
@@ -67,6 +69,8 @@ def train_with_hiding(
         generator: source of the order of the samples.
         momentum: of SGD.
         weight_decay: of SGD.
+        prepare: makes a batch ready for the network.
+        dtype: arithmetic of the network in training.
 
     Returns:
         The optimizer steps taken.
@@ -78,10 +82,11 @@ def train_with_hiding(
         rest = 1 - float(hidden.float().mean())
         visible = (~hidden).nonzero().squeeze(1)
         model.train()
-        for batch in epoch_batches(len(visible), batch_size, 2, generator):
-            rows = visible[batch]
+        for drawn in epoch_batches(len(visible), batch_size, 2, generator):
+            rows = visible[drawn]
             rate = learning_rate / rest * cosine_factor(progress, steps)
-            seen.update(rows, train_step(model, optimizer, inputs[rows], labels[rows], rate))
+            batch = prepare(inputs[rows], generator)
+            seen.update(rows, train_step(model, optimizer, batch, labels[rows], rate, dtype=dtype))
             taken += 1
             progress += 1 / rest
             if progress >= steps:
@@ -89,7 +94,7 @@ def train_with_hiding(
         model.eval()
         with torch.inference_mode():
             for rows in hidden.nonzero().squeeze(1).split(batch_size):
-                seen.update(rows, model(inputs[rows]))
+                seen.update(rows, model(prepare(inputs[rows], None)))
     return taken
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor
 
-from elfs_ray.core.classifier import MlpClassifier, train_for_steps
+from elfs_ray.core.classifier import train_for_steps
+from elfs_ray.core.networks import MlpClassifier
 
 FORWARD_ROWS = 4096
 LEARNING_RATE, BATCH_SIZE = 0.02, 128

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -96,19 +98,27 @@ def to_uint8(image: Image.Image, size: int, crop_fraction: float = 1.0, interpol
 
 
 def read_pixels(
-    samples: pads.Dataset, size: int, max_pixels: int, *, location: str = "", threads: int = 8
+    samples: pads.Dataset,
+    size: int,
+    max_pixels: int,
+    *,
+    positions: np.ndarray | None = None,
+    location: str = "",
+    threads: int = 8,
 ) -> np.ndarray:
-    """All images of the samples artifact in memory, uint8 [N, 3, size, size], for networks that train on images.
+    """Images of the samples artifact in memory, uint8 [n, 3, size, size], for networks that train on images.
 
     Args:
         samples: the artifact.
         size: pixels a side.
         max_pixels: larger images are refused.
+        positions: of some samples, int64 [n] in ascending order; without: all.
         location: where they came from, which says how to reach them.
         threads: that read and decode.
     """
     column = "image" if "image" in samples.schema.names else "uri"
-    pixels = np.empty((samples.count_rows(), 3, size, size), dtype=np.uint8)
+    wanted = None if positions is None else pc.field("index").isin(pa.array(positions))
+    pixels = np.empty((samples.count_rows(filter=wanted), 3, size, size), dtype=np.uint8)
 
     def load(source: bytes | str) -> np.ndarray:
         data = source if isinstance(source, bytes) else read_uri(source, location)
@@ -116,7 +126,7 @@ def read_pixels(
 
     row = 0
     with ThreadPoolExecutor(threads) as pool:
-        for batch in samples.to_batches(columns=[column], batch_size=4096):
+        for batch in samples.to_batches(columns=[column], batch_size=4096, filter=wanted):
             for image in pool.map(load, batch[column].to_pylist()):
                 pixels[row] = image
                 row += 1

@@ -31,6 +31,12 @@ def read_column(store: Store, artifact: str, column: str) -> np.ndarray:
     return store.read_table(artifact, columns=[column])[column].to_numpy()
 
 
+def median_side(store: Store, artifact: str = "samples") -> float:
+    """Median short side of the images, pixels."""
+    sizes = store.read_table(artifact, columns=["width", "height"])
+    return float(np.median(np.minimum(sizes["width"].to_numpy(), sizes["height"].to_numpy())))
+
+
 def read_dynamics(store: Store, artifact: str = "dynamics") -> dict[str, np.ndarray]:
     """Every score of the training dynamics by name, each [N]."""
     table = store.read_table(artifact)

@@ -24,8 +24,9 @@ from ray.tune.schedulers import ASHAScheduler
 
 from elfs_ray import schema
 from elfs_ray.config import BetaSearchConfig, RunConfig, SelectConfig
-from elfs_ray.core.classifier import MlpClassifier, accuracy, training_steps
+from elfs_ray.core.classifier import accuracy, training_steps
 from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.networks import MlpClassifier
 from elfs_ray.core.pruning import beta_grid
 from elfs_ray.core.splits import stratified_split
 from elfs_ray.defaults import MLP_LEARNING_RATE

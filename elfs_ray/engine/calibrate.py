@@ -7,20 +7,20 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import faiss
 import numpy as np
 import torch
 
-from elfs_ray.config import ClusterConfig, ProxyConfig, RunConfig
-from elfs_ray.core.classifier import MlpClassifier, ResNet18, prepare_images, sgd, train_step
+from elfs_ray.config import ClusterConfig, EvaluateConfig, ProxyConfig, RunConfig
+from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.networks import MlpClassifier, build_network, prepare_images
 from elfs_ray.core.temi import TemiHeads, temi_loss, uniform_prior, update_teacher
 from elfs_ray.data.images import ImageError, decode, inspect, to_uint8
 from elfs_ray.data.sources import Source
-from elfs_ray.defaults import MLP_LEARNING_RATE, choose_cluster, choose_embed, choose_proxy
+from elfs_ray.defaults import MLP_LEARNING_RATE, choose_cluster, choose_embed, choose_evaluation, choose_proxy
 from elfs_ray.encoders import Encoder, load_encoder
 from elfs_ray.engine.session import Hardware
 from elfs_ray.errors import UsageError
@@ -29,7 +29,7 @@ from elfs_ray.estimates import Rates
 SAMPLE_IMAGES, SAMPLE_CHUNKS = 96, 3
 SECONDS_EACH, MOST_REPEATS = 2.0, 15
 SEARCH_ROWS, SEARCH_QUERIES = 20_000, 2048
-CLASSIFY_ROWS = 2048
+CLASSIFY_ROWS, CLASSIFY_BATCH = 2048, 128
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Calibration:
         rates: seconds of each unit of work.
         cluster: options that the clustering would choose.
         proxy: options that the proxy would choose.
+        evaluate: options that the evaluation would choose, for each model.
         dim: width of the embeddings.
         image_bytes: mean size of an encoded image.
         encoder_bytes: of the encoder's weights.
@@ -49,6 +50,7 @@ class Calibration:
     rates: Rates
     cluster: ClusterConfig
     proxy: ProxyConfig
+    evaluate: dict[str, EvaluateConfig]
     dim: int
     image_bytes: float
     encoder_bytes: int
@@ -85,19 +87,28 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
     encode = _encode_seconds(encoder, pixels, embed.dtype, int(embed.batch_size), hardware)
     cluster = choose_cluster(config.cluster, hardware.device, hardware.units, source.count, encoder.dim)
     proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side)
+    evaluate: dict[str, EvaluateConfig] = {
+        model: choose_evaluation(config.evaluate, model, hardware.device, side) for model in config.evaluate.models
+    }
     device = torch.device(hardware.device)
+    dim, classes = encoder.dim, config.num_classes
     rates = Rates(
         check=check + read_seconds,
         decode=decode_seconds + read_seconds,
         encode=encode,
-        search_flops=_search_flops(encoder.dim, hardware),
-        cluster_step=_cluster_step(cluster, encoder.dim, config.num_classes, device),
-        proxy_step=_proxy_step(proxy, encoder.dim, config.num_classes, device),
-        classify_step=_classify_step(config, encoder.dim, device),
+        search_flops=_search_flops(dim, hardware),
+        cluster_step=_cluster_step(cluster, dim, classes, device),
+        proxy_step=_proxy_step(proxy, dim, classes, device),
+        classify_step=_classify_step(config, dim, device),
+        evaluate_steps={
+            model: _evaluate_step(model, options, dim, classes, device)
+            for model, options in evaluate.items()
+            if config.evaluate.labels
+        },
     )
     sizes = [len(data) for data in good]
     weights = sum(4 * parameter.numel() for parameter in encoder.module.parameters())
-    return Calibration(rates, cluster, proxy, encoder.dim, float(np.mean(sizes)), weights, len(good))
+    return Calibration(rates, cluster, proxy, evaluate, dim, float(np.mean(sizes)), weights, len(good))
 
 
 def _seconds(step: Callable[[], object]) -> float:
@@ -122,6 +133,12 @@ def _seconds(step: Callable[[], object]) -> float:
 def _unit_rows(count: int, dim: int) -> torch.Tensor:
     """Random rows of unit length, float32 [count, dim]."""
     return torch.from_numpy(normalize_rows(np.random.default_rng(0).normal(size=(count, dim))))
+
+
+def _pixels(count: int, size: int) -> torch.Tensor:
+    """Random images, uint8 [count, 3, size, size]."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
 def _read_some(source: Source) -> tuple[list[bytes], float]:
@@ -215,22 +232,16 @@ def _proxy_step(options: ProxyConfig, dim: int, num_classes: int, device: torch.
     """Seconds of a step of one worker, with the dynamics of the whole batch."""
     generator = torch.Generator().manual_seed(0)
     rows = max(1, options.batch_size // int(options.workers))
-    network: Any
-    if options.model == "resnet18":
-        size = int(options.image_size)
-        pixels = torch.randint(0, 256, (rows, 3, size, size), dtype=torch.uint8, generator=generator)
-        network = ResNet18(size, num_classes, generator=generator).to(device)
-    else:
-        vectors = _unit_rows(rows, dim)
-        network = MlpClassifier(vectors, num_classes, options.hidden_dim, generator=generator).to(device)
+    on_images = options.model == "resnet18"
+    examples = _pixels(rows, int(options.image_size)) if on_images else _unit_rows(rows, dim)
+    network = build_network(options.model, examples, num_classes, options.hidden_dim, generator=generator).to(device)
     optimizer = sgd(network, float(options.learning_rate), options.momentum, options.weight_decay)
     labels = torch.randint(0, num_classes, (options.batch_size,), generator=generator)
     dynamics = DynamicsAccumulator(options.batch_size)
     epoch = iter(range(10**6))
 
     def step() -> None:
-        on_images = options.model == "resnet18"
-        inputs = prepare_images(pixels.to(device), generator) if on_images else vectors.to(device)
+        inputs = prepare_images(examples.to(device), generator) if on_images else examples.to(device)
         logits = train_step(network, optimizer, inputs, labels[:rows].to(device), 1e-4)
         whole = logits.float().cpu().repeat(int(options.workers) + 1, 1)[: options.batch_size]
         dynamics.update(torch.arange(options.batch_size), whole, labels, next(epoch))
@@ -239,12 +250,30 @@ def _proxy_step(options: ProxyConfig, dim: int, num_classes: int, device: torch.
 
 
 def _classify_step(config: RunConfig, dim: int, device: torch.device) -> float:
-    """Seconds of a step of the MLP that beta search and evaluation train, on one core or a GPU."""
+    """Seconds of a step of the MLP that the search of beta trains, on one core or a GPU."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     inputs = _unit_rows(CLASSIFY_ROWS, dim).to(device)
     labels = torch.randint(0, config.num_classes, (CLASSIFY_ROWS,), generator=generator).to(device)
-    network = MlpClassifier(inputs, config.num_classes, config.evaluate.hidden_dim, generator=generator).to(device)
+    network = MlpClassifier(inputs, config.num_classes, config.proxy.hidden_dim, generator=generator).to(device)
     optimizer = sgd(network, MLP_LEARNING_RATE, 0.9, 5e-4)
-    rows = torch.randint(0, CLASSIFY_ROWS, (config.evaluate.batch_size,), generator=generator)
+    rows = torch.randint(0, CLASSIFY_ROWS, (CLASSIFY_BATCH,), generator=generator)
     return _seconds(lambda: train_step(network, optimizer, inputs[rows], labels[rows], MLP_LEARNING_RATE))
+
+
+def _evaluate_step(model: str, options: EvaluateConfig, dim: int, num_classes: int, device: torch.device) -> float:
+    """Seconds of a step of a model of the evaluation, on one core or a GPU."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    rows, size = int(options.batch_size), int(options.image_size)
+    examples = (_pixels(rows, size) if size else _unit_rows(rows, dim)).to(device)
+    network = build_network(model, examples, num_classes, options.hidden_dim, generator=generator).to(device)
+    optimizer = sgd(network, float(options.learning_rate), 0.9, options.weight_decay)
+    labels = torch.randint(0, num_classes, (rows,), generator=generator).to(device)
+    dtype = getattr(torch, options.dtype)
+
+    def step() -> None:
+        inputs = prepare_images(examples, generator) if size else examples
+        train_step(network, optimizer, inputs, labels, 1e-4, dtype=dtype)
+
+    return _seconds(step)

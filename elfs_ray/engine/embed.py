@@ -23,7 +23,7 @@ from elfs_ray.data.files import map_files, read_uri
 from elfs_ray.data.images import ImageError, decode, to_uint8
 from elfs_ray.defaults import choose_embed
 from elfs_ray.encoders import Encoder, Preprocessing, load_encoder
-from elfs_ray.engine.artifacts import KEY, matrix_column, part_name, read_column
+from elfs_ray.engine.artifacts import KEY, matrix_column, median_side, part_name, read_column
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import RunError
@@ -75,9 +75,7 @@ def _choose(context: StageContext) -> tuple[EmbedConfig, Encoder]:
     else:
         section, hardware = context.config.embed, context.hardware
         native = load_encoder(section.encoder, weights=section.weights).preprocessing.size
-        table = context.store.read_table("samples", columns=["width", "height"])
-        median_side = float(np.median(np.minimum(table["width"].to_numpy(), table["height"].to_numpy())))
-        options = choose_embed(section, hardware.device, hardware.units, native, median_side)
+        options = choose_embed(section, hardware.device, hardware.units, native, median_side(context.store))
     encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
     return options, encoder
 

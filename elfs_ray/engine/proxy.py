@@ -14,23 +14,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from elfs_ray import schema
 from elfs_ray.config import ProxyConfig
-from elfs_ray.core.classifier import (
-    MlpClassifier,
-    ResNet18,
-    cosine_factor,
-    epoch_batches,
-    prepare_images,
-    sgd,
-    train_step,
-)
+from elfs_ray.core.classifier import cosine_factor, epoch_batches, sgd, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
+from elfs_ray.core.networks import build_network, prepare_images
 from elfs_ray.data.images import read_pixels
 from elfs_ray.defaults import choose_proxy
-from elfs_ray.engine.artifacts import KEY, part_name, read_column, read_keys
+from elfs_ray.engine.artifacts import KEY, median_side, part_name, read_column, read_keys
 from elfs_ray.engine.inputs import count_classes, dynamics_artifact, labels_in_use
 from elfs_ray.engine.mapped import MappedArrays
 from elfs_ray.engine.progress import Counter
@@ -72,10 +65,9 @@ class ProxyTask:
 def run(context: StageContext) -> StageResult:
     """Train the proxy and write the dynamics."""
     store, config, hardware = context.store, context.config, context.hardware
-    sizes = store.read_table("samples", columns=["width", "height"])
-    median_side = float(np.median(np.minimum(sizes["width"].to_numpy(), sizes["height"].to_numpy())))
-    options = choose_proxy(config.proxy, hardware.device, hardware.units, len(sizes), median_side)
-    total = options.folds * int(options.epochs) * len(sizes)
+    num_samples = store.count_rows("samples")
+    options = choose_proxy(config.proxy, hardware.device, hardware.units, num_samples, median_side(store))
+    total = options.folds * int(options.epochs) * num_samples
     with context.counting("proxy training", total, "samples") as counter:
         task = ProxyTask(
             store,
@@ -135,14 +127,9 @@ class _Training:
         everyone = options.folds == 1
         self.rows = torch.arange(len(self.labels)) if everyone else (self._fold_of != fold).nonzero().squeeze(1)
         self.held_out = torch.empty(0, dtype=torch.int64) if everyone else (self._fold_of == fold).nonzero().squeeze(1)
-        network: nn.Module
-        if self.on_images:
-            network = ResNet18(int(options.image_size), self._task.num_classes, generator=generator)
-            network.to(memory_format=torch.channels_last)
-        else:
-            inputs = self.inputs if everyone else self.inputs[self.rows.to(self.inputs.device)]
-            network = MlpClassifier(inputs, self._task.num_classes, options.hidden_dim, generator=generator)
-        self.network = network.to(self.device)
+        inputs = self.inputs if everyone else self.inputs[self.rows.to(self.inputs.device)]
+        sizes = self._task.num_classes, options.hidden_dim
+        self.network = build_network(options.model, inputs, *sizes, generator=generator).to(self.device)
         self.optimizer = sgd(self.network, float(options.learning_rate), options.momentum, options.weight_decay)
 
     def batch(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -91,8 +91,8 @@ def accuracies(results: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
             pointpos=0,
             marker_color=MUTED if subset == "random" else ACCENT,
         )
-    figure.update_layout(boxmode="group", xaxis_title="budget", yaxis_title="test accuracy", yaxis_tickformat=".1%")
-    figure.update_xaxes(type="category")
+    figure.update_layout(boxmode="group", yaxis_title="test accuracy", yaxis_tickformat=".1%")
+    figure.update_xaxes(type="category", title="images labelled")
     return _html(figure, "Test accuracy of each training on the coreset and on random subsets")
 
 

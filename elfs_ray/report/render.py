@@ -9,6 +9,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from elfs_ray.report import charts
+from elfs_ray.report.comparison import compare
 from elfs_ray.report.quality import label_free_signals, warning
 from elfs_ray.report.thumbnails import Thumbnail, make_thumbnails
 from elfs_ray.store import Store
@@ -47,6 +48,8 @@ def write_report(store: Store) -> str:
         signals=label_free_signals(stages),
         # The charts escape their own texts; Plotly is the library's.
         charts={name: Markup(html) for name, html in _charts(store, stages, coresets).items()},  # noqa: S704
+        accuracies={model: Markup(html) for model, html in _accuracy_charts(store, coresets).items()},  # noqa: S704
+        comparison=compare(store),
         quarantine=_quarantine(store),
         plotly=Markup(get_plotlyjs()),  # noqa: S704
     )
@@ -106,7 +109,6 @@ def _charts(store: Store, stages: dict[str, Any], coresets: list[Coreset]) -> di
         "aum": _aum_chart(store, label_free) if "proxy" in stages and label_free else "",
         "beta": _beta_chart(store, stages),
         "clusters": _cluster_chart(stages, label_free) if "cluster" in stages else "",
-        "accuracy": _accuracy_chart(store, coresets),
     }
 
 
@@ -142,14 +144,19 @@ def _cluster_chart(stages: dict[str, Any], coresets: list[Coreset]) -> str:
     return charts.cluster_shares(stages["cluster"]["metrics"]["cluster_sizes"], sizes)
 
 
-def _accuracy_chart(store: Store, coresets: list[Coreset]) -> str:
-    results: dict[str, dict[str, list[float]]] = {}
+def _accuracy_charts(store: Store, coresets: list[Coreset]) -> dict[str, str]:
+    """A chart for each model that was evaluated."""
+    trainings: dict[str, dict[str, Any]] = {}
     for coreset in coresets:
         if coreset.evaluation:
-            by_subset = results.setdefault(f"{coreset.budget:,}", {})
-            for row in store.read_table(f"evaluation/{coreset.name}").to_pylist():
-                by_subset.setdefault(row["subset"], []).append(row["test_accuracy"])
-    return charts.accuracies(results) if results else ""
+            # Random subsets stand in the evaluation of every method, and count once.
+            rows = store.read_table(f"evaluation/{coreset.name}").to_pylist()
+            trainings.update({f"{row['training']} {row['subset']}": row for row in rows})
+    results: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for row in sorted(trainings.values(), key=lambda row: row["budget"]):
+        by_subset = results.setdefault(row["model"], {}).setdefault(f"{row['budget']:,}", {})
+        by_subset.setdefault(row["subset"], []).append(row["test_accuracy"])
+    return {model: charts.accuracies(by_budget) for model, by_budget in results.items()}
 
 
 def _rate(record: dict[str, Any]) -> str:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from elfs_ray.core.classifier import MlpClassifier, accuracy, train_for_steps
+from elfs_ray.core.classifier import accuracy, train_for_steps
 from elfs_ray.core.hiding import choose_hidden, hidden_share, train_with_hiding
+from elfs_ray.core.networks import MlpClassifier
 
 
 def test_lowest_losses_hide_and_unsure_ones_move_back():

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from elfs_ray.core.classifier import MlpClassifier
+from elfs_ray.core.networks import MlpClassifier
 from elfs_ray.core.probe import boundary_distances, last_layer_gradients, learning_complexity, train_probe
 
 

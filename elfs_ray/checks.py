@@ -1,0 +1,92 @@
+"""Wrong uses that can be known before any work, or before the long stages."""
+
+from typing import TYPE_CHECKING
+
+from elfs_ray.config import RunConfig
+from elfs_ray.core.pruning import budget_count
+from elfs_ray.errors import UsageError
+from elfs_ray.methods import Needs, balances, get_method
+from elfs_ray.storage import check_bucket, without_options
+from elfs_ray.store import MANIFEST, Store
+
+if TYPE_CHECKING:
+    from elfs_ray.data.sources import Source
+
+
+def check_before_start(config: RunConfig, store: Store) -> "Source":
+    """Refuse what can be known to be wrong before any work: names, files, budgets, a run folder of another run.
+
+    Returns:
+        The listed input, since listing it is the longest of the checks.
+    """
+    from elfs_ray.encoders import check_encoder
+
+    _check_supervision(config)
+    check_encoder(config.embed.encoder, config.embed.weights)
+    labeled_signature(config)
+    for budget in config.budgets:
+        if budget <= 0 or isinstance(budget, float):
+            budget_count(budget, 10**12)
+    source = open_input(config, config.input)
+    for budget in config.budgets:
+        budget_count(budget, source.count)
+    check_bucket(store.uri)
+    if store.is_file:
+        raise UsageError(f"{store.uri} is a file, not a folder; choose another --out")
+    manifest = store.manifest()
+    if manifest and without_options(manifest["input"]) != without_options(config.input):
+        raise UsageError(
+            f"{store.uri} holds a run over {manifest['input']}, not over {config.input}; choose another --out"
+        )
+    if not manifest and [name for name in store.names() if not name.startswith(".")]:
+        raise UsageError(f"{store.uri} is not empty and holds no run ({MANIFEST} is missing); choose another --out")
+    return source
+
+
+def _check_supervision(config: RunConfig) -> None:
+    """Refuse a supervised baseline that has no labels, or that labels would not change."""
+    select, method = config.select, get_method(config.select.method, **config.select.options)
+    if not select.supervised:
+        return
+    if config.evaluate.labels is None:
+        raise UsageError("select.supervised needs true labels of all images; pass --labels")
+    if select.labeled is not None:
+        raise UsageError("select.supervised uses the labels of all images, select.labeled those of some; drop one")
+    if not method.requirements() & {Needs.PSEUDO_LABELS, Needs.DYNAMICS} and not balances(method, select.balance):
+        raise UsageError(f"method {select.method!r} uses no labels, so that select.supervised changes nothing; drop it")
+
+
+def check_sizes(config: RunConfig, num_samples: int) -> None:
+    """Refuse sizes that do not fit the number of usable images, before the long stages."""
+    if config.num_classes > num_samples:
+        raise UsageError(
+            f"num_classes is {config.num_classes}, but only {num_samples} images are usable; "
+            "pass a smaller --num-classes"
+        )
+    if config.neighbors.k >= num_samples:
+        raise UsageError(
+            f"neighbors.k is {config.neighbors.k}, but each of the {num_samples} usable images has only "
+            f"{num_samples - 1} others; pass --set neighbors.k={max(1, min(20, num_samples // 2))}"
+        )
+    for budget in config.budgets:
+        count = budget_count(budget, num_samples)
+        beta = config.select.beta
+        if beta is not None and count + round(beta * num_samples) > num_samples:
+            raise UsageError(
+                f"select.beta={beta:g} drops {round(beta * num_samples)} of {num_samples} images, which leaves fewer "
+                f"than the budget of {count}; use a beta up to {1 - count / num_samples:.3f}"
+            )
+
+
+def open_input(config: RunConfig, location: str) -> "Source":
+    """List images, with the columns that the run names."""
+    from elfs_ray.data.sources import open_source
+
+    return open_source(location, image_column=config.ingest.image_column, id_column=config.ingest.id_column)
+
+
+def labeled_signature(config: RunConfig) -> str | None:
+    """Changes when the labels that are there already change; None where there are none."""
+    from elfs_ray.data.labels import labels_signature
+
+    return labels_signature(config.select.labeled) if config.select.labeled is not None else None

@@ -1,0 +1,89 @@
+"""All evaluations of a run folder side by side: accuracy of each method, gain over random, and time to select."""
+
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from elfs_ray import schema
+from elfs_ray.core.metrics import mean_and_interval
+from elfs_ray.store import Store
+
+COMPARISON = "comparison"
+RANDOM = "random"
+
+
+def write_comparison(store: Store) -> None:
+    """Write the artifact `comparison`; nothing where there is no evaluation."""
+    rows = compare(store)
+    if rows:
+        store.write_table(pa.Table.from_pylist(rows, schema.COMPARISON), schema.COMPARISON, COMPARISON, "all.parquet")
+
+
+def compare(store: Store) -> list[dict[str, Any]]:
+    """One row for each budget, model and method, in the order of `schema.COMPARISON`; the best mean first.
+
+    Differences to random are paired by seed. `select_seconds` are those of the search and the selection themselves,
+    `total_seconds` with every stage that they rest on, once. Random has no row of its own times unless it was run.
+    """
+    stages = store.manifest().get("stages", {})
+    scores = _scores(store, stages)
+    rows = []
+    for budget, model in sorted({(budget, model) for budget, model, _ in scores}):
+        found = [
+            _row({"budget": budget, "model": model, "method": method}, scores[budget, model, method])
+            for method in {key[2] for key in scores if key[:2] == (budget, model)}
+        ]
+        rows += sorted(found, key=lambda row: (-row["mean"], row["method"]))
+    for row in rows:
+        row.update(_seconds(stages, f"{row['method']}/{row['budget']}"))
+    return rows
+
+
+def _scores(store: Store, stages: dict[str, Any]) -> dict[tuple[int, str, str], pd.DataFrame]:
+    """Accuracy and that of random by seed, for each budget, model and method.
+
+    Without separate test images each evaluation has a test set of its own: a method is set against the random subsets
+    that were tested on the same one, and the row of random is the mean over all.
+    """
+    units = [unit for unit in stages if unit.startswith("evaluation/")]
+    if not units:
+        return {}
+    names = ["budget", "model", "subset", "seed", "test_accuracy"]
+    tables = {unit: store.read_table(unit, columns=names).to_pandas() for unit in units}
+    rows = pd.concat(tables, names=["unit"]).reset_index("unit")
+    keys = ["unit", "budget", "model", "seed"]
+    random = rows[rows["subset"] == RANDOM].set_index(keys)["test_accuracy"].rename("random")
+    rows = rows.join(random, on=keys).groupby(["budget", "model", "subset", "seed"])[["test_accuracy", "random"]].mean()
+    return {key: part.droplevel([0, 1, 2]) for key, part in rows.groupby(level=[0, 1, 2])}
+
+
+def _row(names: dict[str, Any], scores: pd.DataFrame) -> dict[str, Any]:
+    """Mean and spread of one method, and its paired difference to random."""
+    summary = mean_and_interval(scores["test_accuracy"].to_numpy())
+    is_random = names["method"] == RANDOM
+    pairs = None if is_random else mean_and_interval((scores["test_accuracy"] - scores["random"]).to_numpy())
+    return {
+        **names,
+        "seeds": summary.n,
+        "mean": summary.mean,
+        "std": summary.std,
+        "half_width": summary.half_width,
+        "difference": pairs and pairs.mean,
+        "difference_half_width": pairs and pairs.half_width,
+    }
+
+
+def _seconds(stages: dict[str, Any], coreset: str) -> dict[str, float | None]:
+    """What a selection took, by itself and with all that it rests on."""
+    unit, search = f"coresets/{coreset}", f"beta_search/{coreset}"
+    if unit not in stages:
+        return {"select_seconds": None, "total_seconds": None}
+    found, waiting = set(), [unit]
+    while waiting:
+        name = waiting.pop()
+        if name in stages and name not in found:
+            found.add(name)
+            waiting += stages[name].get("upstream", [])
+    own = sum(stages[name]["seconds"] for name in found & {unit, search})
+    return {"select_seconds": round(own, 2), "total_seconds": round(sum(stages[name]["seconds"] for name in found), 2)}

@@ -1,0 +1,53 @@
+"""What a terminal shows of the results: one coreset in detail, or all evaluations side by side."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+
+def comparison_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """All evaluations of the run folder, the best of each budget and model first."""
+    table = Table("budget", "model", "method", box=None, pad_edge=False)
+    for name in ("accuracy %", "seeds", "less random (95 %)", "select s", "with all stages s"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        gain = row["difference"]
+        times = ["-" if row[name] is None else f"{row[name]:,.1f}" for name in ("select_seconds", "total_seconds")]
+        table.add_row(
+            f"{row['budget']:,}",
+            row["model"],
+            row["method"],
+            f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}",
+            str(row["seeds"]),
+            "-" if gain is None else f"{100 * gain:+.1f} ± {100 * row['difference_half_width']:.1f}",
+            *times,
+        )
+    return table
+
+
+def coreset_table(coreset: dict[str, Any], evaluation: dict[str, Any] | None) -> Table:
+    """One coreset, from its record in the manifest and that of its evaluation."""
+    metrics = coreset["metrics"]
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_row("images selected", f"{metrics['budget']:,} by {metrics['method']}")
+    if metrics["supervised"]:
+        table.add_row("a supervised baseline", "selected with true labels")
+    if metrics.get("choice"):
+        table.add_row("chosen method", metrics["choice"])
+    if metrics.get("labeled"):
+        table.add_row("of these labelled before", f"{metrics['labeled']:,}")
+    if metrics["beta"] is not None:
+        table.add_row("chosen beta", f"{metrics['beta']:g}")
+    if evaluation:
+        results = evaluation["metrics"]
+        if "pseudo_label_accuracy" in results:
+            table.add_row("pseudo-label accuracy", f"{results['pseudo_label_accuracy']:.1%}")
+        if results.get("test_dropped"):
+            table.add_row("test images left out", f"{results['test_dropped']:,}, which are candidates too")
+        for model, compared in results["models"].items():
+            for name, value in compared["subsets"].items():
+                label = f"{model}, {'random subset' if name == 'random' else f'{name} coreset'}"
+                told = f"{value['mean']:.1%} ± {value['std']:.1%} ({value['n']} seeds)"
+                table.add_row(f"test accuracy, {label}", told)
+    return table

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import models
+
+from elfs_ray.core.networks import ResNet, augment, build_network, prepare_images
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def count_parameters(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+class TestResNet:
+    @pytest.mark.parametrize(("size", "features"), [(32, 4), (96, 3)])
+    def test_stem_follows_the_image_size(self, size, features):
+        network = ResNet("resnet18", size, 7, generator=generator()).eval()
+        images = torch.zeros(2, 3, size, size)
+        assert network(images).shape == (2, 7)
+        assert network.blocks(network.stem(images)).shape[-1] == features
+
+    @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+    def test_has_the_parameters_of_torchvision(self, name):
+        network, theirs = ResNet(name, 224, 1000, generator=generator()), models.get_model(name, weights=None)
+        assert count_parameters(network) == count_parameters(theirs)
+
+    def test_small_images_change_the_stem_alone(self):
+        """CIFAR form, 10 classes: 11,173,962 as in He et al. with a 3 x 3 stem."""
+        assert count_parameters(ResNet("resnet18", 32, 10, generator=generator())) == 11_173_962
+
+    @pytest.mark.parametrize("size", [32, 64])
+    def test_the_small_one_takes_25_million_operations(self, size):
+        network, image = ResNet("resnet-small", size, 10, generator=generator()), torch.zeros(1, 3, size, size)
+        with FlopCounterMode(display=False) as counted:
+            network(image)
+        assert counted.get_total_flops() == pytest.approx(25e6, rel=0.001)
+        layers = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+        assert len([layer for layer in layers if getattr(layer, "kernel_size", 0) != (1, 1)]) == 8
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp", "resnet-small"])
+def test_networks_by_name(name):
+    inputs = torch.rand(6, 5, generator=generator()) if name in ("linear", "mlp") else torch.zeros(6, 3, 32, 32)
+    one, same, other = (build_network(name, inputs, 4, 7, generator=generator(seed)) for seed in (1, 1, 2))
+    assert one.eval()(inputs).shape == (6, 4)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
+    assert not torch.equal(next(one.parameters()), next(other.parameters()))
+
+
+class TestAugment:
+    def test_is_a_shift_and_maybe_a_flip(self):
+        image = torch.arange(3 * 16 * 16, dtype=torch.float32).reshape(1, 3, 16, 16)
+        batch = augment(image.repeat(50, 1, 1, 1), generator())
+        padded = F.pad(image, (2, 2, 2, 2), mode="reflect")
+        allowed = {
+            tuple(window.flatten().tolist())
+            for top in range(5)
+            for left in range(5)
+            for crop in [padded[0, :, top : top + 16, left : left + 16]]
+            for window in (crop, crop.flip(2))
+        }
+        seen = {tuple(one.flatten().tolist()) for one in batch}
+        assert seen <= allowed
+        assert len(seen) > 20
+
+    def test_without_generator_nothing_changes(self):
+        images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=generator())
+        np.testing.assert_allclose(prepare_images(images, None).numpy(), images.numpy() / 127.5 - 1, atol=1e-6)

@@ -1,0 +1,89 @@
+"""Evaluation in the real pipeline, on what the small run has computed."""
+
+import shutil
+
+import pytest
+
+from elfs_ray.config import load_config
+from elfs_ray.console import Reporter
+from elfs_ray.errors import UsageError
+from elfs_ray.pipeline import run
+from elfs_ray.store import Store
+from small import BUDGET, NUM_IMAGES, OPTIONS
+
+
+def evaluated(run_dir, method="elfs"):
+    return Store(str(run_dir)).read_table(f"evaluation/{method}/{BUDGET}").to_pandas()
+
+
+@pytest.fixture
+def evaluate(small_run, small_input, tmp_path):
+    """Evaluate with other options in a copy of the small run; returns the rows."""
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+
+    def rows(method="elfs", **changes):
+        values = {**OPTIONS, "evaluate.labels": str(small_input[1]), "select.method": method, **changes}
+        config = load_config(values, base={**small_run.manifest["config"], "select": {}})
+        run(config, Store(str(run_dir)), Reporter(), until="evaluate")
+        return evaluated(run_dir, method)
+
+    rows.run_dir = run_dir
+    return rows
+
+
+def test_every_model_trains_and_only_the_new_ones(evaluate, small_run):
+    changes = {"evaluate.models": ["mlp", "linear", "resnet-small"], "evaluate.steps": OPTIONS["evaluate.steps"]}
+    rows = evaluate(**changes)
+    assert rows.groupby(["model", "subset"]).size().to_dict() == {
+        (model, subset): 2 for model in ("linear", "mlp", "resnet-small") for subset in ("elfs", "random")
+    }
+    # The rows of the small run stand as they are, down to the seconds that they took.
+    before = evaluated(small_run.run_dir).set_index("training")
+    mlp = rows[rows["model"] == "mlp"].set_index("training")
+    assert mlp.sort_index().equals(before.sort_index())
+    assert (rows.groupby("model")["test_accuracy"].mean() > 0.15).all()  # ten classes
+    assert rows["test_samples"].nunique() == 1
+
+
+def test_random_subsets_are_trained_on_once_for_all_methods(evaluate, small_input, tmp_path):
+    test = tmp_path / "test"
+    test.mkdir()
+    everything = sorted((small_input[0].parent / "all" / "images").iterdir())
+    for path in everything[NUM_IMAGES : NUM_IMAGES + 30]:
+        shutil.copy(path, test)
+    changes = {"evaluate.test_input": str(test)}
+    first, second = evaluate(**changes), evaluate("random", **changes)
+    assert second.equals(first[first["subset"] == "random"].reset_index(drop=True))
+    comparison = Store(str(evaluate.run_dir)).read_table("comparison").to_pandas().set_index("method")
+    assert set(comparison.index) == {"elfs", "random"}
+    assert comparison.loc["random", "mean"] == pytest.approx(second["test_accuracy"].mean())
+    assert comparison.loc["elfs", "total_seconds"] > comparison.loc["random", "total_seconds"]
+    assert comparison.loc["elfs", "select_seconds"] > comparison.loc["random", "select_seconds"]
+
+
+def test_hiding_takes_fewer_steps(evaluate):
+    rows = evaluate(**{"evaluate.hide": 0.5, "evaluate.steps": 200})
+    assert (rows["steps"] < 200).all()
+    assert (rows["steps"] > 100).all()
+
+
+class TestSeparateTestImages:
+    def evaluate(self, choose, small_input, folder, names):
+        images, labels = small_input
+        folder.mkdir()
+        for name in names:
+            shutil.copy(images.parent / "all" / "images" / name, folder)
+        choose(**{"evaluate.labels": str(labels), "evaluate.test_input": str(folder)})
+
+    def test_candidates_among_them_are_left_out(self, choose, small_run, small_input, tmp_path):
+        everything = sorted(path.name for path in (small_input[0].parent / "all" / "images").iterdir())
+        names = everything[NUM_IMAGES - 5 : NUM_IMAGES + 30]
+        self.evaluate(choose, small_input, tmp_path / "test", names)
+        metrics = Store(str(tmp_path / "run")).record(f"evaluation/elfs/{BUDGET}")["metrics"]
+        assert (metrics["test_samples"], metrics["test_dropped"]) == (30, 5)
+        assert "5 more are candidates too" in (tmp_path / "run" / "report.html").read_text()
+
+    def test_nothing_but_candidates_is_refused(self, choose, small_input, tmp_path):
+        names = sorted(path.name for path in small_input[0].iterdir())[:20]
+        with pytest.raises(UsageError, match=r"every image of .*/test is also one of .*/images"):
+            self.evaluate(choose, small_input, tmp_path / "test", names)
