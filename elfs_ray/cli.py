@@ -114,7 +114,7 @@ def sweep(
 def _configs(
     methods: Sequence[str] | None,
     options: dict[str, Any],
-    file: Path | None,
+    files: list[Path] | None,
     overrides: list[str] | None,
     base: dict[str, Any] | None = None,
 ) -> list[RunConfig]:
@@ -124,7 +124,7 @@ def _configs(
     given, configs = given_options(options), []
     for name in dict.fromkeys(parts(methods)) if methods else [None]:
         values = given if name is None else {**given, "select.method": name}
-        configs.append(load_config(values, file, overrides, base=_without_method(base, name)))
+        configs.append(load_config(values, files, overrides, base=_without_method(base, name)))
         get_method(configs[-1].select.method, **configs[-1].select.options)
     return configs
 
@@ -259,6 +259,20 @@ def methods() -> None:
             name, ", ".join(sorted(need.value for need in method.needs)) or "-", method.summary, method.source
         )
     out.print(table)
+
+
+@app.command()
+def dataset(
+    name: Annotated[str, typer.Argument(help="cifar10, cifar100, stl10, imagenet or folders.")],
+    source: Annotated[str, typer.Argument(help="Folder with the files as downloaded and unpacked.")],
+    out_dir: Annotated[str, typer.Option("--out", "-o", help="Folder for what runs read.")],
+    debug: DebugOption = False,
+) -> None:
+    """Prepare a well-known data set for runs: Parquet tables, and a configuration that names them."""
+    from elfs_ray.data.datasets import write_dataset
+
+    description = write_dataset(name, source, out_dir)
+    out.print(f"elfs-ray run --config {description} --budget 0.1 --out RUN", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -154,17 +155,17 @@ class ClusterConfig(Section):
 class ProxyConfig(Section):
     """Proxy classifier trained on pseudo-labels, whose training dynamics rate each sample."""
 
-    model: Literal["auto", "mlp", "resnet18"] = Field(
-        "auto", description="mlp on embeddings (CPU), resnet18 on images (GPU)"
+    model: Literal["auto", "mlp", "resnet-small", "resnet18", "resnet34", "resnet50"] = Field(
+        "auto", description="mlp on embeddings (auto without a GPU), or a network on images (auto: resnet18)"
     )
     hidden_dim: int = Field(512, ge=1, description="mlp: width of the hidden layer")
-    image_size: AutoInt = Field("auto", description="resnet18: pixels a side")
+    image_size: AutoInt = Field("auto", description="on images: pixels a side")
     epochs: AutoInt = Field("auto", description="passes over the samples")
     batch_size: int = Field(256, ge=1, description="samples in one step, over all workers")
     learning_rate: AutoFloat = Field("auto", description="SGD with Nesterov momentum, cosine to zero")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 for resnet18 on a GPU")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on images with a GPU")
     folds: int = Field(
         1, ge=1, description="above 1: dynamics of samples that the proxy does not train on, one training for each fold"
     )
@@ -279,16 +280,19 @@ class RunConfig(Section):
 
 def load_config(
     values: dict[str, Any],
-    file: str | Path | None = None,
+    files: str | Path | Sequence[str | Path] | None = None,
     overrides: list[str] | None = None,
     base: dict[str, Any] | None = None,
 ) -> RunConfig:
-    """Merge `base`, a YAML file, `stage.option=value` overrides and explicit values, in this order, and validate.
+    """Merge `base`, YAML files, `stage.option=value` overrides and explicit values, in this order, and validate.
 
     Raises:
         UsageError: an unknown option (with the closest known one), a wrong type or range, or an unreadable file.
     """
-    merged = _overlay(base or {}, _read_yaml(Path(file)) if file else {})
+    merged = base or {}
+    for file in [files] if isinstance(files, (str, Path)) else files or []:
+        merged = _overlay(merged, _read_yaml(Path(file)))
+    merged = _overlay(merged, {})
     for override in overrides or []:
         key, separator, text = override.partition("=")
         if not separator:

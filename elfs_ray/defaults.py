@@ -140,7 +140,7 @@ def choose_cluster(
 def choose_proxy(section: ProxyConfig, device: str, units: int, num_samples: int, median_side: float) -> ProxyConfig:
     """Proxy options: ResNet-18 on images with a GPU, an MLP on embeddings without."""
     model = section.model if section.model != "auto" else ("resnet18" if device == "cuda" else "mlp")
-    if model == "resnet18":
+    if model != "mlp":
         size, epochs, learning_rate = (32 if median_side <= 48 else 64), 200, RESNET_PROXY_LEARNING_RATE
     else:
         steps_per_epoch = math.ceil(num_samples / section.batch_size)
@@ -153,7 +153,7 @@ def choose_proxy(section: ProxyConfig, device: str, units: int, num_samples: int
         epochs=epochs,
         learning_rate=learning_rate,
         workers=workers,
-        dtype="bfloat16" if device == "cuda" and model == "resnet18" else "float32",
+        dtype="bfloat16" if device == "cuda" and model != "mlp" else "float32",
     )
 
 

@@ -249,7 +249,7 @@ def _held(stage: str, work: Work) -> tuple[int, int]:
         reduced = 4 * images * int(work.cluster.pca_dim)
         return int(work.cluster.workers), WORKER_BYTES + vectors + reduced + 8 * images * work.neighbors.k
     if stage == "proxy":
-        inputs = 3 * images * int(work.proxy.image_size) ** 2 if work.proxy.model == "resnet18" else vectors
+        inputs = 3 * images * int(work.proxy.image_size) ** 2 if work.proxy.model != "mlp" else vectors
         return int(work.proxy.workers), WORKER_BYTES + inputs + 200 * images
     if stage == "beta-search":
         return min(work.trials, TRIALS_ON_A_GPU * work.gpus or work.cpus), WORKER_BYTES + 4 * images * dim

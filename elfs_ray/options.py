@@ -107,7 +107,9 @@ MethodOption = Annotated[
 UntilOption = Annotated[
     str, typer.Option("--until", metavar="STAGE", help="Last stage to run; the commands below are their names.")
 ]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file with options.")]
+ConfigOption = Annotated[
+    list[Path] | None, typer.Option("--config", help="YAML file with options. Repeat for more; later ones win.")
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="STAGE.OPTION=VALUE", help="Any other option. Repeat for more.")
 ]

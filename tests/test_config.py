@@ -1,9 +1,12 @@
 """Configuration: where options come from, and that a wrong one is named in one line with the remedy."""
 
+from pathlib import Path
+
 import pytest
 
 from elfs_ray.config import RunConfig, fingerprint, load_config
 from elfs_ray.errors import UsageError
+from elfs_ray.methods import get_method
 
 REQUIRED = {"input": "/images", "num_classes": 10, "budgets": [100]}
 
@@ -117,3 +120,23 @@ def test_labels_that_are_a_file_are_absolute(tmp_path, monkeypatch):
     for given, kept in {"labels.csv": file, "folders": "folders", "column:y": "column:y"}.items():
         config = load_config({**REQUIRED, "evaluate.labels": given, "select.labeled": given})
         assert (config.evaluate.labels, config.select.labeled) == (kept, kept)
+
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_settings_of_the_papers(path):
+    config = load_config({"input": "/x"}, path)
+    assert 1 - config.budgets[-1] == pytest.approx(0.9)  # their largest pruning rate
+    method = get_method(config.select.method, **config.select.options)
+    assert method.name == path.stem.split("-")[0]
+    assert config.select.supervised == (method.name == "dual")
+    assert config.num_classes == {"cifar10": 10, "cifar100": 100, "stl10": 10, "imagenet": 1000}[path.stem.split("-")[1]]
+
+
+def test_later_files_win(tmp_path):
+    for name, text in (("a", "seed: 1\nembed: {batch_size: 8}\n"), ("b", "embed: {batch_size: 9}\n")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    config = load_config(REQUIRED, [tmp_path / "a.yaml", tmp_path / "b.yaml"])
+    assert (config.seed, config.embed.batch_size) == (1, 9)

@@ -232,7 +232,7 @@ def _proxy_step(options: ProxyConfig, dim: int, num_classes: int, device: torch.
     """Seconds of a step of one worker, with the dynamics of the whole batch."""
     generator = torch.Generator().manual_seed(0)
     rows = max(1, options.batch_size // int(options.workers))
-    on_images = options.model == "resnet18"
+    on_images = options.model != "mlp"
     examples = _pixels(rows, int(options.image_size)) if on_images else _unit_rows(rows, dim)
     network = build_network(options.model, examples, num_classes, options.hidden_dim, generator=generator).to(device)
     optimizer = sgd(network, float(options.learning_rate), options.momentum, options.weight_decay)

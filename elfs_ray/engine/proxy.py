@@ -1,6 +1,6 @@
 """Proxy: a classifier trained on the pseudo-labels with Ray Train, whose training dynamics rate every sample.
 
-Reads: `pseudo_labels`, and `embeddings` (mlp) or `samples` (resnet18). Writes: `dynamics`.
+Reads: `pseudo_labels`, and `embeddings` (mlp) or `samples` (networks on images). Writes: `dynamics`.
 A supervised baseline reads `labels_true` in place of pseudo-labels, and writes `dynamics_supervised`.
 With several folds, the dynamics of a sample are those of a network that does not train on it (cross-fitting): it cannot
 learn a wrong pseudo-label by heart. Workers share each batch and average gradients; every worker sees the logits of the
@@ -106,7 +106,7 @@ class _Training:
         options = task.options
         self._task, self.device = task, device
         self.arrays = MappedArrays(task.store, task.work)
-        self.on_images = options.model == "resnet18"
+        self.on_images = options.model != "mlp"
         self.labels = torch.from_numpy(read_column(task.store, task.labels, "label").astype(np.int64))
         if self.on_images:
             size = int(options.image_size)
