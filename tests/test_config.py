@@ -122,6 +122,7 @@ def test_labels_that_are_a_file_are_absolute(tmp_path, monkeypatch):
         assert (config.evaluate.labels, config.select.labeled) == (kept, kept)
 
 
+CLASSES = {"cifar10": 10, "cifar100": 100, "stl10": 10, "imagenet": 1000}
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
 
@@ -132,7 +133,7 @@ def test_settings_of_the_papers(path):
     method = get_method(config.select.method, **config.select.options)
     assert method.name == path.stem.split("-")[0]
     assert config.select.supervised == (method.name == "dual")
-    assert config.num_classes == {"cifar10": 10, "cifar100": 100, "stl10": 10, "imagenet": 1000}[path.stem.split("-")[1]]
+    assert config.num_classes == CLASSES[path.stem.split("-")[1]]
 
 
 def test_later_files_win(tmp_path):

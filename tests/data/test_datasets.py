@@ -19,7 +19,8 @@ def cifar_batch(path, rng, rows, key=b"labels", more=None):
     """A row: 1,024 red bytes, 1,024 green, 1,024 blue, each line by line."""
     data = rng.integers(0, 256, (rows, 3072), dtype=np.uint8)
     labels = [int(label) for label in rng.integers(0, 10, rows)]
-    path.write_bytes(pickle.dumps({b"data": data, key: labels, b"filenames": [b"a.png"] * rows, **(more or {})}, protocol=2))
+    batch = {b"data": data, key: labels, b"filenames": [b"a.png"] * rows, **(more or {})}
+    path.write_bytes(pickle.dumps(batch, protocol=2))
     return data, labels
 
 

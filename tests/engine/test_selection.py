@@ -6,18 +6,44 @@ import numpy as np
 import pytest
 
 from elfs_ray import select
+from elfs_ray.config import load_config
+from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import available_methods
+from elfs_ray.pipeline import run
 from elfs_ray.store import Store
 from small import BUDGET, NUM_IMAGES, OPTIONS
 
-FAST = {"zcore": {"draws": 500}, "d2": {"num_neighbors": 5}}
+FAST = {"zcore": {"draws": 500}, "d2": {"num_neighbors": 5}, "auto": {"among": ["random"]}}
 
 
-@pytest.mark.parametrize("name", sorted(set(available_methods()) - {"auto", "tdds", "elfs", "ccs"}))
-def test_every_method_runs_on_the_artifacts(choose, name):
-    result = choose(**{"select.method": name, "select.options": FAST.get(name, {})})
-    assert len(set(result.table["sample_id"].to_pylist())) == BUDGET
+@pytest.fixture(scope="module")
+def permuted_labels(small_input, tmp_path_factory):
+    """The same labels, each at another image."""
+    header, *rows = small_input[1].read_text().splitlines()
+    names, labels = zip(*(row.split(",") for row in rows), strict=True)
+    path = tmp_path_factory.mktemp("labels") / "permuted.csv"
+    shuffled = np.random.default_rng(1).permutation(labels)
+    path.write_text("\n".join([header, *map(",".join, zip(names, shuffled, strict=True))]))
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(set(available_methods()) - {"tdds"}))
+def test_every_method_runs_and_sees_no_label(small_run, small_input, permuted_labels, tmp_path, name):
+    """With labels permuted, not a bit of a coreset changes."""
+    coresets = []
+    for labels in (small_input[1], permuted_labels):
+        run_dir = shutil.copytree(small_run.run_dir, tmp_path / labels.stem)
+        shutil.rmtree(run_dir / "coresets")
+        shutil.rmtree(run_dir / "beta_search")
+        values = {"select.method": name, "select.options": FAST.get(name, {}), "evaluate.labels": str(labels)}
+        if name == "ccs":
+            values["select.beta"] = 0.2  # as elfs, it would search
+        store = Store(str(run_dir))
+        run(load_config({**OPTIONS, **values}, base=small_run.manifest["config"]), store, Reporter(), until="select")
+        coresets.append(store.read_table(f"coresets/{name}/{BUDGET}"))
+    assert len(set(coresets[0]["sample_id"].to_pylist())) == BUDGET
+    assert coresets[0].equals(coresets[1])
 
 
 def test_tdds_needs_to_be_recorded(choose):
