@@ -140,9 +140,9 @@ def _folders(source: Path, *, test: str) -> Found:
     return Found(len(list(parts[0].glob("*/"))), {}, parts)
 
 
-_CIFAR10 = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+_BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
 DATASETS: dict[str, Callable[[Path], Found]] = {
-    "cifar10": partial(_cifar, **_CIFAR10, key=b"labels", classes=10),
+    "cifar10": partial(_cifar, train=_BATCHES, test=["test_batch"], key=b"labels", classes=10),
     "cifar100": partial(_cifar, train=["train"], test=["test"], key=b"fine_labels", classes=100),
     "stl10": _stl10,
     "imagenet": partial(_folders, test="val"),
