@@ -12,6 +12,10 @@ from elfs_ray.estimates import exact_search_seconds, shard_bytes
 
 SectionT = TypeVar("SectionT", bound=Section)
 
+# Threads of one encoder wait for each other when decoding takes a core: two encoders of one thread were a third faster
+# than one of two (docs/performance.md). But each takes seconds to start.
+IMAGES_PER_CPU_ENCODER = 2048
+
 # Above this many rows an index shard is split; below, another process costs more than its threads win.
 ROWS_PER_SHARD, MIN_ROWS_PER_SHARD = 2_000_000, 25_000
 
@@ -42,22 +46,26 @@ ON_EMBEDDINGS = ("linear", "mlp")
 IMAGE_SIZES = ((48, 32), (80, 64), (128, 96), (math.inf, 224))
 
 
-def choose_embed(section: EmbedConfig, device: str, units: int, native_size: int, median_side: float) -> EmbedConfig:
+def choose_embed(
+    section: EmbedConfig, cpus: int, gpus: int, num_samples: int, native_size: int, median_side: float
+) -> EmbedConfig:
     """Encoder options.
 
     Args:
         section: the options asked for.
-        device: `cpu` or `cuda`.
-        units: GPUs, or 1.
+        cpus: processors of the machine or cluster.
+        gpus: GPUs of the machine or cluster.
+        num_samples: images to embed.
         native_size: pixels a side that the encoder was trained with.
         median_side: median short side of the images, pixels.
     """
-    if device == "cuda":
-        size, dtype, batch = native_size, "bfloat16", 256
+    if gpus:
+        size, dtype, batch, actors = native_size, "bfloat16", 256, gpus
     else:
         # A CPU affords small inputs only, and enlarging tiny images further adds cost but no detail.
         size, dtype, batch = min(native_size, 128 if median_side <= 64 else 160), "bfloat16", 64
-    return _fill(section, image_size=size, dtype=dtype, batch_size=batch, actors=units)
+        actors = min(cpus, math.ceil(num_samples / IMAGES_PER_CPU_ENCODER))
+    return _fill(section, image_size=size, dtype=dtype, batch_size=batch, actors=actors)
 
 
 def choose_neighbors(

@@ -81,7 +81,7 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
         )
     side = float(np.median(sides))
     native = load_encoder(config.embed.encoder, weights=config.embed.weights).preprocessing.size
-    embed = choose_embed(config.embed, hardware.device, hardware.units, native, side)
+    embed = choose_embed(config.embed, hardware.cpus, hardware.gpus, source.count, native, side)
     encoder = load_encoder(embed.encoder, weights=embed.weights, image_size=int(embed.image_size))
     pixels, decode_seconds = _decode(good, encoder, config.ingest.max_pixels)
     encode = _encode_seconds(encoder, pixels, embed.dtype, int(embed.batch_size), hardware)

@@ -75,7 +75,9 @@ def _choose(context: StageContext) -> tuple[EmbedConfig, Encoder]:
     else:
         section, hardware = context.config.embed, context.hardware
         native = load_encoder(section.encoder, weights=section.weights).preprocessing.size
-        options = choose_embed(section, hardware.device, hardware.units, native, median_side(context.store))
+        num_samples = context.store.count_rows("samples")
+        sizes = native, median_side(context.store)
+        options = choose_embed(section, hardware.cpus, hardware.gpus, num_samples, *sizes)
     encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
     return options, encoder
 
@@ -104,8 +106,8 @@ def _stream(
     hardware, batch_size, preprocessing = context.hardware, int(options.batch_size), encoder.preprocessing
     on_gpu = hardware.device == "cuda"
     actors = int(options.actors)
-    # Ray Data lists the files in a task that takes one: a single processor must not be the encoder's.
-    encoder_cpus = 1 if hardware.cpus > 1 and not on_gpu else 0
+    # The encoders leave a processor to decoding, and to Ray Data's task that lists files, which takes a whole one.
+    encoder_cpus = 0.0 if on_gpu else min(1.0, (hardware.cpus - 1) / actors)
     pixel_bytes = batch_size * 3 * preprocessing.size**2
     weight_bytes = sum(value.numel() * value.element_size() for value in encoder.module.state_dict().values())
     return iter(

@@ -113,6 +113,8 @@ def _start(config: RayConfig, verbose: bool) -> None:
             ) from None
         return
     memory = config.object_store_mb * 2**20 if config.object_store_mb else None
+    # No one takes this machine away with notice; the watcher would be one more process for each training.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
         with contextlib.nullcontext() if verbose else _standard_error_closed():
             ray.init(

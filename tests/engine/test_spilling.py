@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
 from elfs_ray.config import load_config
 from elfs_ray.console import Reporter
@@ -16,15 +18,20 @@ from elfs_ray.pipeline import run
 from elfs_ray.store import Store
 from small import BUDGET, OPTIONS, TIMEOUT_SECONDS, command_line
 
-# The least that Ray allows; and batches of pixels of which three do not find room.
+# The least that Ray allows; and batches of pixels of which two do not find room. The network is small: pixels matter.
 STORE_MB = 80
-EMBED = {"embed.image_size": 384, "embed.batch_size": 64, "ray.num_cpus": 2}
+EMBED = {
+    "embed.encoder": "timm:test_resnet",
+    "embed.image_size": 448,
+    "embed.batch_size": 80,
+    "ray.num_cpus": 2,
+}
 
 
-def run_until_embedded(images, labels, run_dir, folder):
+def run_until_embedded(images, labels, run_dir, folder, options):
     """The command line, with Ray's files in a folder; returns how many MiB its log says that it moved to disk."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    sets = [f"--set={name}={value}" for name, value in EMBED.items()]
+    sets = [f"--set={name}={value}" for name, value in options.items()]
     sets.append(f"--set=ray.object_store_mb={STORE_MB}")
     process = subprocess.run(
         [sys.executable, "-m", "elfs_ray.cli", *command_line(images, labels, run_dir), "--until=embed", *sets],
@@ -51,8 +58,11 @@ def ray_folder():
 @pytest.mark.timeout(400)
 def test_object_store_too_small(ray_session, small_input, ray_folder, tmp_path):
     images, labels = small_input
-    assert run_until_embedded(images, labels, tmp_path / "small", ray_folder) > 0
-    config = load_config({"input": str(images), "budgets": [BUDGET], "num_classes": 10, **OPTIONS, **EMBED})
+    network = timm.create_model("test_resnet", pretrained=False)
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    options = {**OPTIONS, **EMBED, "embed.weights": str(tmp_path / "weights.pt")}
+    assert run_until_embedded(images, labels, tmp_path / "small", ray_folder, options) > 0
+    config = load_config({"input": str(images), "budgets": [BUDGET], "num_classes": 10, **options})
     run(config, Store(str(tmp_path / "enough")), Reporter(), until="embed")
     ours, theirs = (Store(str(tmp_path / name)).read_table("embeddings") for name in ("small", "enough"))
     assert ours.equals(theirs)
