@@ -107,7 +107,7 @@ def measure(task: Task) -> Row:
 def print_table(rows: list[Row]) -> None:
     """Markdown: a row for each share."""
     print("| true labels mixed in | labels right, % | rank correlation with true AUM | betas found | accuracy, % | "
-          "less random, points (95 %) | best beta in hindsight, less random |\n|---|---|---|---|---|---|---|")  # fmt: skip
+          "less random, points (95 %) | best beta in hindsight |\n|---|---|---|---|---|---|---|")  # fmt: skip
     for share in SHARES:
         part = [row for row in rows if row.share == share]
         found = mean_and_interval([100 * row.test[row.found] for row in part])
