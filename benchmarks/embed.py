@@ -1,6 +1,6 @@
 """The embed stage beside the bare model, on one processor and on two, and the memory of the driver as rows grow.
 
-    python benchmarks/embed.py                                  # digits; about 10 minutes on 2 cores
+    python benchmarks/embed.py                                  # digits; about half an hour on 2 cores
     python benchmarks/embed.py rate --input images.parquet      # one part, with images of your own (table or folder)
     python benchmarks/embed.py --memory                         # 10,000 and 100,000 tiny images; about 4 minutes
     python benchmarks/embed.py --memory --rows 1000000          # about half an hour more
@@ -53,7 +53,7 @@ from elfs_ray.engine.shard_index import Queries, build_index
 from elfs_ray.engine.stage import StageResult
 from elfs_ray.store import Store
 
-QUERY_ROWS, HELD_IMAGES, MAX_PIXELS = 1024, 1024, 10**8
+QUERY_ROWS, HELD_IMAGES, MAX_PIXELS = 2048, 1024, 10**8
 SPARE_CPUS = 2
 TINY_ENCODER = "timm:test_resnet"
 
@@ -258,7 +258,7 @@ def scaling(table: Table, options: argparse.Namespace, folder: Path) -> None:
     count, images = options.images, folder / "scaling.parquet"
     write_table(options.input, count, images)
     in_fresh_process(prepared, configured(images, ingest__chunk_rows=options.chunk_rows), folder / "run-scaling")
-    vectors = argparse.Namespace(rows=options.scaling_rows, dim=256, intrinsic=32, spread=1.0)
+    vectors = argparse.Namespace(rows=options.scaling_rows, dim=512, intrinsic=32, spread=1.0)
     write_embeddings(Store(str(folder / "vectors")), vectors)
 
     def run(unit: str, workers: int) -> dict[str, Any]:
@@ -275,7 +275,8 @@ def scaling(table: Table, options: argparse.Namespace, folder: Path) -> None:
             return workers * rows / at_once(workers, bare_encoding, chosen, images, rows, 1)[0]
         return options.scaling_rows / at_once(workers, bare_search, chosen, folder / "vectors")[0]
 
-    for unit, what in {"embed": "encoder actors", "neighbors": "index shards"}.items():
+    names = {"embed": "encoder actors", "neighbors": "index shards"}
+    for unit, what in ((unit, names[unit]) for unit in options.units):
         found: dict[str, list[float]] = {}
         for _ in range(options.repeats):
             once, twice = run(unit, 1), run(unit, 2)
@@ -339,7 +340,8 @@ def main() -> None:
     parser.add_argument(
         "--chunk-rows", type=int, default=128, help="rows of a block: of ingest's chunks, saved at once"
     )
-    parser.add_argument("--scaling-rows", type=int, default=40_000, help="synthetic embeddings for the index shards")
+    parser.add_argument("--scaling-rows", type=int, default=60_000, help="synthetic embeddings for the index shards")
+    parser.add_argument("--units", nargs="+", default=["embed", "neighbors"], help="for scaling")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="measure the driver's memory instead")
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000], help="for --memory")

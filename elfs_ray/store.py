@@ -29,6 +29,8 @@ MANIFEST = "manifest.json"
 WORK = ".work"
 LOGS = "logs/"
 """Artifacts below it are for people, and no stage needs them."""
+ROW_GROUP_ROWS = 8192
+"""Who reads some rows of a large part reads the groups that hold them, not the part."""
 _PENDING_RECORD = "record.json"
 _COPIES_AT_ONCE = 16
 
@@ -133,7 +135,7 @@ class Store:
         """
         table = table.select(schema.names).cast(schema)
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
         self.write_bytes(sink.getvalue(), *parts)
 
     def dataset(self, *parts: str) -> pads.Dataset:
