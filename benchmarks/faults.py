@@ -1,6 +1,6 @@
 """Time to recover from each fault: a real run, a process killed in the middle of a stage, the same result or not.
 
-    python benchmarks/faults.py                                   # all faults; about 15 minutes on 2 cores
+    python benchmarks/faults.py                                   # all faults; half an hour on 2 cores
     python benchmarks/faults.py --faults embed driver-embed       # some
     python benchmarks/faults.py --images 300                      # small, to see that it works
 

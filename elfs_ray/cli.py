@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from elfs_ray import __version__
@@ -246,6 +247,24 @@ def status(run_dir: Annotated[str, typer.Argument(help="Run folder.")]) -> None:
         f"finished {manifest['finished']}" if manifest["finished"] else "not finished: run the same command to go on"
     )
     out.print(state, highlight=False)
+
+
+@app.command()
+@takes_options("input_", "encoder", "weights", "address")
+def doctor(*, debug: DebugOption = False, **options: Any) -> None:
+    """Look at all that a run needs of this machine, in some seconds; one line each, with the remedy."""
+    from elfs_ray.doctor import NO_INPUT, examine
+
+    colours = {"ok": "green", "weak": "yellow", "bad": "red"}
+    config = load_config({"input": NO_INPUT, "num_classes": 2, "budgets": [1], **given_options(options)})
+    found = []
+    for finding in examine(config):
+        found.append(finding)
+        remedy = f"; {finding.remedy}" if finding.remedy else ""
+        told = escape(f"{finding.name:<16} {finding.seen}{remedy}")
+        out.print(f"[{colours[finding.state]}]{finding.state:<4}[/] {told}", highlight=False, soft_wrap=True)
+    if any(finding.state == "bad" for finding in found):
+        raise UsageError("this machine lacks what a run needs; the lines marked `bad` say what to do")
 
 
 @app.command()

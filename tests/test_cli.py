@@ -171,6 +171,14 @@ def test_methods_are_listed(call):
     assert all(name in out for name in ("elfs", "ccs", "random", "Zheng et al., ICLR 2025"))
 
 
+def test_doctor(call, ray_session):
+    code, out, err = call("doctor", "--input=nowhere")
+    assert code == 2
+    assert "ok   ray" in out
+    assert [line for line in out.splitlines() if line.startswith("bad ")][0].startswith("bad  input ")
+    assert err == "elfs-ray: this machine lacks what a run needs; the lines marked `bad` say what to do\n"
+
+
 def test_version(call):
     from elfs_ray import __version__
 

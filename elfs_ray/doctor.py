@@ -1,0 +1,160 @@
+"""What a run needs of this machine, each thing looked at in seconds: one line for each, with the remedy where it lacks.
+
+Every check does the thing itself, as a run would: it imports, encodes an image, starts Ray, writes a file.
+"""
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Literal
+
+from elfs_ray.config import RayConfig, RunConfig
+from elfs_ray.errors import ElfsRayError, one_line
+
+LIBRARIES = ("ray", "torch", "torchvision", "timm", "open_clip", "faiss", "pyarrow", "numpy")
+DISTRIBUTIONS = {"open_clip": ("open_clip_torch",), "faiss": ("faiss-gpu", "faiss-cpu")}
+MIN_FREE_DISK, MIN_MEMORY, MIN_SHARED = 5 * 2**30, 4 * 2**30, 2**30
+# Ray refuses new objects from here on.
+FULL_DISK = 0.95
+NO_INPUT = "none://"
+"""Input of a configuration whose images are not looked at."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        name: of the thing.
+        state: `ok`; `weak`, works but slowly or not for everything; `bad`, a run would fail.
+        seen: what was found.
+        remedy: what to do about it; empty when it is `ok`.
+    """
+
+    name: str
+    state: Literal["ok", "weak", "bad"]
+    seen: str
+    remedy: str = ""
+
+
+def examine(config: RunConfig) -> Iterator[Finding]:
+    """Look at one thing after the other, as a run with this configuration would meet them."""
+    checks: list[tuple[str, Callable[[], Finding]]] = [
+        ("python", _python),
+        *((library, lambda library=library: _library(library)) for library in LIBRARIES),
+        ("gpu", _gpu),
+        ("memory", _memory),
+        ("shared memory", _shared_memory),
+        ("temporary files", _temporary_files),
+        ("encoder", lambda: _encoder(config.embed.encoder, config.embed.weights)),
+        ("ray", lambda: _ray(config.ray)),
+    ]
+    if config.input != NO_INPUT:
+        checks.append(("input", lambda: _input(config)))
+    for name, check in checks:
+        try:
+            yield check()
+        except ElfsRayError as error:
+            told, _, remedy = str(error).partition("; ")
+            yield Finding(name, "bad", told, remedy)
+        except Exception as error:  # noqa: BLE001 - what a library raises when it does not work here
+            yield Finding(name, "bad", f"{type(error).__name__}: {one_line(error)}", "install it again")
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if (3, 11) <= tuple(map(int, platform.python_version_tuple()[:2])) < (3, 14):
+        return Finding("python", "ok", version)
+    return Finding("python", "bad", version, "use Python 3.11, 3.12 or 3.13")
+
+
+def _library(name: str) -> Finding:
+    import_module(name)
+    for distribution in DISTRIBUTIONS.get(name, (name,)):
+        try:
+            return Finding(name, "ok", metadata.version(distribution))
+        except metadata.PackageNotFoundError:
+            continue
+    return Finding(name, "weak", "not installed as a package", "install elfs-ray again, with its dependencies")
+
+
+def _gpu() -> Finding:
+    import torch
+
+    found = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    if found:
+        return Finding("gpu", "ok", ", ".join(found))
+    if shutil.which("nvidia-smi"):
+        return Finding("gpu", "weak", "torch sees none, but nvidia-smi is here", "install a torch for your driver")
+    return Finding("gpu", "ok", f"none: {os.cpu_count()} processors with cheaper settings")
+
+
+def _memory() -> Finding:
+    import psutil
+
+    free = psutil.virtual_memory().available
+    seen = f"{free / 2**30:.1f} GiB free"
+    return (
+        Finding("memory", "ok", seen)
+        if free >= MIN_MEMORY
+        else Finding("memory", "weak", seen, f"free some: a run wants {MIN_MEMORY >> 30} GiB or more")
+    )
+
+
+def _shared_memory() -> Finding:
+    shared = Path("/dev/shm")  # noqa: S108 - where Ray keeps its objects
+    if not shared.is_dir():
+        return Finding("shared memory", "ok", "not used on this system")
+    size = shutil.disk_usage(shared).total
+    seen = f"{size / 2**30:.1f} GiB in {shared}"
+    if size >= MIN_SHARED:
+        return Finding("shared memory", "ok", seen)
+    return Finding("shared memory", "weak", seen, "start the container with --shm-size=4g; else Ray uses the disk")
+
+
+def _temporary_files() -> Finding:
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    usage = shutil.disk_usage(folder)
+    seen = f"{usage.free / 2**30:.1f} GiB free in {folder}"
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        file.write(b"a run writes here")
+    if usage.used / usage.total >= FULL_DISK or usage.free < MIN_FREE_DISK:
+        remedy = "free some, or set RAY_TMPDIR and TMPDIR to another disk: Ray stops at 95 % full"
+        return Finding("temporary files", "weak", seen, remedy)
+    return Finding("temporary files", "ok", seen)
+
+
+def _encoder(name: str, weights: str | None) -> Finding:
+    import torch
+
+    from elfs_ray.encoders import check_encoder, load_encoder
+
+    check_encoder(name, weights)
+    encoder = load_encoder(name, weights=weights)
+    size = encoder.preprocessing.size
+    vectors = encoder.encode(torch.zeros(1, 3, size, size, dtype=torch.uint8), torch.float32)
+    return Finding("encoder", "ok", f"{name}: {vectors.shape[1]} values for an image of {size} pixels")
+
+
+def _ray(there: RayConfig) -> Finding:
+    import ray
+
+    from elfs_ray.engine.session import ray_session
+
+    with ray_session(there) as hardware:
+        ray.get(ray.remote(num_cpus=0)(os.getpid).remote())
+        address = there.address or os.environ.get("RAY_ADDRESS")
+        where = f"cluster at {address}" if address else "started here"
+        return Finding("ray", "ok", f"{where}: {hardware.cpus} processors, {hardware.gpus} GPUs, a task ran")
+
+
+def _input(config: RunConfig) -> Finding:
+    from elfs_ray.checks import open_input
+
+    source = open_input(config, config.input)
+    return Finding("input", "ok", f"{source.count:,} files or rows ({source.kind}) in {config.input}")
