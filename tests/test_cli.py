@@ -175,7 +175,7 @@ def test_doctor(call, ray_session):
     code, out, err = call("doctor", "--input=nowhere")
     assert code == 2
     assert "ok   ray" in out
-    assert [line for line in out.splitlines() if line.startswith("bad ")][0].startswith("bad  input ")
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("bad ")] == ["input"]
     assert err == "elfs-ray: this machine lacks what a run needs; the lines marked `bad` say what to do\n"
 
 
