@@ -101,7 +101,7 @@ class EmbedConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="arithmetic of the encoder")
     batch_size: AutoInt = _execution("auto", "images in one forward pass")
     actors: AutoInt = _execution(
-        "auto", "encoder actors at most; auto: one for each GPU; without, up to one for each core and 2,048 images"
+        "auto", "encoder actors at most; auto: one for each GPU; without, up to one for each core and 4,096 images"
     )
     compile: bool = _execution(False, "torch.compile the encoder: slow to start, faster for many images")
     checkpoint_rows: int = _execution(2048, "embeddings written at once: what a kill can lose, for each actor", ge=1)

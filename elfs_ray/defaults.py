@@ -12,9 +12,9 @@ from elfs_ray.estimates import exact_search_seconds, shard_bytes
 
 SectionT = TypeVar("SectionT", bound=Section)
 
-# Threads of one encoder wait for each other when decoding takes a core: two encoders of one thread were a third faster
+# Threads of one encoder wait for each other when decoding takes a core: two encoders of one thread were a tenth faster
 # than one of two (docs/performance.md). But each takes seconds to start.
-IMAGES_PER_CPU_ENCODER = 2048
+IMAGES_PER_CPU_ENCODER = 4096
 
 # Above this many rows an index shard is split; below, another process costs more than its threads win.
 ROWS_PER_SHARD, MIN_ROWS_PER_SHARD = 2_000_000, 25_000

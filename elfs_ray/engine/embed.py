@@ -128,7 +128,8 @@ def _stream(
             _EncodeBatch,
             batch_size=batch_size,
             batch_format="numpy",
-            compute=ActorPoolStrategy(min_size=1, max_size=actors),
+            # Without GPUs there are as many as the images are worth, from the beginning.
+            compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=1 if on_gpu else actors),
             num_cpus=encoder_cpus,
             num_gpus=1 if on_gpu else 0,
             memory=PROCESS_BYTES + 2 * weight_bytes + ENCODE_COPIES * pixel_bytes,
