@@ -232,11 +232,7 @@ def plan(
 @app.command()
 def status(run_dir: Annotated[str, typer.Argument(help="Run folder.")]) -> None:
     """Show what a run folder holds and what is missing."""
-    store = Store(run_dir)
-    check_bucket(store.uri)
-    manifest = store.manifest()
-    if not manifest:
-        raise UsageError(f"{store.uri} holds no run (manifest.json is missing); check the path")
+    manifest = _run_folder(run_dir).manifest()
     table = Table("stage", "rows", "seconds", "memory MB", box=None, pad_edge=False)
     for unit, record in manifest.get("stages", {}).items():
         rows = ", ".join(f"{count:,} {name}" for name, count in record["rows"].items())
@@ -265,6 +261,52 @@ def doctor(*, debug: DebugOption = False, **options: Any) -> None:
         out.print(f"[{colours[finding.state]}]{finding.state:<4}[/] {told}", highlight=False, soft_wrap=True)
     if any(finding.state == "bad" for finding in found):
         raise UsageError("this machine lacks what a run needs; the lines marked `bad` say what to do")
+
+
+@app.command()
+def export(
+    run_dir: RunArgument,
+    to: Annotated[str, typer.Option("--to", help="csv, parquet, jsonl, label-studio, cvat, coco, fiftyone, ...")],
+    out_dir: Annotated[str, typer.Option("--out", "-o", help="Folder to write.")],
+    coreset: Annotated[
+        str | None, typer.Option("--coreset", help="METHOD/BUDGET; needed if there are several.")
+    ] = None,
+    pre_annotations: Annotated[
+        bool, typer.Option("--pre-annotations", help="Give pseudo-labels to annotators.")
+    ] = False,
+    url: Annotated[str | None, typer.Option("--url", help="Where the tool reaches the images.")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write a coreset in the form that an annotation tool or training code reads."""
+    from elfs_ray.exports import export_coreset, only_coreset
+
+    store = _run_folder(run_dir)
+    name = coreset or only_coreset(store)
+    written = export_coreset(store, name, to, out_dir, pre_annotations=pre_annotations, url=url)
+    out.print(f"{store.count_rows('coresets', name):,} images of {name} in {written}", highlight=False, soft_wrap=True)
+
+
+@app.command(name="import-labels")
+def import_labels(
+    run_dir: RunArgument,
+    annotations: Annotated[str, typer.Argument(help="What the tool exported: Label Studio JSON, CVAT XML, COCO JSON.")],
+    out_file: Annotated[str, typer.Option("--out", "-o", help="CSV file to write; give it to `--labeled`.")],
+    debug: DebugOption = False,
+) -> None:
+    """Bring annotations back, as labels that the next run takes with `--labeled`."""
+    from elfs_ray.exports.labels import write_labels
+
+    count = write_labels(_run_folder(run_dir), annotations, out_file)
+    out.print(f"{count:,} labels in {out_file}; go on with `--labeled {out_file}`", highlight=False, soft_wrap=True)
+
+
+def _run_folder(run_dir: str) -> Store:
+    """A folder that must hold a run."""
+    store = Store(run_dir)
+    check_bucket(store.uri)
+    if not store.manifest():
+        raise UsageError(f"{store.uri} holds no run (manifest.json is missing); check the path")
+    return store
 
 
 @app.command()

@@ -128,6 +128,8 @@ def test_a_folder_that_may_not_be_read(call, ordinary_user, images, tmp_path):
         (["cluster", "nowhere"], "holds no run; start one with `elfs-ray run --out nowhere --input ...`"),
         (["status"], "Missing argument"),
         (["evaluate", "nowhere", "--methods=elfs"], "holds no run; start one with `elfs-ray run --out nowhere"),
+        (["export", "nowhere", "--to=csv", "--out=x"], "holds no run (manifest.json is missing); check the path"),
+        (["import-labels", "nowhere", "x.json", "--out=x"], "holds no run (manifest.json is missing); check the path"),
         (["dataset", "mnist", ".", "--out=x"], "unknown data set 'mnist'; known: cifar10, cifar100, stl10"),
         (["dataset", "cifar10", ".", "--out=x"], "data_batch_1 does not exist; pass the folder with the unpacked"),
         (["sweep", "--out=run", "--input=x", "--budget=3", "--num-classes=2"], "Missing option '--method'"),
@@ -163,6 +165,18 @@ def test_without_a_command_the_help_is_shown(call):
     code, out, err = call()
     assert code == 2
     assert "beta-search" in out + err
+
+
+def test_export_and_import(call, small_run, tmp_path):
+    code, out, err = call("export", small_run.run_dir, "--to=cvat", "--out=exported", "--pre-annotations")
+    assert (code, err) == (0, "")
+    assert out.startswith("40 images of elfs/40 in ")
+    code, out, err = call("import-labels", small_run.run_dir, "exported/annotations.xml", "--out=labels.csv")
+    assert (code, err) == (0, "")
+    assert out == "40 labels in labels.csv; go on with `--labeled labels.csv`\n"
+    labels = (tmp_path / "labels.csv").read_text().splitlines()
+    assert labels[0] == "sample_id,label"
+    assert len(labels) == 41
 
 
 def test_methods_are_listed(call):

@@ -1,0 +1,85 @@
+"""Coresets in the forms that annotation tools and training code read.
+
+| format | what is written |
+|---|---|
+| csv, parquet, jsonl | one table: rank, sample_id, uri, width, height, score, pseudo_label, labeled |
+| label-studio | `tasks.json` to import, and `labels.xml`, the labelling interface |
+| cvat | `annotations.xml`, CVAT for images 1.1 |
+| coco | `annotations.json`; pseudo-labels as boxes around whole images |
+| fiftyone | `samples.json` and `metadata.json` of a FiftyOneDataset |
+| huggingface | Parquet with an `image` column that `datasets` decodes |
+| webdataset | tar shards of `KEY.jpg` (or png, ...) and `KEY.json` |
+| symlinks | a folder of links to the images, in rank order |
+
+Pictures that lie in a table, not in files, are written to `images/` beside what names them.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from elfs_ray.errors import UsageError
+from elfs_ray.exports import annotation, folders, tables
+from elfs_ray.exports.rows import Coreset, only_coreset, read_coreset
+from elfs_ray.store import Store
+
+__all__ = ["FORMATS", "export_coreset", "only_coreset"]
+
+FORMATS: dict[str, Callable[[Coreset, Path], None]] = {
+    "csv": tables.write_csv,
+    "parquet": tables.write_parquet,
+    "jsonl": tables.write_jsonl,
+    "label-studio": annotation.write_label_studio,
+    "cvat": annotation.write_cvat,
+    "coco": annotation.write_coco,
+    "fiftyone": folders.write_fiftyone,
+    "huggingface": folders.write_hugging_face,
+    "webdataset": folders.write_webdataset,
+    "symlinks": folders.write_symlinks,
+}
+"""Name -> what writes a coreset into an empty folder."""
+
+
+def export_coreset(
+    store: Store,
+    name: str,
+    form: str,
+    out: str | Path,
+    *,
+    pre_annotations: bool = False,
+    url: str | None = None,
+) -> Path:
+    """Write one coreset of a run folder; the folder appears whole or not at all.
+
+    Args:
+        store: the run folder.
+        name: of the coreset, METHOD/BUDGET.
+        form: one of `FORMATS`.
+        out: folder to write, which must not be there yet or be empty.
+        pre_annotations: give pseudo-labels to the annotators, as `cluster NUMBER`.
+        url: where the images are reached by the annotation tool, in place of the folder that the run read.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: an unknown format or coreset, a folder that is not empty, images that cannot be read.
+    """
+    if form not in FORMATS:
+        raise UsageError(f"unknown export format {form!r}; known: {', '.join(FORMATS)}")
+    out = Path(out).expanduser().resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is there already and is no empty folder; choose another --out")
+    coreset = read_coreset(store, name, pre_annotations=pre_annotations, url=url)
+    aside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        FORMATS[form](coreset.at(out), aside)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    if out.exists():
+        out.rmdir()
+    aside.rename(out)
+    return out

@@ -1,0 +1,185 @@
+"""The samples of a coreset with all that an export may name, and their pictures."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from elfs_ray.data.files import read_uri
+from elfs_ray.errors import UsageError
+from elfs_ray.storage import without_options
+from elfs_ray.store import Store
+
+IMAGES = "images"
+# First bytes of a file -> its ending.
+_MAGIC = (
+    (b"\xff\xd8", "jpg"),
+    (b"\x89PNG", "png"),
+    (b"GIF8", "gif"),
+    (b"RIFF", "webp"),
+    (b"BM", "bmp"),
+    (b"II", "tif"),
+)
+ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One selected sample.
+
+    Attributes:
+        rank: 0 is the best.
+        uri: of the file, or of the table that holds it.
+        cluster: its pseudo-label as a word; None where there is none or none is wanted.
+    """
+
+    rank: int
+    index: int
+    sample_id: str
+    uri: str
+    width: int
+    height: int
+    score: float | None
+    pseudo_label: int | None
+    labeled: bool
+    cluster: str | None
+
+
+@dataclass(frozen=True)
+class Coreset:
+    """A coreset to export.
+
+    Attributes:
+        name: METHOD/BUDGET.
+        samples: in order of rank.
+        clusters: the words of all pseudo-labels.
+        out: where the export will stand.
+        in_table: whether the pictures lie in a table, so that they have no files of their own.
+    """
+
+    store: Store
+    name: str
+    samples: list[Sample]
+    clusters: list[str]
+    location: str
+    url: str | None
+    in_table: bool
+    out: Path = Path()
+
+    def at(self, out: Path) -> "Coreset":
+        """The same, to stand in a folder."""
+        return replace(self, out=out)
+
+    def pictures(self) -> Iterator[tuple[Sample, bytes]]:
+        """Each sample with the bytes of its file, some in memory at a time.
+
+        Raises:
+            UsageError: a file that cannot be read any more.
+        """
+        dataset = self.store.dataset("samples")
+        column = "image" if self.in_table else "uri"
+        for start in range(0, len(self.samples), ROWS_AT_ONCE):
+            some = self.samples[start : start + ROWS_AT_ONCE]
+            wanted = pc.field("index").isin(pa.array([sample.index for sample in some]))
+            rows = dataset.to_table(columns=["index", column], filter=wanted).to_pylist()
+            found = {row["index"]: row[column] for row in rows}
+            for sample in some:
+                yield sample, self._read(sample, found[sample.index])
+
+    def _read(self, sample: Sample, source: bytes | str) -> bytes:
+        if isinstance(source, bytes):
+            return source
+        try:
+            return read_uri(source, self.location)
+        except OSError as error:
+            raise UsageError(
+                f"image {sample.sample_id!r} cannot be read any more ({error}); restore it, then export"
+            ) from None
+
+    def places(self, folder: Path) -> Iterator[tuple[Sample, str]]:
+        """Each sample with the path or URL of its picture; pictures in a table are written below `folder` first."""
+        if not self.in_table:
+            root = without_options(self.location).rstrip("/")
+            for sample in self.samples:
+                below = sample.uri.removeprefix(f"{root}/")
+                below = unquote(below) if "://" in sample.uri else below
+                yield sample, sample.uri if self.url is None else f"{self.url.rstrip('/')}/{quote(below)}"
+            return
+        for sample, data in self.pictures():
+            name = f"{IMAGES}/{file_name(sample, data)}"
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            yield sample, str(self.out / name) if self.url is None else f"{self.url.rstrip('/')}/{quote(name)}"
+
+
+def only_coreset(store: Store) -> str:
+    """The name of the run's coreset, if there is one and no other.
+
+    Raises:
+        UsageError: there is none, or there are several.
+    """
+    names = coreset_names(store)
+    if len(names) != 1:
+        told = f"the coresets {', '.join(names)}; choose one with --coreset" if names else "no coreset yet"
+        raise UsageError(f"{store.uri} holds {told}")
+    return names[0]
+
+
+def coreset_names(store: Store) -> list[str]:
+    """METHOD/BUDGET of every coreset of a run folder."""
+    stages = store.manifest().get("stages", {})
+    return [unit.removeprefix("coresets/") for unit in stages if unit.startswith("coresets/")]
+
+
+def read_coreset(store: Store, name: str, *, pre_annotations: bool, url: str | None) -> Coreset:
+    """Read a coreset of a run folder.
+
+    Raises:
+        UsageError: there is no such coreset, or it has no pseudo-labels and they are wanted.
+    """
+    there = coreset_names(store)
+    if name not in there:
+        held = ", ".join(there) or "none: run `elfs-ray select` first"
+        raise UsageError(f"{store.uri} holds no coreset {name!r}; it holds {held}")
+    rows = store.read_table(f"coresets/{name}").to_pylist()
+    wanted = pc.field("index").isin(pa.array([row["index"] for row in rows]))
+    sizes = store.dataset("samples").to_table(columns=["index", "width", "height"], filter=wanted).to_pylist()
+    by_index = {row["index"]: row for row in sizes}
+    labels = {row["pseudo_label"] for row in rows} - {None}
+    if pre_annotations and not labels:
+        raise UsageError(f"coreset {name!r} has no pseudo-labels to give as pre-annotations; leave the option out")
+    samples = [
+        Sample(
+            rank=row["rank"],
+            index=row["index"],
+            sample_id=row["sample_id"],
+            uri=row["uri"],
+            width=by_index[row["index"]]["width"],
+            height=by_index[row["index"]]["height"],
+            score=row["score"],
+            pseudo_label=row["pseudo_label"],
+            labeled=row["labeled"],
+            cluster=_word(row["pseudo_label"]) if pre_annotations and row["pseudo_label"] is not None else None,
+        )
+        for row in rows
+    ]
+    count = store.manifest()["config"]["num_classes"]
+    clusters = [_word(number) for number in range(count)] if pre_annotations else []
+    in_table = "image" in store.dataset("samples").schema.names
+    return Coreset(store, name, samples, clusters, store.manifest()["input"], url, in_table)
+
+
+def file_name(sample: Sample, data: bytes) -> str:
+    """A relative path made of the sample's id that stays below its folder, with the ending of its kind."""
+    parts = [quote(part, safe=" ") for part in PurePosixPath(sample.sample_id).parts if part not in ("/", "..", ".")]
+    name = "/".join(parts) or f"index-{sample.index}"
+    ending = next((ending for magic, ending in _MAGIC if data.startswith(magic)), "img")
+    return name if name.lower().endswith((f".{ending}", ".jpeg", ".tiff")) else f"{name}.{ending}"
+
+
+def _word(label: int) -> str:
+    return f"cluster {label}"
