@@ -147,7 +147,7 @@ def _ray(there: RayConfig) -> Finding:
     from elfs_ray.engine.session import ray_session
 
     with ray_session(there) as hardware:
-        ray.get(ray.remote(num_cpus=0)(os.getpid).remote())
+        ray.get(ray.remote(num_cpus=0)(lambda: None).remote())
         address = there.address or os.environ.get("RAY_ADDRESS")
         where = f"cluster at {address}" if address else "started here"
         return Finding("ray", "ok", f"{where}: {hardware.cpus} processors, {hardware.gpus} GPUs, a task ran")

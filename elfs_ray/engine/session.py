@@ -22,6 +22,9 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 # Threads that spin while they wait make a shared machine several times slower, and win little on a free one.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# A worker process that has nothing to do for a second is ended, where there are more than processors, and the next task
+# waits seconds for a new one: on two cores most of the time went there.
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "30000")
 # Ray Data reads the footers of Parquet files with 32 actors, each a process, however few the files are.
 os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
 
