@@ -17,8 +17,13 @@ from typing import Any
 import psutil
 
 STORE_BYTES = 100 * 2**20
-# Asked more often than by default whether they live, so that a lost node is noticed sooner.
-SYSTEM = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 200}
+# Asked more often than by default whether they live, so that a lost node is noticed sooner; workers stay, as in
+# cluster.yaml.
+SYSTEM = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 200,
+    "idle_worker_killing_time_threshold_ms": 30_000,
+}
 
 
 class Nodes:

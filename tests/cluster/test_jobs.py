@@ -70,6 +70,7 @@ def cluster() -> Iterator[Cluster]:
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_API_SERVER_ADDRESS": address,
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_idle_worker_killing_time_threshold_ms": "30000",
     }
     options = ["--head", "--block", "--num-cpus=2", "--num-gpus=0", "--object-store-memory=100000000"]
     options += ["--node-ip-address=127.0.0.1", f"--port={gcs}", f"--ray-client-server-port={client}"]

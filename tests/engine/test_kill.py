@@ -8,9 +8,10 @@ import pytest
 from elfs_ray.store import Store
 from small import BUDGET, command_line, finish, start, wait_until
 
-# A job is stopped in embed in `cluster/test_jobs.py`, a driver killed in cluster in `test_workers.py`; ingest saves its
-# pieces as embed does, evaluation as the beta search.
-STAGES = ["neighbors", "proxy", f"beta_search-elfs-{BUDGET}"]
+STAGES = [
+    *("ingest", "embed", "neighbors", "cluster", "proxy"),
+    *(f"beta_search-elfs-{BUDGET}", f"evaluation-elfs-{BUDGET}"),
+]
 
 
 def published(run_dir: Path) -> set[str]:
