@@ -2,8 +2,8 @@
 
     python benchmarks/embed.py                                  # digits; about half an hour on 2 cores
     python benchmarks/embed.py rate --input images.parquet      # one part, with images of your own (table or folder)
-    python benchmarks/embed.py --memory                         # 10,000 and 100,000 tiny images; about 4 minutes
-    python benchmarks/embed.py --memory --rows 1000000          # about half an hour more
+    python benchmarks/embed.py --memory                         # 10,000 and 100,000 tiny images; a minute and a half
+    python benchmarks/embed.py --memory --rows 1000000          # six minutes more
 
 rate: the encoder fed from memory (uint8 pixels, the same batches, threads and normalisation) beside the stage, which
 reads a Parquet file, decodes, encodes and saves on the same processors. `steady` leaves out start and end: the second
