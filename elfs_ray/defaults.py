@@ -165,6 +165,11 @@ def choose_proxy(section: ProxyConfig, device: str, units: int, num_samples: int
     )
 
 
+def choose_evaluations(section: EvaluateConfig, device: str, median_side: float) -> dict[str, EvaluateConfig]:
+    """How the evaluation trains each of its models."""
+    return {model: choose_evaluation(section, model, device, median_side) for model in section.models}
+
+
 def choose_evaluation(section: EvaluateConfig, model: str, device: str, median_side: float) -> EvaluateConfig:
     """How the evaluation trains one model; `resnet-small` sees 64 pixels at most, being made for a CPU."""
     steps, batch_size, learning_rate = EVALUATION_TRAININGS[model]

@@ -12,7 +12,6 @@ Pictures are kept without loss, as PNG. Beside them stands `dataset.yaml`, a con
 
 import io
 import pickle
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
+from elfs_ray.data.files import new_folder
 from elfs_ray.errors import UsageError, one_line
 
 ROWS_PER_FILE = 5000
@@ -87,19 +87,10 @@ def write_dataset(name: str, source: str | Path, out: str | Path) -> Path:
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty and holds no {DESCRIPTION}; choose another --out")
     found = DATASETS[name](source)
-    aside = out.with_name(f".{out.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with new_folder(out) as folder:
         for part, split in found.splits.items():
-            _write_split(split, aside / part, part)
-        aside.mkdir(parents=True, exist_ok=True)
-        (aside / DESCRIPTION).write_text(yaml.safe_dump(_description(found, out), sort_keys=False))
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    if out.exists():
-        out.rmdir()
-    aside.rename(out)
+            _write_split(split, folder / part, part)
+        (folder / DESCRIPTION).write_text(yaml.safe_dump(_description(found, out), sort_keys=False))
     return description
 
 
@@ -164,7 +155,7 @@ def _description(found: Found, out: Path) -> dict[str, Any]:
 
 def _write_split(split: Split, folder: Path, name: str) -> None:
     """Parquet files with the columns image_id, image and label."""
-    folder.mkdir(parents=True)
+    folder.mkdir()
     for number, start in enumerate(range(0, len(split.labels), ROWS_PER_FILE)):
         rows = range(start, min(start + ROWS_PER_FILE, len(split.labels)))
         table = pa.table(

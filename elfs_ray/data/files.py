@@ -1,9 +1,12 @@
 """The files that the user names: whether they are there, and their bytes."""
 
+import contextlib
 import difflib
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow.fs as pafs
@@ -37,6 +40,22 @@ def read_uri(uri: str, like: str = "") -> bytes:
     with filesystem.open_input_stream(path) as stream:
         data: bytes = stream.read()
     return data
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to write in; becomes `target`, not there or empty, when the block ends well, and else is removed."""
+    aside = target.with_name(f".{target.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    if target.exists():
+        target.rmdir()
+    aside.rename(target)
 
 
 def map_files(read: Callable[..., T], location: str, *columns: Iterable[Any]) -> Iterator[T]:

@@ -20,7 +20,7 @@ from elfs_ray.core.networks import MlpClassifier, build_network, prepare_images
 from elfs_ray.core.temi import TemiHeads, temi_loss, uniform_prior, update_teacher
 from elfs_ray.data.images import ImageError, decode, inspect, to_uint8
 from elfs_ray.data.sources import Source
-from elfs_ray.defaults import MLP_LEARNING_RATE, choose_cluster, choose_embed, choose_evaluation, choose_proxy
+from elfs_ray.defaults import MLP_LEARNING_RATE, choose_cluster, choose_embed, choose_evaluations, choose_proxy
 from elfs_ray.encoders import Encoder, load_encoder
 from elfs_ray.engine.session import Hardware
 from elfs_ray.errors import UsageError
@@ -87,9 +87,7 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
     encode = _encode_seconds(encoder, pixels, embed.dtype, int(embed.batch_size), hardware)
     cluster = choose_cluster(config.cluster, hardware.device, hardware.units, source.count, encoder.dim)
     proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side)
-    evaluate: dict[str, EvaluateConfig] = {
-        model: choose_evaluation(config.evaluate, model, hardware.device, side) for model in config.evaluate.models
-    }
+    evaluate = choose_evaluations(config.evaluate, hardware.device, side)
     device = torch.device(hardware.device)
     dim, classes = encoder.dim, config.num_classes
     rates = Rates(

@@ -30,7 +30,7 @@ from elfs_ray.core.hiding import train_with_hiding
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
 from elfs_ray.core.networks import build_network, prepare_images
 from elfs_ray.data.images import read_pixels
-from elfs_ray.defaults import choose_evaluation
+from elfs_ray.defaults import choose_evaluations
 from elfs_ray.engine.artifacts import median_side, part_name, read_column, read_vectors_at
 from elfs_ray.engine.inputs import labels_in_use
 from elfs_ray.engine.progress import Counter
@@ -138,10 +138,7 @@ def _draw(
     labels = read_column(store, "labels_true", "label")
     rows = _draw_subsets(store, config, budget, labels, draws)
     sets = _with_test_set(store, config, labels, rows)
-    side = median_side(store)
-    options: dict[str, EvaluateConfig] = {
-        model: choose_evaluation(config.evaluate, model, device, side) for model in config.evaluate.models
-    }
+    options = choose_evaluations(config.evaluate, device, median_side(store))
     units = ("embed", "labels", "test_embed", "test_labels")
     data = [record["fingerprint"] for record in map(store.record, units) if record] + [_digest(sets.test)]
     digests = {name: _digest(positions) for name, positions in rows.items()}

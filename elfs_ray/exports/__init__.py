@@ -14,10 +14,10 @@
 Pictures that lie in a table, not in files, are written to `images/` beside what names them.
 """
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from elfs_ray.data.files import new_folder
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import annotation, folders, tables
 from elfs_ray.exports.rows import Coreset, only_coreset, read_coreset
@@ -71,15 +71,6 @@ def export_coreset(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already and is no empty folder; choose another --out")
     coreset = read_coreset(store, name, pre_annotations=pre_annotations, url=url)
-    aside = out.with_name(f".{out.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        FORMATS[form](coreset.at(out), aside)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    if out.exists():
-        out.rmdir()
-    aside.rename(out)
+    with new_folder(out) as folder:
+        FORMATS[form](coreset.at(out), folder)
     return out

@@ -123,9 +123,10 @@ def only_coreset(store: Store) -> str:
         UsageError: there is none, or there are several.
     """
     names = coreset_names(store)
-    if len(names) != 1:
-        told = f"the coresets {', '.join(names)}; choose one with --coreset" if names else "no coreset yet"
-        raise UsageError(f"{store.uri} holds {told}")
+    if not names:
+        raise UsageError(f"{store.uri} holds no coreset; run `elfs-ray select` first")
+    if len(names) > 1:
+        raise UsageError(f"{store.uri} holds the coresets {', '.join(names)}; choose one with --coreset")
     return names[0]
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from elfs_ray.report import charts
-from elfs_ray.report.comparison import compare
+from elfs_ray.report.comparison import COMPARISON
 from elfs_ray.report.quality import label_free_signals, warning
 from elfs_ray.report.thumbnails import Thumbnail, make_thumbnails
 from elfs_ray.store import Store
@@ -49,7 +49,7 @@ def write_report(store: Store) -> str:
         # The charts escape their own texts; Plotly is the library's.
         charts={name: Markup(html) for name, html in _charts(store, stages, coresets).items()},  # noqa: S704
         accuracies={model: Markup(html) for model, html in _accuracy_charts(store, coresets).items()},  # noqa: S704
-        comparison=compare(store),
+        comparison=store.read_table(COMPARISON).to_pylist() if store.exists(COMPARISON) else [],
         quarantine=_quarantine(store),
         plotly=Markup(get_plotlyjs()),  # noqa: S704
     )
