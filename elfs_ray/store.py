@@ -7,6 +7,7 @@ folder goes. A stage is complete when the manifest holds its fingerprint. Local 
 work alike; object stores cannot rename, so there the artifacts are copied, and their source stays until the end.
 """
 
+import contextlib
 import json
 import os
 import uuid
@@ -33,6 +34,7 @@ ROW_GROUP_ROWS = 8192
 """Who reads some rows of a large part reads the groups that hold them, not the part."""
 _PENDING_RECORD = "record.json"
 _COPIES_AT_ONCE = 16
+_READINGS = 4
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,12 @@ class Store:
         Raises:
             UsageError: the file is not valid JSON.
         """
-        try:
-            return json.loads(self.read_bytes(*parts))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise UsageError(
-                f"{self.location(*parts)} is damaged; remove the run folder, or restore that file"
-            ) from None
+        # An object is read by asking for its size, then for so many bytes: one that a longer one replaces in between
+        # comes cut off.
+        for _ in range(1 if self.is_local else _READINGS):
+            with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
+                return json.loads(self.read_bytes(*parts))
+        raise UsageError(f"{self.location(*parts)} is damaged; remove the run folder, or restore that file")
 
     def write_table(self, table: pa.Table, schema: pa.Schema, *parts: str) -> None:
         """Write one Parquet file, cast to `schema` and atomically.

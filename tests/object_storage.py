@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -92,11 +92,16 @@ def running_server(log: Path) -> Iterator[ObjectStorage]:
 
 
 class Door:
-    """Passes requests on to a server. While closed, it answers those that would write with status 503."""
+    """Passes requests on to a server.
+
+    While closed, it answers those that would write with status 503. `after_head`, if set, is called once, between the
+    next answer to a HEAD and its delivery.
+    """
 
     def __init__(self, server: str, methods: tuple[str, ...] = ("PUT", "POST", "DELETE")) -> None:
         self.closed = False
         self.refused = 0
+        self.after_head: Callable[[], None] | None = None
         door = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -115,6 +120,9 @@ class Door:
                 content = response.read()
                 headers = {name: value for name, value in response.getheaders() if name.lower() != "connection"}
                 connection.close()
+                if self.command == "HEAD" and door.after_head:
+                    happening, door.after_head = door.after_head, None
+                    happening()
                 self.reply(response.status, headers, content)
 
             do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815

@@ -113,6 +113,16 @@ def test_the_record_is_the_first_to_go(remote_store, object_storage, monkeypatch
     check_recovered(remote_store)
 
 
+def test_an_object_that_is_replaced_while_it_is_read(remote_store, object_storage):
+    """A longer manifest comes between the question for its size and the reading: it must not come cut off."""
+    remote_store.update_manifest(stages={"ingest": {}})
+    with Door(object_storage.address) as door:
+        reader = Store(remote_store.uri.replace(object_storage.address, door.address))
+        door.after_head = lambda: remote_store.update_manifest(stages={"ingest": {}, "labels": {}})
+        assert "ingest" in reader.read_json("manifest.json")["stages"]
+        assert door.after_head is None
+
+
 def test_table_that_breaks_its_schema_is_not_written(store):
     nulls = TABLE.set_column(3, "reason", pa.nulls(1, pa.string()))
     with pytest.raises(ValueError, match="'reason' with null values to non-nullable"):
