@@ -11,7 +11,8 @@ and third quarter of the rows, as the stage counts them; or the difference betwe
 that ingest wrote is decoded and encoded as a block or with others, so the parts here are small: `--chunk-rows`.
 scaling: one and two encoder actors, and one and two index shards, each with one thread; beside the same bare work in
 one process and in two at once, which is what the machine gives. Ray is told of spare processors, so that decoding and
-saving never wait for a slot. memory: ingest and embed of 8 x 8 pixels with the smallest network of timm.
+saving never wait for a slot. memory: ingest and embed of 8 x 8 pixels, enlarged to 32 x 32, with the smallest network
+of timm. (Batches of pixels below 100 KB would wait in the driver, where Ray keeps small objects; real ones are larger.)
 Every measurement has processes of its own; medians and ranges of the repeats. For machines without a GPU.
 """
 
@@ -55,7 +56,7 @@ from elfs_ray.store import Store
 
 QUERY_ROWS, HELD_IMAGES, MAX_PIXELS = 2048, 1024, 10**8
 SPARE_CPUS = 2
-TINY_ENCODER = "timm:test_resnet"
+TINY_ENCODER, TINY_SIDE = "timm:test_resnet", 32
 
 
 def write_table(location: str, count: int, path: Path) -> None:
@@ -296,7 +297,7 @@ def memory_of(rows: int, folder: Path, weights: Path) -> dict[str, Any]:
     """Ingest and embed so many tiny images, in a process of its own; returns seconds and memory of both stages."""
     images, store = folder / f"images-{rows}", Store(str(folder / f"run-{rows}"))
     write_tiny_images(images, rows)
-    config = configured(images, embed__encoder=TINY_ENCODER, embed__weights=str(weights), embed__image_size=8,
+    config = configured(images, embed__encoder=TINY_ENCODER, embed__weights=str(weights), embed__image_size=TINY_SIDE,
                         embed__batch_size=256)  # fmt: skip
     found: dict[str, Any] = {"rows": rows}
     with ray_session(RayConfig(num_cpus=os.cpu_count())) as hardware:

@@ -120,9 +120,7 @@ class Door:
                 content = response.read()
                 headers = {name: value for name, value in response.getheaders() if name.lower() != "connection"}
                 connection.close()
-                if self.command == "HEAD" and door.after_head:
-                    happening, door.after_head = door.after_head, None
-                    happening()
+                door.answered(self.command)
                 self.reply(response.status, headers, content)
 
             do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
@@ -150,6 +148,12 @@ class Door:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.address = f"127.0.0.1:{self._server.server_port}"
+
+    def answered(self, command: str) -> None:
+        """What is to happen after a HEAD, once."""
+        if command == "HEAD" and self.after_head is not None:
+            happening, self.after_head = self.after_head, None
+            happening()
 
     def __enter__(self) -> "Door":
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

@@ -4,18 +4,23 @@ Reads: `samples`. Writes: `embeddings` (one row for each sample, half precision)
 Decoding runs in tasks on CPUs, encoding in a pool of actors (one for each GPU) that grows as machines come. Finished
 rows are saved in files of `checkpoint_rows`; a second run encodes only the rows that no file holds. On retry a task
 encodes its rows again, and the last step keeps one of equal rows.
+What the driver holds does not grow without end: see `_PendingSamples` and `PARTS_AT_ONCE`.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 import ray
 import torch
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import ActorPoolStrategy, Datasource, ReadTask
+from ray.data.block import BlockMetadata
 
 from elfs_ray import schema
 from elfs_ray.config import EmbedConfig
@@ -30,7 +35,9 @@ from elfs_ray.errors import RunError
 from elfs_ray.storage import is_outage
 from elfs_ray.store import Store
 
-ENCODED = "encoded"
+ENCODED = "rows"
+# Parts of `samples` that one execution of Ray Data takes: the driver keeps some 100 KB for each until it ends.
+PARTS_AT_ONCE = 16_384
 # Seconds of all workers together, reported apart.
 TIMED = ("decode_seconds", "transfer_seconds", "encode_seconds")
 # What a process of Ray with torch loaded takes, and how much more than its pixels a batch needs, in bytes and times.
@@ -102,22 +109,40 @@ def _saved_rows(context: StageContext) -> np.ndarray:
 def _stream(
     context: StageContext, options: EmbedConfig, encoder: Encoder, done: np.ndarray, counter: Counter
 ) -> Iterator[dict[str, np.ndarray]]:
+    """Encode what is not done, one execution of Ray Data after the other; yields counts and seconds of saved files."""
+    store, samples = context.store, context.artifact("samples")
+    has_bytes = "image" in store.dataset(samples).schema.names
+    columns, done_ref = [*KEY, "image" if has_bytes else "uri"], ray.put(done)
+    groups = _grouped(store.part_paths(samples))
+    first = [_index_of(store, group[0])[0].as_py() for group in groups] + [len(done)]
+    for number, paths in enumerate(groups):
+        if not done[first[number] : first[number + 1]].all():
+            pending = _PendingSamples(store, paths, columns, done_ref)
+            yield from _encode(context, options, encoder, counter, pending)
+
+
+def _encode(
+    context: StageContext, options: EmbedConfig, encoder: Encoder, counter: Counter, pending: "_PendingSamples"
+) -> Iterator[dict[str, np.ndarray]]:
     """Run read -> decode -> encode -> save; yields counts and seconds as files are saved."""
     hardware, batch_size, preprocessing = context.hardware, int(options.batch_size), encoder.preprocessing
     on_gpu = hardware.device == "cuda"
     actors = int(options.actors)
-    # The encoders leave a processor to decoding, and to Ray Data's task that lists files, which takes a whole one.
+    # The encoders leave a processor to decoding.
     encoder_cpus = 0.0 if on_gpu else min(1.0, (hardware.cpus - 1) / actors)
     pixel_bytes = batch_size * 3 * preprocessing.size**2
     weight_bytes = sum(value.numel() * value.element_size() for value in encoder.module.state_dict().values())
+    # What reads and what decodes become one task, because they ask for the same.
+    decoding = {"num_cpus": 0.5, "memory": PROCESS_BYTES + DECODE_COPIES * pixel_bytes}
+    dataset = ray.data.read_datasource(pending, override_num_blocks=len(pending.paths), **decoding)
+    # Blocks of one batch of pixels flow on at once: at the default of 128 MiB the encoder would wait for hundreds.
+    dataset.context.target_max_block_size = pixel_bytes
     return iter(
-        _pending(context, done, pixel_bytes)
-        .map_batches(
-            _decode_batch,  # type: ignore[arg-type] # Ray's annotations know no further arguments
+        dataset.map_batches(
+            _decode_batch,
             batch_size=batch_size,
             batch_format="pyarrow",
-            num_cpus=0.5,
-            memory=PROCESS_BYTES + DECODE_COPIES * pixel_bytes,
+            **decoding,
             fn_kwargs={
                 "preprocessing": preprocessing,
                 "max_pixels": context.config.ingest.max_pixels,
@@ -140,7 +165,7 @@ def _stream(
             },
         )
         .map_batches(
-            _save_batch,  # type: ignore[arg-type]
+            _save_batch,
             batch_size=options.checkpoint_rows,
             batch_format="numpy",
             num_cpus=0.25,
@@ -150,26 +175,43 @@ def _stream(
     )
 
 
-def _pending(context: StageContext, done: np.ndarray, block_bytes: int) -> Dataset:
-    """The samples still to encode, with their bytes or where to read them.
+class _PendingSamples(Datasource):
+    """The samples of some parts that are still to encode, with their bytes or where to read them.
 
-    Blocks of one batch of pixels flow on at once: at the default of 128 MiB the encoder would wait for hundreds.
+    A task decodes what it reads. As blocks of their own the rows would all be read at once, being small, and Ray keeps
+    blocks of less than 100 KB in the memory of the driver.
     """
-    store, samples = context.store, context.artifact("samples")
-    names = store.dataset(samples).schema.names
-    columns = [*KEY, "image" if "image" in names else "uri"]
-    paths = store.part_paths(samples)
-    read = ray.data.read_parquet(paths, filesystem=store.filesystem, num_cpus=0.25)
-    dataset = read.select_columns(columns)
-    dataset.context.target_max_block_size = block_bytes
-    if not done.any():
-        return dataset
-    done_ref = ray.put(done)
 
-    def not_done(table: pa.Table) -> pa.Table:
-        return table.filter(pa.array(~ray.get(done_ref)[table["index"].to_numpy()]))
+    def __init__(
+        self, store: Store, paths: Sequence[str], columns: list[str], done: "ray.ObjectRef[np.ndarray]"
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.paths = paths
+        self._shared = store, columns, done
 
-    return dataset.map_batches(not_done, batch_format="pyarrow", batch_size=None, num_cpus=0.25)
+    def estimate_inmemory_data_size(self) -> None:
+        """Not known; what a task gives on is cut to batches anyway."""
+
+    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
+        """One for each part."""
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(partial(_read_pending, *self._shared, path), metadata) for path in self.paths]
+
+
+def _read_pending(store: Store, columns: list[str], done: "ray.ObjectRef[np.ndarray]", path: str) -> Iterator[pa.Table]:
+    """The rows of one part that are not done yet."""
+    table = pq.read_table(path, filesystem=store.filesystem, columns=columns)
+    yield table.filter(pa.array(~ray.get(done)[table["index"].to_numpy()]))
+
+
+def _grouped(paths: list[str]) -> list[list[str]]:
+    """Neighbouring parts, `PARTS_AT_ONCE` in a group."""
+    return [paths[start : start + PARTS_AT_ONCE] for start in range(0, len(paths), PARTS_AT_ONCE)]
+
+
+def _index_of(store: Store, path: str) -> pa.ChunkedArray:
+    """The column `index` of one part."""
+    return pq.read_table(path, filesystem=store.filesystem, columns=["index"])["index"]
 
 
 def _decode_batch(table: pa.Table, preprocessing: Preprocessing, max_pixels: int, location: str) -> dict[str, Any]:
@@ -273,10 +315,10 @@ class AdaptiveForward:
 
 
 def _save_batch(batch: dict[str, np.ndarray], store: Store, folder: str) -> dict[str, np.ndarray]:
-    """Save finished rows in a file named by its first row and size, so that a retry writes the same file."""
+    """Save finished rows in a file named by its first row, last row and size: a retry writes the same file."""
     index = batch["index"]
     table = pa.table({"sample_id": batch["sample_id"], "index": index, "vector": matrix_column(batch["vector"])})
-    name = f"rows-{index.min():012d}-{len(index)}.parquet"
+    name = f"{index.min():012d}-{index.max():012d}-{len(index)}.parquet"
     store.write_table(table, schema.embeddings(batch["vector"].shape[1]), folder, name)
     spent = {name: np.array([batch[name].sum()]) for name in TIMED}
     return {"rows": np.array([len(index)]), "device": batch["device"][:1], **spent}
@@ -285,19 +327,25 @@ def _save_batch(batch: dict[str, np.ndarray], store: Store, folder: str) -> dict
 def _consolidate(context: StageContext, dim: int) -> None:
     """Write the saved rows in order of index, one part for each part of `samples`."""
     store, work = context.store, context.work
-    saved = f"{work}/{ENCODED}"
+    folder = f"{work}/{ENCODED}"
+    names = store.names(folder)
+    first, last = (np.array([int(name.split("-")[place]) for name in names]) for place in (0, 1))
+    saved = ray.put((first, last, names))
 
     @ray.remote(num_cpus=0.5)
-    def write(number: int, samples_path: str) -> None:
-        index = pa.dataset.dataset(samples_path, filesystem=store.filesystem).to_table(columns=["index"])["index"]
+    def write(name: str, path: str, saved: tuple[np.ndarray, np.ndarray, list[str]]) -> None:
+        index, (first, last, names) = _index_of(store, path), saved
         low, high = index[0].as_py(), index[-1].as_py()
+        holding = [store.path(folder, names[file]) for file in np.flatnonzero((first <= high) & (last >= low))]
         in_range = (pc.field("index") >= low) & (pc.field("index") <= high)
-        rows = store.read_table(saved, rows=in_range).sort_by("index")
-        _, first = np.unique(rows["index"].to_numpy(), return_index=True)
-        rows = rows.take(pa.array(first))
+        rows = pads.dataset(holding, filesystem=store.filesystem).to_table(filter=in_range).sort_by("index")
+        _, of_equals = np.unique(rows["index"].to_numpy(), return_index=True)
+        rows = rows.take(pa.array(of_equals))
         if not np.array_equal(rows["index"].to_numpy(), index.to_numpy()):
             raise AssertionError(f"rows {low}..{high} of the embeddings are incomplete")
-        store.write_table(rows, schema.embeddings(dim), work, "embeddings", part_name(number))
+        store.write_table(rows, schema.embeddings(dim), work, "embeddings", name)
 
     paths = store.part_paths(context.artifact("samples"))
-    ray.get([write.remote(number, path) for number, path in enumerate(paths)])
+    for number, group in enumerate(_grouped(paths)):
+        start = number * PARTS_AT_ONCE
+        ray.get([write.remote(part_name(part), path, saved) for part, path in enumerate(group, start)])

@@ -9,12 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+from elfs_ray.config import load_config
+from elfs_ray.console import Reporter
 from elfs_ray.encoders import Encoder, Preprocessing
+from elfs_ray.engine import embed
 from elfs_ray.engine.artifacts import read_vectors
 from elfs_ray.engine.embed import AdaptiveForward
 from elfs_ray.errors import RunError
+from elfs_ray.pipeline import run
 from elfs_ray.store import Store
-from small import TIMEOUT_SECONDS, command_line
+from small import BUDGET, OPTIONS, TIMEOUT_SECONDS, command_line
 
 
 class Greedy(nn.Module):
@@ -62,3 +66,25 @@ def test_one_processor_is_enough(small_run, small_input, tmp_path):
     ours, theirs = (read_vectors(Store(str(run))) for run in (tmp_path / "run", small_run.run_dir))
     # One thread adds in another order than two.
     np.testing.assert_allclose(ours, theirs, rtol=0.01, atol=0.01)
+
+
+def test_one_execution_after_the_other(ray_session, small_run, small_input, tmp_path, monkeypatch):
+    """Four parts, two at once: the second two fail, and are all that is left to do."""
+    encode, executions = embed._encode, []
+
+    def failing(*arguments):
+        executions.append(arguments[-1].paths)
+        if len(executions) == 2:
+            raise RunError("lost")
+        return encode(*arguments)
+
+    monkeypatch.setattr(embed, "PARTS_AT_ONCE", 2)
+    monkeypatch.setattr(embed, "_encode", failing)
+    config = load_config({"input": str(small_input[0]), "budgets": [BUDGET], "num_classes": 10, **OPTIONS})
+    store = Store(str(tmp_path / "run"))
+    with pytest.raises(RunError, match="lost"):
+        run(config, store, Reporter(), until="embed")
+    run(config, store, Reporter(), until="embed")
+    parts = store.part_paths("samples")
+    assert executions == [parts[:2], parts[2:], parts[2:]]
+    assert store.read_table("embeddings").equals(Store(str(small_run.run_dir)).read_table("embeddings"))
