@@ -19,7 +19,7 @@ import pandas as pd
 from elfs_ray.report.comparison import RANDOM, compare
 from elfs_ray.store import Store
 
-SHOWN = ("elfs", "ccs", "dual", "aum", "d2", "zcore", "prototypicality", "kcenter", "auto", "elfs-supervised")
+SHOWN = ("elfs", "ccs", "dual", "d2", "zcore", "kcenter", "stratified", "typiclust", "auto", "elfs-supervised")
 """Methods that a plot shows, in the order of its colours; all stand in the table."""
 
 

@@ -1,13 +1,16 @@
-"""Selecting by distance between embeddings: greedy k-centre, k-means centroids, k-means++ on gradients.
+"""Selecting by distance between embeddings: greedy k-centre, k-means centroids and regions, k-means++ on gradients.
 
 Symbols: N samples, d dimensions, C classes.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64
 from scipy.cluster.vq import kmeans2
+from scipy.sparse import csr_array
 
 K_MEANS_STEPS = 50
+# Regions to draw from need no converged centroids: few steps, on so many rows for each region.
+REGION_STEPS, REGION_ROWS, BLOCK_ROWS = 10, 64, 65_536
 
 
 def greedy_k_center(
@@ -48,6 +51,34 @@ def k_means(
     """Centroids float64 [C, d] and the cluster of each sample, int32 [N], by k-means from a k-means++ start."""
     centroids, labels = kmeans2(vectors.astype(np.float64), num_clusters, iter=K_MEANS_STEPS, minit="++", rng=rng)
     return centroids, labels
+
+
+def regions(vectors: Float32[np.ndarray, "N d"], num_regions: int, rng: np.random.Generator) -> Int64[np.ndarray, " N"]:
+    """Region of each sample, int64 [N] in 0..num_regions - 1, by a few steps of k-means on a sample; some may be empty.
+
+    Args:
+        vectors: float32 [N, d].
+        num_regions: at most N.
+        rng: draws the sample and its first centroids.
+    """
+    sample = vectors[np.sort(rng.choice(len(vectors), min(len(vectors), num_regions * REGION_ROWS), replace=False))]
+    centroids = sample[rng.choice(len(sample), num_regions, replace=False)]
+    for _ in range(REGION_STEPS):
+        nearest = _nearest(sample, centroids)
+        counts = np.bincount(nearest, minlength=num_regions)[:, None]
+        one = np.ones(len(sample), np.float32)
+        members = csr_array((one, (nearest, np.arange(len(sample)))), (num_regions, len(sample)))
+        centroids = np.where(counts > 0, (members @ sample) / np.maximum(counts, 1), centroids).astype(np.float32)
+    return _nearest(vectors, centroids)
+
+
+def _nearest(vectors: Float32[np.ndarray, "N d"], centroids: Float32[np.ndarray, "C d"]) -> Int64[np.ndarray, " N"]:
+    """The nearest centroid of each sample; of equally near ones the first."""
+    half_squares = np.einsum("cd,cd->c", centroids, centroids) / 2
+    starts = range(0, len(vectors), BLOCK_ROWS)
+    return np.concatenate(
+        [(vectors[start : start + BLOCK_ROWS] @ centroids.T - half_squares).argmax(axis=1) for start in starts]
+    )
 
 
 def centroid_distances(

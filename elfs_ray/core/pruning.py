@@ -65,6 +65,15 @@ def check_scores(scores: Shaped[np.ndarray, " N"], name: str) -> None:
         raise UsageError(f"{name} is not a number for {len(wrong)} of {len(scores)} samples, first at row {wrong[0]}")
 
 
+def rank_within(groups: Int[np.ndarray, " N"], scores: Real[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
+    """Rank of each sample in its group, int64 [N]: 0 for the highest score; ties by position."""
+    order = np.lexsort((np.arange(len(groups)), -scores.astype(np.float64), groups))
+    first = np.concatenate([[0], np.cumsum(np.bincount(groups))])
+    ranks = np.empty(len(groups), dtype=np.int64)
+    ranks[order] = np.arange(len(groups)) - first[groups[order]]
+    return ranks
+
+
 def double_end_prune(
     hardness: Real[np.ndarray, " N"], budget: int, beta: float, ids: Int64[np.ndarray, " N"] | None = None
 ) -> Int64[np.ndarray, " {budget}"]:

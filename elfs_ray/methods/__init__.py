@@ -20,6 +20,8 @@ from elfs_ray.methods.moderate import Moderate
 from elfs_ray.methods.prototypicality import Prototypicality
 from elfs_ray.methods.puma import Puma
 from elfs_ray.methods.random import Random
+from elfs_ray.methods.stratified import Stratified
+from elfs_ray.methods.typiclust import TypiClust
 from elfs_ray.methods.zcore import ZCore
 
 __all__ = [
@@ -36,9 +38,9 @@ __all__ = [
 
 ENTRY_POINT_GROUP = "elfs_ray.methods"
 BUILT_IN: tuple[type[SelectionMethod], ...] = (
-    Random,
+    *(Random, Stratified),
     *(Elfs, Ccs, Aum, Forgetting, El2n, Entropy, DynUnc, Tdds, Dual),
-    *(D2, ZCore, KCenter, Prototypicality, Moderate),
+    *(D2, ZCore, KCenter, TypiClust, Prototypicality, Moderate),
     *(Badge, Puma, Dlc),
     Auto,
 )

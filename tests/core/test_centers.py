@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elfs_ray.core.centers import centroid_distances, class_means, greedy_k_center, k_means, k_means_plus_plus
+from elfs_ray.core.centers import (
+    centroid_distances,
+    class_means,
+    greedy_k_center,
+    k_means,
+    k_means_plus_plus,
+    regions,
+)
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 K_CENTER, PROTOTYPES = np.load(GOLDEN / "kcenter_a.npz"), np.load(GOLDEN / "prototypicality_a.npz")
@@ -49,6 +56,27 @@ def test_k_means_finds_far_blobs(rng):
     centroids, labels = k_means(rng.normal(size=(60, 2)) + 50 * truth[:, None], 3, rng)
     assert len({*zip(truth.tolist(), labels.tolist(), strict=True)}) == 3
     np.testing.assert_allclose(np.sort(centroids[:, 0]), [0, 50, 100], atol=1.5)
+
+
+@pytest.mark.parametrize("count", [20, 400])
+def test_regions_follow_far_blobs(rng, count):
+    """Also where only a sample of the rows is looked at: more than 64 for each region."""
+    truth = np.repeat([0, 1], count)
+    vectors = (rng.normal(size=(2 * count, 2)) + 50 * truth[:, None]).astype(np.float32)
+    found = regions(vectors, 2, rng)
+    assert found.dtype == np.int64
+    assert {*zip(truth.tolist(), found.tolist(), strict=True)} in ({(0, 0), (1, 1)}, {(0, 1), (1, 0)})
+
+
+@given(st.integers(0, 2**16), st.integers(1, 30), st.integers(1, 5))
+def test_any_number_of_regions_fits(seed, count, spread):
+    """Many equal rows too, which are never parted."""
+    vectors = np.random.default_rng(seed).integers(-spread, spread, size=(30, 2)).astype(np.float32)
+    found = regions(vectors, count, np.random.default_rng(seed))
+    assert found.shape == (30,)
+    assert 0 <= found.min() <= found.max() < count
+    for row in np.unique(vectors, axis=0):
+        assert len(set(found[(vectors == row).all(axis=1)].tolist())) == 1
 
 
 def test_class_means_by_hand():

@@ -13,6 +13,7 @@ from elfs_ray.core.pruning import (
     budget_count,
     double_end_prune,
     hardness_order,
+    rank_within,
     stratified_prune,
     stratum_budgets,
     weighted_order,
@@ -185,3 +186,8 @@ class TestWeightedOrder:
 
     def test_weightless_samples_come_last(self, rng):
         assert weighted_order(np.array([0.0, 1.0, 0.0]), np.arange(3), rng).tolist() == [1, 0, 2]
+
+
+def test_rank_within_by_hand():
+    groups, scores = np.array([1, 0, 1, 1, 3]), np.array([2.0, 0.0, 5.0, 2.0, -1.0])
+    assert rank_within(groups, scores).tolist() == [1, 0, 0, 2, 0]

@@ -152,6 +152,59 @@ def test_elfs_takes_the_score_it_is_told():
     assert (by_aum.tolist(), by_forgetting.tolist()) == ([0, 1], [5, 4])
 
 
+def blobs(*sizes):
+    """Vectors of unit length about the axes, so many about each."""
+    rng = np.random.default_rng(0)
+    axis = np.repeat(np.arange(len(sizes)), sizes)
+    vectors = (np.eye(len(sizes))[axis] + 0.01 * rng.normal(size=(len(axis), len(sizes)))).astype(np.float32)
+    return axis, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_stratified_gives_each_region_its_share(seed):
+    axis, vectors = blobs(30, 10)
+    inputs = SelectionInputs(ids=np.arange(40), embeddings=vectors)
+    chosen = get_method("stratified", max_regions=2).select(inputs, 8, np.random.default_rng(seed)).positions
+    assert np.bincount(axis[chosen]).tolist() == [6, 2]
+    assert axis[chosen[[1, 5]]].tolist() != [1, 1]  # the small region comes in its turn
+    assert set(axis[chosen[:4]].tolist()) == {0, 1}
+
+
+def test_typiclust_by_hand():
+    """Two clusters; the larger is first, then they take turns; in each the nearest neighbours decide."""
+    axis, vectors = blobs(6, 5)
+    near = np.array([5, 9, 3, 8, 4, 2, 6, 1, 9, 7, 5], np.float32) / 10
+    similarity = np.stack([near, near], axis=1)
+    inputs = SelectionInputs(
+        ids=np.arange(11),
+        embeddings=vectors,
+        neighbor_ids=np.zeros((11, 2), np.int64),
+        neighbor_similarity=similarity,
+    )
+    method = get_method("typiclust", max_clusters=2)
+    selection = method.select(inputs, 6, np.random.default_rng(0))
+    assert selection.positions.tolist() == [1, 8, 3, 9, 0, 6]
+    assert axis[selection.positions].tolist() == [0, 1, 0, 1, 0, 1]
+    np.testing.assert_allclose(selection.scores, 1 / np.sqrt(2 - 2 * near), rtol=1e-6)
+    outliers = get_method("typiclust", max_clusters=2, min_size=6).select(inputs, 7, np.random.default_rng(0))
+    assert outliers.positions.tolist() == [1, 3, 0, 4, 2, 5, 8]
+
+
+def test_typiclust_knows_what_has_labels():
+    """The cluster with two labelled samples waits until the other has as many."""
+    _, vectors = blobs(6, 5)
+    labeled = np.isin(np.arange(11), [1, 3])
+    inputs = SelectionInputs(
+        ids=np.arange(11),
+        embeddings=vectors,
+        neighbor_ids=np.zeros((11, 1), np.int64),
+        neighbor_similarity=np.linspace(0.9, 0.1, 11, dtype=np.float32)[:, None],
+        labeled=labeled,
+    )
+    chosen = get_method("typiclust", max_clusters=2).select(inputs, 4, np.random.default_rng(0)).positions
+    assert chosen.tolist() == [6, 7, 0, 8]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -36,7 +36,7 @@ class TestLabeled:
             choose(name, make_inputs(labeled=labeled), 4)
 
 
-@pytest.mark.parametrize("name", ["kcenter", "d2", "zcore"])
+@pytest.mark.parametrize("name", ["kcenter", "d2", "zcore", "typiclust"])
 def test_coverage_methods_keep_away_from_labelled_samples(name):
     """Two equal blobs, one of them labelled: what is new comes from the other."""
     rng = np.random.default_rng(0)
