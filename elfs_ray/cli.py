@@ -139,13 +139,9 @@ def _without_method(base: dict[str, Any] | None, method: str | None) -> dict[str
 
 
 def _saved(run_dir: str, given: Mapping[str, Any]) -> tuple[Store, dict[str, Any]]:
-    """A run folder and the configuration that it holds."""
-    store = Store(run_dir)
-    check_bucket(store.uri)
-    saved: dict[str, Any] = store.manifest().get("config", {})
-    if not saved and not any(given.values()):
-        raise UsageError(f"{store.uri} holds no run; start one with `elfs-ray run --out {run_dir} --input ...`")
-    return store, saved
+    """A run folder, new where options are given that start one, and the configuration that it holds."""
+    store = _run_folder(run_dir, may_be_new=any(given.values()))
+    return store, store.manifest().get("config", {})
 
 
 def _add_stage_command(stage: str, summary: str) -> None:
@@ -300,12 +296,15 @@ def import_labels(
     out.print(f"{count:,} labels in {out_file}; go on with `--labeled {out_file}`", highlight=False, soft_wrap=True)
 
 
-def _run_folder(run_dir: str) -> Store:
-    """A folder that must hold a run."""
+def _run_folder(run_dir: str, *, may_be_new: bool = False) -> Store:
+    """A folder that holds a run."""
     store = Store(run_dir)
     check_bucket(store.uri)
-    if not store.manifest():
-        raise UsageError(f"{store.uri} holds no run (manifest.json is missing); check the path")
+    if not may_be_new and not store.manifest():
+        raise UsageError(
+            f"{store.uri} holds no run (manifest.json is missing); check the path, or start one with "
+            f"`elfs-ray run --out {run_dir} --input ...`"
+        )
     return store
 
 

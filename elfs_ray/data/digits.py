@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from elfs_ray.data.files import new_folder
+
 INK_LEVELS = 16
 DIGIT_SIDE, MARGIN = 48, 8
 
@@ -15,7 +17,7 @@ DIGIT_SIDE, MARGIN = 48, 8
 def write_digits(folder: str | Path) -> tuple[Path, Path]:
     """Write 1,797 digits as PNG files (dark ink on white, 64 x 64) and their labels in a file apart.
 
-    Nothing is written when both are there; otherwise both appear whole.
+    Nothing is written when both are there; the labels are written last.
 
     Returns:
         The folder of images, and the CSV file with the columns sample_id and label.
@@ -27,19 +29,16 @@ def write_digits(folder: str | Path) -> tuple[Path, Path]:
     if images.is_dir() and labels.is_file():
         return images, labels
     digits = load_digits()
-    aside = folder / ".images"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["sample_id", "label"])
-    for number, (ink, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        name = f"digit-{number:04d}.png"
-        _draw(ink).save(aside / name)
-        writer.writerow([name, label])
-    labels.write_text(table.getvalue())
     shutil.rmtree(images, ignore_errors=True)
-    aside.rename(images)
+    with new_folder(images) as aside:
+        for number, (ink, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+            name = f"digit-{number:04d}.png"
+            _draw(ink).save(aside / name)
+            writer.writerow([name, label])
+    labels.write_text(table.getvalue())
     return images, labels
 
 

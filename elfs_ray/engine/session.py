@@ -4,7 +4,9 @@ import contextlib
 import logging
 import os
 import platform
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,7 +63,8 @@ def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[Hardwar
     if started_here:
         _start(config, verbose)
     try:
-        yield _hardware(config, ray.cluster_resources())
+        with _terminated_as_interrupted():
+            yield _hardware(config, ray.cluster_resources())
     finally:
         if started_here:
             ray.shutdown()
@@ -131,6 +134,22 @@ def _start(config: RayConfig, verbose: bool) -> None:
     except (OSError, ValueError, RuntimeError, ConnectionError) as error:
         reason = one_line(error)
         raise RunError(f"a local Ray could not be started: {reason}; check free memory and disk in /tmp") from error
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A block that SIGTERM (`ray job stop`, a machine that goes down) ends as Ctrl-C does.
+
+    Ray's own handler prints a trace of its native code. Only the main thread may have handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _quieten(verbose: bool) -> None:

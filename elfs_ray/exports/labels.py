@@ -25,7 +25,7 @@ def write_labels(store: Store, annotations: str | Path, out: str | Path) -> int:
     writer = csv.writer(table)
     writer.writerow(["sample_id", "label"])
     writer.writerows(labels.items())
-    Path(out).write_text(table.getvalue())
+    Store(str(Path(out).parent)).write_bytes(table.getvalue().encode(), Path(out).name)
     return len(labels)
 
 

@@ -1,4 +1,7 @@
-"""The real process killed with SIGKILL in one stage after the other, and run again: nothing lost, the same coreset."""
+"""The real process killed with SIGKILL in one stage after the other, and run again: nothing lost, the same coreset.
+
+And stopped with notice.
+"""
 
 import signal
 from pathlib import Path
@@ -6,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from elfs_ray.store import Store
-from small import BUDGET, command_line, finish, start, wait_until
+from small import BUDGET, TIMEOUT_SECONDS, command_line, finish, start, wait_until
 
 STAGES = [
     *("ingest", "embed", "neighbors", "cluster", "proxy"),
@@ -30,6 +33,18 @@ def kill_in(stage: str, arguments: list[str], run_dir: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
+
+
+@pytest.mark.parametrize("notice", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_with_notice(small_input, tmp_path, notice):
+    """A job that is stopped, Ctrl-C: one line that says how to go on, and no trace."""
+    process = start(command_line(*small_input, tmp_path))
+    wait_until(lambda: has_begun("embed", tmp_path), process)
+    process.send_signal(notice)
+    _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert errors.decode() == "elfs-ray: stopped; run the same command again to go on from here\n"
+    assert process.returncode == 130
+    assert published(tmp_path) == {"ingest", "labels"}
 
 
 @pytest.mark.timeout(900)
