@@ -155,8 +155,13 @@ class ResNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b C"]:
         """Logits [b, C] of normalised images [b, 3, s, s]."""
-        logits: Tensor = self.output(self.blocks(self.stem(images)).mean(dim=(2, 3)))
+        logits: Tensor = self.output(self.features(images))
         return logits
+
+    def features(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
+        """Inputs of the last layer [b, d]."""
+        features: Tensor = self.blocks(self.stem(images)).mean(dim=(2, 3))
+        return features
 
 
 def build_network(
