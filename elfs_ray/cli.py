@@ -32,6 +32,7 @@ from elfs_ray.storage import check_bucket
 from elfs_ray.store import Store
 
 EXIT_INTERRUPTED = 130
+INTERRUPTED = "stopped; run the same command again to go on from here"
 # What the parser raises on wrong use; Typer exports one of its subclasses only.
 CommandLineError: Any = typer.BadParameter.__bases__[0]
 out = Console()
@@ -49,14 +50,17 @@ def main() -> None:
     """Entry point of the `elfs-ray` command; exit status 0, 1 (failed), 2 (wrong use) or 130 (interrupted)."""
     debug = "--debug" in sys.argv[1:]
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
+        if code == EXIT_INTERRUPTED:  # Typer makes Ctrl-C an exit without a word
+            _complain(INTERRUPTED)
+        sys.exit(code)
     except CommandLineError as error:
         if error.format_message():  # without a command, Typer has shown the help
             command = error.ctx.command_path if error.ctx else "elfs-ray"
             _complain(f"{error.format_message().rstrip('.')}; see `{command} -h`")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _complain("stopped; run the same command again to go on from here")
+        _complain(INTERRUPTED)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last resort before a traceback
         if debug:
