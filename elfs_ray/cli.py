@@ -197,10 +197,10 @@ def evaluate(
 ) -> None:
     """Train on coresets with true labels and compare with random subsets; methods and budgets as you name them.
 
-    Stages before it that are not complete run first.
+    Stages before it that are not complete run first. The run keeps its own method and budgets.
     """
     store, saved = _saved(run_dir, {"config": config})
-    _run(_configs(method, options, config, set_, saved), store, "evaluate", verbose)
+    _run(_configs(method, options, config, set_, saved), store, "evaluate", verbose, keep=("select", "budgets"))
 
 
 @app.command()
@@ -353,12 +353,12 @@ def demo(
     _run([load_config(values)], Store(f"{out_dir}/run"), "report", verbose)
 
 
-def _run(configs: Sequence[RunConfig], store: Store, until: str, verbose: bool) -> None:
+def _run(configs: Sequence[RunConfig], store: Store, until: str, verbose: bool, *, keep: Sequence[str] = ()) -> None:
     """One run for each configuration, in one run folder; then what came out."""
     from elfs_ray import pipeline
 
     for config in configs:
-        manifest = pipeline.run(config, store, ConsoleReporter(out), until=until, verbose=verbose)
+        manifest = pipeline.run(config, store, ConsoleReporter(out), until=until, verbose=verbose, keep=keep)
     if until in ("evaluate", "report"):
         _summarise(store, manifest, {config.select.name for config in configs})
 

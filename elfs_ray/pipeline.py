@@ -73,9 +73,23 @@ class Step:
 
 
 def run(
-    config: RunConfig, store: Store, reporter: Reporter, *, until: str = "report", verbose: bool = False
+    config: RunConfig,
+    store: Store,
+    reporter: Reporter,
+    *,
+    until: str = "report",
+    verbose: bool = False,
+    keep: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run every stage up to `until` whose result is missing; returns the manifest.
+
+    Args:
+        config: of the run; the run folder remembers it.
+        store: the run folder.
+        reporter: is told of the progress.
+        until: last stage to run.
+        verbose: whether Ray may speak.
+        keep: names of options that hold for this run alone; the folder remembers its own.
 
     Raises:
         UsageError: the input, an option or the run folder is wrong.
@@ -89,7 +103,7 @@ def run(
         first = first_steps(config, check_before_start(config, store))
         stack.enter_context(_locked(store))
         store.recover()
-        store.update_manifest(**_identity(config, store))
+        store.update_manifest(**_identity(config, store, keep))
         execution = _Execution(config, store, reporter, stack, verbose)
         wanted = STAGES[: STAGES.index(until) + 1]
         execution.run_steps([step for step in first if step.stage in wanted])
@@ -310,14 +324,15 @@ def _locked(store: Store) -> Iterator[None]:
         raise UsageError(f"another process is working on {store.uri}; wait for it or choose another --out") from None
 
 
-def _identity(config: RunConfig, store: Store) -> dict[str, Any]:
+def _identity(config: RunConfig, store: Store, keep: Sequence[str]) -> dict[str, Any]:
     manifest = store.manifest()
+    kept = {name: value for name, value in manifest.get("config", {}).items() if name in keep}
     return {
         "name": store.path().rsplit("/", 1)[-1],
         "input": config.input,
         "created": manifest.get("created", _now()),
         "finished": None,
-        "config": config.model_dump(mode="json"),
+        "config": {**config.model_dump(mode="json"), **kept},
     }
 
 

@@ -78,6 +78,9 @@ def test_the_command(small_run, small_input, tmp_path, monkeypatch, capsys):
         for method in ("random", "kcenter"):
             assert [budget, "linear", method] in table
     assert [str(BUDGET), "mlp", "elfs"] in table  # what was evaluated before
+    before, after = (Store(str(run)).manifest()["config"] for run in (small_run.run_dir, run_dir))
+    assert (after["select"], after["budgets"]) == (before["select"], before["budgets"])
+    assert after["evaluate"]["models"] == ["linear"]
 
 
 def test_hiding_takes_fewer_steps(evaluate):
