@@ -41,12 +41,12 @@ def compare(store: Store) -> list[dict[str, Any]]:
 
 
 def _scores(store: Store, stages: dict[str, Any]) -> dict[tuple[int, str, str], pd.DataFrame]:
-    """Accuracy and that of random by seed, for each budget, model and method.
+    """Accuracy and that of random by seed, for each budget, model and method whose evaluation is there.
 
     Without separate test images each evaluation has a test set of its own: a method is set against the random subsets
     that were tested on the same one, and the row of random is the mean over all.
     """
-    units = [unit for unit in stages if unit.startswith("evaluation/")]
+    units = [unit for unit in stages if unit.startswith("evaluation/") and store.part_paths(unit)]
     if not units:
         return {}
     names = ["budget", "model", "subset", "seed", "test_accuracy"]

@@ -62,6 +62,15 @@ def test_each_method_is_set_against_random_on_its_own_test_set(store):
     assert rows["random"]["mean"] == pytest.approx(0.7)
 
 
+def test_an_evaluation_that_someone_removed_is_left_out(store):
+    for method in ("elfs", "zcore"):
+        evaluation(store, method, {method: [0.6, 0.6], "random": [0.5, 0.5]})
+    store.delete("evaluation/elfs/10")
+    assert [row["method"] for row in compare(store)] == ["zcore", "random"]
+    store.delete("evaluation/zcore/10")
+    assert compare(store) == []
+
+
 def test_artifact_has_the_declared_columns(store):
     write_comparison(store)
     assert not store.exists("comparison")
