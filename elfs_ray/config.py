@@ -180,6 +180,13 @@ class BetaSearchConfig(Section):
     """Search of beta, the share of hardest samples dropped (and, for `auto`, of the method), on pseudo-labels."""
 
     betas: list[Annotated[float, Field(ge=0, lt=1)]] | Auto = Field("auto", description="candidates; auto: 0, 0.1, ...")
+    model: Literal["linear", "mlp", "resnet-small", "resnet18", "resnet34", "resnet50"] = Field(
+        "mlp",
+        description="what each trial trains, on embeddings or on images: best what you will train on the coreset. "
+        "A network that starts from nothing needs easier images than a classifier on embeddings, and so a larger beta",
+    )
+    image_size: AutoInt = Field("auto", description="on images: pixels a side")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on images with a GPU")
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     seeds: int = Field(3, ge=1, description="trainings for each candidate")
     steps: int = Field(500, ge=1, description="optimizer steps of each training, whatever the budget")

@@ -7,7 +7,15 @@ not to lose to the papers' at equal time (docs/design.md).
 import math
 from typing import TypeVar
 
-from elfs_ray.config import ClusterConfig, EmbedConfig, EvaluateConfig, NeighborsConfig, ProxyConfig, Section
+from elfs_ray.config import (
+    BetaSearchConfig,
+    ClusterConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    NeighborsConfig,
+    ProxyConfig,
+    Section,
+)
 from elfs_ray.estimates import exact_search_seconds, shard_bytes
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -171,19 +179,35 @@ def choose_evaluations(section: EvaluateConfig, device: str, median_side: float)
 
 
 def choose_evaluation(section: EvaluateConfig, model: str, device: str, median_side: float) -> EvaluateConfig:
-    """How the evaluation trains one model; `resnet-small` sees 64 pixels at most, being made for a CPU."""
+    """How the evaluation trains one model."""
     steps, batch_size, learning_rate = EVALUATION_TRAININGS[model]
-    size = next(size for bound, size in IMAGE_SIZES if median_side <= bound)
+    size = _pixels_a_side(model, median_side)
     if model in ON_EMBEDDINGS:
-        section, size = section.model_copy(update={"image_size": 0}), 0
+        section = section.model_copy(update={"image_size": 0})
     return _fill(
         section,
-        image_size=min(size, 64) if model == "resnet-small" else size,
+        image_size=size,
         steps=steps,
         batch_size=batch_size,
         learning_rate=learning_rate,
         dtype="bfloat16" if device == "cuda" and size else "float32",
     )
+
+
+def choose_beta_search(section: BetaSearchConfig, device: str, median_side: float) -> BetaSearchConfig:
+    """How the search of beta trains its model."""
+    size = _pixels_a_side(section.model, median_side)
+    if section.model in ON_EMBEDDINGS:
+        section = section.model_copy(update={"image_size": 0})
+    return _fill(section, image_size=size, dtype="bfloat16" if device == "cuda" and size else "float32")
+
+
+def _pixels_a_side(model: str, median_side: float) -> int:
+    """What a network sees; `resnet-small` at most 64, being made for a CPU; 0 on embeddings."""
+    if model in ON_EMBEDDINGS:
+        return 0
+    size = next(size for bound, size in IMAGE_SIZES if median_side <= bound)
+    return min(size, 64) if model == "resnet-small" else size
 
 
 def _fill(section: SectionT, **choices: object) -> SectionT:

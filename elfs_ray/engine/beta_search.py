@@ -1,9 +1,10 @@
 """Beta search: for one budget, which share of the hardest samples to drop, by accuracy on held-out pseudo-labels.
 
 For the method `auto` the candidates are methods, each with its betas.
-Reads: `embeddings`, `pseudo_labels`, and what the method declares. Writes: `beta_search/METHOD/BUDGET` (a row for each
-candidate and seed). One Ray Tune trial for each of them, in actors that are used again: a trial costs its training, not
-a process. One task reads the artifacts into the object store, where all trials find them.
+Reads: `pseudo_labels`, `embeddings` or `samples` (`beta_search.model`), and what the method declares. Writes:
+`beta_search/METHOD/BUDGET` (a row for each candidate and seed). One Ray Tune trial for each of them, in actors that are
+used again: a trial costs its training, not a process. One task reads the artifacts into the object store, where all
+trials find them.
 Each trial saves its row when it ends; a second run of the driver does the others. (Tune's own restore needs a snapshot
 of the experiment, which a kill early in the search leaves without, and forgets the trials since the last one.)
 Tune's logs for TensorBoard stay in `logs/beta_search/METHOD/BUDGET`.
@@ -24,13 +25,14 @@ from ray.tune.schedulers import ASHAScheduler
 
 from elfs_ray import schema
 from elfs_ray.config import BetaSearchConfig, RunConfig, SelectConfig
-from elfs_ray.core.classifier import accuracy, training_steps
+from elfs_ray.core.classifier import accuracy, training_steps, unprepared
 from elfs_ray.core.features import normalize_rows
-from elfs_ray.core.networks import MlpClassifier
+from elfs_ray.core.networks import build_network, prepare_images
 from elfs_ray.core.pruning import beta_grid
 from elfs_ray.core.splits import stratified_split
-from elfs_ray.defaults import MLP_LEARNING_RATE
-from elfs_ray.engine.artifacts import part_name, read_column, read_vectors
+from elfs_ray.data.images import read_pixels
+from elfs_ray.defaults import EVALUATION_TRAININGS, choose_beta_search
+from elfs_ray.engine.artifacts import median_side, part_name, read_column, read_vectors
 from elfs_ray.engine.inputs import count_classes, labeled_mask, labels_in_use, read_inputs, read_known_labels
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
@@ -39,38 +41,55 @@ from elfs_ray.methods import SelectionInputs, get_method, select_coreset
 from elfs_ray.store import LOGS, Store
 
 TRIALS, TUNE = "trials", "tune"
-BATCH_SIZE = 128
-GPU_SHARE = 0.25
+# Of a GPU, for a trial on embeddings and for one on images.
+GPU_SHARES = {False: 0.25, True: 1.0}
+TEST_ROWS = {False: 4096, True: 512}
 # ASHA looks at a training after 1, 3 and 9 ninths of its steps, and lets the better third of the trials go on.
 ASHA_PARTS, ASHA_REDUCTION = 9, 3
 
 
 @dataclass(frozen=True)
 class SearchData:
-    """What every trial needs; `splits` holds positions of training and validation samples for each seed."""
+    """What every trial needs.
+
+    Attributes:
+        options: how it trains.
+        inputs: what the method selects from.
+        samples: what the network sees of all samples: vectors [N, d], or pixels uint8 [N, 3, s, s].
+        splits: positions of training and validation samples, for each seed.
+    """
 
     store: Store
     work: str
+    options: BetaSearchConfig
     select: SelectConfig
     inputs: SelectionInputs
-    vectors: np.ndarray
+    samples: np.ndarray
     labels: np.ndarray
     splits: list[tuple[np.ndarray, np.ndarray]]
     budget: int
     num_classes: int
-    steps: int
-    parts: int
     hidden_dim: int
     seed: int
+
+    @property
+    def on_images(self) -> bool:
+        """Whether the network sees pixels."""
+        return self.samples.ndim > 2
+
+    @property
+    def parts(self) -> int:
+        """Reports of a trial that runs to its end."""
+        return ASHA_PARTS if self.options.scheduler == "asha" else 1
 
 
 def run(context: StageContext) -> StageResult:
     """Try every candidate with every seed and take the best mean; ties go to the first, with the smaller beta."""
-    options, budget = context.config.beta_search, int(context.budget or 0)
-    store, select = context.store, context.config.select
+    store, select, budget = context.store, context.config.select, int(context.budget or 0)
+    options = choose_beta_search(context.config.beta_search, context.hardware.device, median_side(store))
     betas = _betas(options, budget / store.count_rows("samples"))
     candidates = get_method(select.method, **select.options).candidates(betas)
-    rows = _search(context, candidates)
+    rows = _search(context, options, candidates)
     store.write_table(pa.Table.from_pylist(rows), schema.BETA_SEARCH, context.work, "table", part_name(0))
     accuracies = np.array([row["validation_accuracy"] for row in rows]).reshape(len(candidates), options.seeds)
     means = accuracies.mean(axis=1).round(12)
@@ -100,9 +119,9 @@ def _betas(options: BetaSearchConfig, keep_fraction: float) -> list[float]:
     return possible
 
 
-def _search(context: StageContext, candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _search(context: StageContext, options: BetaSearchConfig, candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run the trials that have not ended yet; returns a row for each candidate and seed, in this order."""
-    store, work, options = context.store, context.work, context.config.beta_search
+    store, work = context.store, context.work
     trials = [
         {"number": number, "found": found, "seed": seed}
         for number, found in enumerate(candidates)
@@ -115,20 +134,22 @@ def _search(context: StageContext, candidates: list[dict[str, Any]]) -> list[dic
         if not pending:
             break
         with context.counting("beta search", len(trials), "trials", len(trials) - len(pending)) as counter:
-            errors = _run_trials(context, pending, counter)
+            errors = _run_trials(context, options, pending, counter)
         for error in errors:
             if attempt == options.max_failures or not isinstance(error, RayActorError):
                 raise error
     return [store.read_json(work, TRIALS, _file_name(trial)) for trial in trials]
 
 
-def _run_trials(context: StageContext, trials: list[dict[str, Any]], counter: Counter) -> list[Exception]:
+def _run_trials(
+    context: StageContext, options: BetaSearchConfig, trials: list[dict[str, Any]], counter: Counter
+) -> list[Exception]:
     """One Ray Tune trial for each candidate and seed, in actors that go on from trial to trial; returns the errors."""
-    options, store = context.config.beta_search, context.store
+    store, on_gpu = context.store, context.hardware.device == "cuda"
     seeds = context.seed(unit="beta_search"), context.seed(1, unit="beta_search")
     known = read_known_labels(store, context.config)
-    data = _load.remote(store, context.config, context.work, int(context.budget or 0), known, seeds)
-    resources = {"GPU": GPU_SHARE} if context.hardware.device == "cuda" else {"CPU": 1.0}
+    data = _load.remote(store, context.config, options, context.work, int(context.budget or 0), known, seeds)
+    resources = {"GPU": GPU_SHARES[int(options.image_size) > 0]} if on_gpu else {"CPU": 1.0}
     asha = ASHAScheduler(max_t=ASHA_PARTS, reduction_factor=ASHA_REDUCTION) if options.scheduler == "asha" else None
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_BetaTrial, shared=(data, counter)), resources),
@@ -176,27 +197,36 @@ def _file_name(trial: dict[str, Any]) -> str:
 
 @ray.remote(num_cpus=1)
 def _load(
-    store: Store, config: RunConfig, work: str, budget: int, known: np.ndarray | None, seeds: tuple[int, int]
+    store: Store,
+    config: RunConfig,
+    options: BetaSearchConfig,
+    work: str,
+    budget: int,
+    known: np.ndarray | None,
+    seeds: tuple[int, int],
 ) -> SearchData:
     """What every trial needs: inputs of the method, pseudo-labels, and a 90 / 10 split for each seed.
 
     One split would decide between betas by a few samples of luck. The splits are the same for all methods and budgets.
     """
-    options = config.beta_search
     labels = read_column(store, labels_in_use(store, config), "label").astype(np.int64)
-    rng = np.random.default_rng(seeds[0])
+    rng, size = np.random.default_rng(seeds[0]), int(options.image_size)
+    if size:
+        images, location = store.dataset("samples"), str(config.input)
+        samples = read_pixels(images, size, config.ingest.max_pixels, location=location)
+    else:
+        samples = read_vectors(store)
     return SearchData(
         store=store,
         work=work,
+        options=options,
         select=config.select,
         inputs=read_inputs(store, config, get_method(config.select.method, **config.select.options), known),
-        vectors=read_vectors(store),
+        samples=samples,
         labels=labels,
         splits=[stratified_split(labels, options.validation_fraction, rng) for _ in range(options.seeds)],
         budget=budget,
         num_classes=count_classes(store, config),
-        steps=options.steps,
-        parts=ASHA_PARTS if options.scheduler == "asha" else 1,
         hidden_dim=config.proxy.hidden_dim,
         seed=seeds[1],
     )
@@ -222,7 +252,7 @@ class _BetaTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train for one part of the steps; the last part ends the trial, and saves its row."""
         row = next(self._training)
-        done = row["steps"] == self._data.steps
+        done = row["steps"] == self._data.options.steps
         if done:
             self._data.store.write_json(row, self._data.work, TRIALS, _file_name(self._trial))
             self._counter.advance(1)
@@ -235,16 +265,21 @@ class _BetaTrial(tune.Trainable):
         training, validation = data.splits[seed]
         rows = _coreset(data, found, training, np.random.default_rng([data.seed, seed]))
         (inputs, labels), test = self._samples(rows), self._samples(validation)
-        network = MlpClassifier(inputs, data.num_classes, data.hidden_dim, generator=generator).to(self._device)
-        reports = {-(-data.steps * part // data.parts) for part in range(1, data.parts + 1)}
+        options, sizes = data.options, (data.num_classes, data.hidden_dim)
+        network = build_network(options.model, inputs, *sizes, generator=generator).to(self._device)
+        _, batch_size, learning_rate = EVALUATION_TRAININGS[options.model]
+        prepare = prepare_images if data.on_images else unprepared
+        reports = {-(-options.steps * part // data.parts) for part in range(1, data.parts + 1)}
         for step in training_steps(
             network,
             inputs,
             labels,
-            steps=data.steps,
-            batch_size=BATCH_SIZE,
-            learning_rate=MLP_LEARNING_RATE,
+            steps=options.steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
             generator=generator,
+            prepare=prepare,
+            dtype=getattr(torch, options.dtype),
         ):
             if step in reports:
                 yield {
@@ -252,15 +287,16 @@ class _BetaTrial(tune.Trainable):
                     "method": found.get("choice", data.select.name),
                     "beta": found.get("beta"),
                     "seed": seed,
-                    "validation_accuracy": accuracy(network, *test),
+                    "validation_accuracy": accuracy(network, *test, TEST_ROWS[data.on_images], prepare),
                     "steps": step,
-                    "epochs": step * BATCH_SIZE / len(rows),
+                    "epochs": step * batch_size / len(rows),
                 }
                 network.train()
 
     def _samples(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs [n, d] and labels [n] of some samples, on the device."""
-        inputs = torch.from_numpy(normalize_rows(self._data.vectors[rows])).to(self._device)
+        """What the network sees of some samples and their labels [n], on the device."""
+        samples = self._data.samples[rows]
+        inputs = torch.from_numpy(samples if self._data.on_images else normalize_rows(samples)).to(self._device)
         return inputs, torch.from_numpy(self._data.labels[rows]).to(self._device)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -49,6 +49,18 @@ def test_asha_stops_the_worse_trials(search):
     assert store.record(TABLE)["metrics"]["beta"] == means.idxmax()
 
 
+def test_with_the_network_that_the_user_will_train(search, small_run):
+    """Trials on pixels: images of 64 pixels, as they are, and not what an MLP on embeddings finds."""
+    options = {"model": "resnet-small", "steps": 40, "betas": [0.0, 0.2]}
+    store = search(**{f"beta_search.{name}": value for name, value in options.items()})
+    chosen = store.record(TABLE)["chosen"]
+    assert (chosen["model"], chosen["image_size"], chosen["dtype"]) == ("resnet-small", 64, "float32")
+    ours, theirs = (found.read_table(TABLE).to_pandas() for found in (store, Store(small_run.run_dir)))
+    assert ours["steps"].tolist() == [40, 40]
+    assert ours["validation_accuracy"].min() > 0.15  # ten classes
+    assert ours["validation_accuracy"].tolist() != theirs["validation_accuracy"][:2].tolist()
+
+
 def test_every_trial_is_logged_for_tensorboard(small_run):
     store = Store(small_run.run_dir)
     rows = store.read_table(TABLE).to_pandas()
