@@ -21,6 +21,7 @@ from elfs_ray.store import Store
 
 SHOWN = ("elfs", "ccs", "dual", "d2", "zcore", "kcenter", "stratified", "typiclust", "auto", "elfs-supervised")
 """Methods that a plot shows, in the order of its colours; all stand in the table."""
+TICKS = (-50, -20, -10, -5, -2, -1, 0, 1, 2, 5)
 
 
 def main() -> None:
@@ -96,6 +97,9 @@ def draw(rows: pd.DataFrame, images: int, title: str, path: Path) -> None:
             linestyle="--" if method.endswith("-supervised") else "-",
         )  # fmt: skip
     axes.set_xscale("log")
+    # Gains are of a point, losses of tens.
+    axes.set_yscale("symlog", linthresh=2)
+    axes.set_yticks(TICKS, [f"{value:+d}" if value else "0" for value in TICKS])
     kept = sorted(100 * rows["budget"].unique() / images)
     axes.set_xticks(kept, [f"{value:.3g}" for value in kept])
     axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())

@@ -184,7 +184,7 @@ for _stage, _summary in {
 
 
 @app.command(rich_help_panel="One stage")
-@takes_options("budget", "labels", "test_input", "test_labels", "model", "seeds", "supervised", "address")
+@takes_options("budget", "labels", "test_input", "test_labels", "model", "seeds", "downstream", "supervised", "address")
 def evaluate(
     *,
     run_dir: RunArgument,

@@ -88,7 +88,7 @@ class Rates:
         search_flops: operations per second of an exact search, on all cores or one GPU.
         cluster_step: seconds of a step of one training worker.
         proxy_step: seconds of a step of one training worker.
-        classify_step: seconds of a step of the MLP of the beta search, on one core or a GPU.
+        search_step: seconds of a step of the model of the beta search, on one core or a GPU.
         evaluate_steps: seconds of a step of each model of the evaluation, on one core or a GPU.
     """
 
@@ -98,7 +98,7 @@ class Rates:
     search_flops: float
     cluster_step: float
     proxy_step: float
-    classify_step: float
+    search_step: float
     evaluate_steps: dict[str, float] = field(default_factory=dict)
 
 
@@ -208,8 +208,9 @@ def _classifier_seconds(stage: str, work: Work, rates: Rates) -> float:
     """The short trainings, some at a time."""
     at_once = TRIALS_ON_A_GPU * work.gpus or work.cpus
     if stage == "beta-search":
+        together = work.gpus if work.gpus and work.beta_search.image_size else at_once
         tested = work.beta_search.validation_fraction * work.images
-        return math.ceil(work.trials / at_once) * rates.classify_step * (work.beta_search.steps + tested / (3 * 128))
+        return math.ceil(work.trials / together) * rates.search_step * (work.beta_search.steps + tested / (3 * 128))
     seconds = 0.0
     for model, options in work.evaluate.items():
         together = work.gpus if work.gpus and options.image_size else at_once

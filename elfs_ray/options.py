@@ -60,6 +60,17 @@ OPTIONS: dict[str, tuple[str, Any]] = {
         "evaluate.seeds",
         Annotated[int | None, typer.Option("--seeds", help="Trainings of the evaluation for each subset and model.")],
     ),
+    "downstream": (
+        "beta_search.model",
+        Annotated[
+            str | None,
+            typer.Option(
+                "--downstream",
+                help="What you will train on the coreset, which the search of beta then trains: linear, mlp, "
+                "resnet-small, resnet18, resnet34 or resnet50. Default: mlp on embeddings.",
+            ),
+        ],
+    ),
     "labeled": (
         "select.labeled",
         Annotated[

@@ -169,7 +169,7 @@ def _work(
         neighbors=neighbors,
         cluster=measured.cluster,
         proxy=measured.proxy,
-        beta_search=config.beta_search,
+        beta_search=measured.beta_search,
         evaluate=measured.evaluate,
         cpus=hardware.cpus,
         gpus=hardware.gpus,

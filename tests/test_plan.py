@@ -9,7 +9,7 @@ import pytest
 
 from elfs_ray import cli
 from elfs_ray.config import load_config
-from elfs_ray.defaults import choose_cluster, choose_evaluation, choose_neighbors, choose_proxy
+from elfs_ray.defaults import choose_beta_search, choose_cluster, choose_evaluation, choose_neighbors, choose_proxy
 from elfs_ray.errors import UsageError
 from elfs_ray.estimates import Rates, Work, estimate, search_seconds
 from elfs_ray.pipeline import first_steps, later_steps
@@ -32,7 +32,7 @@ def work(images=50_000, **changes):
         neighbors=choose_neighbors(config.neighbors, 2, 0, images, 1280),
         cluster=choose_cluster(config.cluster, "cpu", 1, images, 1280),
         proxy=choose_proxy(config.proxy, "cpu", 1, images, 32),
-        beta_search=config.beta_search,
+        beta_search=choose_beta_search(config.beta_search, "cpu", 32),
         evaluate={"mlp": choose_evaluation(config.evaluate, "mlp", "cpu", 32)},
         cpus=2,
         gpus=0,

@@ -12,15 +12,22 @@ import faiss
 import numpy as np
 import torch
 
-from elfs_ray.config import ClusterConfig, EvaluateConfig, ProxyConfig, RunConfig
+from elfs_ray.config import BetaSearchConfig, ClusterConfig, EvaluateConfig, ProxyConfig, RunConfig
 from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.features import normalize_rows
-from elfs_ray.core.networks import MlpClassifier, build_network, prepare_images
+from elfs_ray.core.networks import build_network, prepare_images
 from elfs_ray.core.temi import TemiHeads, temi_loss, uniform_prior, update_teacher
 from elfs_ray.data.images import ImageError, decode, inspect, to_uint8
 from elfs_ray.data.sources import Source
-from elfs_ray.defaults import MLP_LEARNING_RATE, choose_cluster, choose_embed, choose_evaluations, choose_proxy
+from elfs_ray.defaults import (
+    EVALUATION_TRAININGS,
+    choose_beta_search,
+    choose_cluster,
+    choose_embed,
+    choose_evaluations,
+    choose_proxy,
+)
 from elfs_ray.encoders import Encoder, load_encoder
 from elfs_ray.engine.session import Hardware
 from elfs_ray.errors import UsageError
@@ -29,7 +36,6 @@ from elfs_ray.estimates import Rates
 SAMPLE_IMAGES, SAMPLE_CHUNKS = 96, 3
 SECONDS_EACH, MOST_REPEATS = 2.0, 15
 SEARCH_ROWS, SEARCH_QUERIES = 20_000, 2048
-CLASSIFY_ROWS, CLASSIFY_BATCH = 2048, 128
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class Calibration:
         rates: seconds of each unit of work.
         cluster: options that the clustering would choose.
         proxy: options that the proxy would choose.
+        beta_search: options that the search of beta would choose.
         evaluate: options that the evaluation would choose, for each model.
         dim: width of the embeddings.
         image_bytes: mean size of an encoded image.
@@ -50,6 +57,7 @@ class Calibration:
     rates: Rates
     cluster: ClusterConfig
     proxy: ProxyConfig
+    beta_search: BetaSearchConfig
     evaluate: dict[str, EvaluateConfig]
     dim: int
     image_bytes: float
@@ -88,6 +96,7 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
     cluster = choose_cluster(config.cluster, hardware.device, hardware.units, source.count, encoder.dim)
     proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side)
     evaluate = choose_evaluations(config.evaluate, hardware.device, side)
+    search = choose_beta_search(config.beta_search, hardware.device, side)
     device = torch.device(hardware.device)
     dim, classes = encoder.dim, config.num_classes
     rates = Rates(
@@ -97,16 +106,16 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
         search_flops=_search_flops(dim, hardware),
         cluster_step=_cluster_step(cluster, dim, classes, device),
         proxy_step=_proxy_step(proxy, dim, classes, device),
-        classify_step=_classify_step(config, dim, device),
+        search_step=_model_step(search.model, search, config.proxy.hidden_dim, dim, classes, device),
         evaluate_steps={
-            model: _evaluate_step(model, options, dim, classes, device)
+            model: _model_step(model, options, options.hidden_dim, dim, classes, device)
             for model, options in evaluate.items()
             if config.evaluate.labels
         },
     )
     sizes = [len(data) for data in good]
     weights = sum(4 * parameter.numel() for parameter in encoder.module.parameters())
-    return Calibration(rates, cluster, proxy, evaluate, dim, float(np.mean(sizes)), weights, len(good))
+    return Calibration(rates, cluster, proxy, search, evaluate, dim, float(np.mean(sizes)), weights, len(good))
 
 
 def _seconds(step: Callable[[], object]) -> float:
@@ -247,28 +256,25 @@ def _proxy_step(options: ProxyConfig, dim: int, num_classes: int, device: torch.
     return _seconds(step)
 
 
-def _classify_step(config: RunConfig, dim: int, device: torch.device) -> float:
-    """Seconds of a step of the MLP that the search of beta trains, on one core or a GPU."""
+def _model_step(
+    model: str,
+    options: EvaluateConfig | BetaSearchConfig,
+    hidden_dim: int,
+    dim: int,
+    num_classes: int,
+    device: torch.device,
+) -> float:
+    """Seconds of a step of a model that the evaluation or the search of beta trains, on one core or a GPU."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
-    inputs = _unit_rows(CLASSIFY_ROWS, dim).to(device)
-    labels = torch.randint(0, config.num_classes, (CLASSIFY_ROWS,), generator=generator).to(device)
-    network = MlpClassifier(inputs, config.num_classes, config.proxy.hidden_dim, generator=generator).to(device)
-    optimizer = sgd(network, MLP_LEARNING_RATE, 0.9, 5e-4)
-    rows = torch.randint(0, CLASSIFY_ROWS, (CLASSIFY_BATCH,), generator=generator)
-    return _seconds(lambda: train_step(network, optimizer, inputs[rows], labels[rows], MLP_LEARNING_RATE))
-
-
-def _evaluate_step(model: str, options: EvaluateConfig, dim: int, num_classes: int, device: torch.device) -> float:
-    """Seconds of a step of a model of the evaluation, on one core or a GPU."""
-    torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    rows, size = int(options.batch_size), int(options.image_size)
+    _, rows, learning_rate = EVALUATION_TRAININGS[model]
+    size, dtype = int(options.image_size), getattr(torch, options.dtype)
+    if isinstance(options, EvaluateConfig):
+        rows = int(options.batch_size)
     examples = (_pixels(rows, size) if size else _unit_rows(rows, dim)).to(device)
-    network = build_network(model, examples, num_classes, options.hidden_dim, generator=generator).to(device)
-    optimizer = sgd(network, float(options.learning_rate), 0.9, options.weight_decay)
+    network = build_network(model, examples, num_classes, hidden_dim, generator=generator).to(device)
+    optimizer = sgd(network, learning_rate, 0.9, 5e-4)
     labels = torch.randint(0, num_classes, (rows,), generator=generator).to(device)
-    dtype = getattr(torch, options.dtype)
 
     def step() -> None:
         inputs = prepare_images(examples, generator) if size else examples
