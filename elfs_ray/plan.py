@@ -74,7 +74,7 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         values = asdict(self)
-        for section in ("cluster", "proxy"):
+        for section in ("cluster", "proxy", "beta_search"):
             values["calibration"][section] = getattr(self.calibration, section).model_dump(mode="json")
         evaluate = self.calibration.evaluate.items()
         values["calibration"]["evaluate"] = {model: options.model_dump(mode="json") for model, options in evaluate}
