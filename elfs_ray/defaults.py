@@ -50,6 +50,9 @@ EVALUATION_TRAININGS = {
     "resnet50": (300_000, 256, 0.1),
 }
 ON_EMBEDDINGS = ("linear", "mlp")
+# Of a GPU for one short training, and rows that it tests at once: on embeddings, on images.
+GPU_SHARES = {False: 0.25, True: 1.0}
+TEST_ROWS = {False: 4096, True: 512}
 # Pixels a side for images with a median short side up to so many.
 IMAGE_SIZES = ((48, 32), (80, 64), (128, 96), (math.inf, 224))
 
@@ -181,23 +184,19 @@ def choose_evaluations(section: EvaluateConfig, device: str, median_side: float)
 def choose_evaluation(section: EvaluateConfig, model: str, device: str, median_side: float) -> EvaluateConfig:
     """How the evaluation trains one model."""
     steps, batch_size, learning_rate = EVALUATION_TRAININGS[model]
-    size = _pixels_a_side(model, median_side)
-    if model in ON_EMBEDDINGS:
-        section = section.model_copy(update={"image_size": 0})
-    return _fill(
-        section,
-        image_size=size,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        dtype="bfloat16" if device == "cuda" and size else "float32",
-    )
+    section = _choose_inputs(section, model, device, median_side)
+    return _fill(section, steps=steps, batch_size=batch_size, learning_rate=learning_rate)
 
 
 def choose_beta_search(section: BetaSearchConfig, device: str, median_side: float) -> BetaSearchConfig:
     """How the search of beta trains its model."""
-    size = _pixels_a_side(section.model, median_side)
-    if section.model in ON_EMBEDDINGS:
+    return _choose_inputs(section, section.model, device, median_side)
+
+
+def _choose_inputs(section: SectionT, model: str, device: str, median_side: float) -> SectionT:
+    """Pixels a side, always 0 on embeddings, and arithmetic of a model."""
+    size = _pixels_a_side(model, median_side)
+    if model in ON_EMBEDDINGS:
         section = section.model_copy(update={"image_size": 0})
     return _fill(section, image_size=size, dtype="bfloat16" if device == "cuda" and size else "float32")
 

@@ -31,7 +31,7 @@ from elfs_ray.core.networks import build_network, prepare_images
 from elfs_ray.core.pruning import beta_grid
 from elfs_ray.core.splits import stratified_split
 from elfs_ray.data.images import read_pixels
-from elfs_ray.defaults import EVALUATION_TRAININGS, choose_beta_search
+from elfs_ray.defaults import EVALUATION_TRAININGS, GPU_SHARES, TEST_ROWS, choose_beta_search
 from elfs_ray.engine.artifacts import median_side, part_name, read_column, read_vectors
 from elfs_ray.engine.inputs import count_classes, labeled_mask, labels_in_use, read_inputs, read_known_labels
 from elfs_ray.engine.progress import Counter
@@ -41,9 +41,6 @@ from elfs_ray.methods import SelectionInputs, get_method, select_coreset
 from elfs_ray.store import LOGS, Store
 
 TRIALS, TUNE = "trials", "tune"
-# Of a GPU, for a trial on embeddings and for one on images.
-GPU_SHARES = {False: 0.25, True: 1.0}
-TEST_ROWS = {False: 4096, True: 512}
 # ASHA looks at a training after 1, 3 and 9 ninths of its steps, and lets the better third of the trials go on.
 ASHA_PARTS, ASHA_REDUCTION = 9, 3
 

@@ -30,7 +30,7 @@ from elfs_ray.core.hiding import train_with_hiding
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
 from elfs_ray.core.networks import build_network, prepare_images
 from elfs_ray.data.images import read_pixels
-from elfs_ray.defaults import choose_evaluations
+from elfs_ray.defaults import GPU_SHARES, TEST_ROWS, choose_evaluations
 from elfs_ray.engine.artifacts import median_side, part_name, read_column, read_vectors_at
 from elfs_ray.engine.inputs import labels_in_use
 from elfs_ray.engine.progress import Counter
@@ -40,8 +40,6 @@ from elfs_ray.store import Store
 
 MIN_TEST_SAMPLES = 20
 RUNS, TRAININGS = "runs", "trainings"
-# Of a GPU, for a training on embeddings and for one on images.
-GPU_SHARES = {False: 0.25, True: 1.0}
 # What decides the result of a training beside its data.
 TRAINING_OPTIONS = {
     *("hidden_dim", "image_size", "steps", "batch_size", "learning_rate", "weight_decay", "dtype", "hide")
@@ -312,12 +310,11 @@ def _train_one(shared: Trainings, training: Training, key: str, seed: int, count
         dtype=getattr(torch, options.dtype),
     )
     test_inputs, test_labels = as_inputs(shared.test_inputs[size]).to(device), torch.tensor(sets.test_labels)
-    block = 512 if size else 4096
     row = {
         "training": key,
         "train_samples": len(positions),
         "steps": steps if taken is None else taken,
-        "test_accuracy": accuracy(network, test_inputs, test_labels.to(device), block, prepare),
+        "test_accuracy": accuracy(network, test_inputs, test_labels.to(device), TEST_ROWS[size > 0], prepare),
         "seconds": round(time.monotonic() - started, 3),
     }
     shared.store.write_json(row, shared.work, TRAININGS, f"{key}.json")
