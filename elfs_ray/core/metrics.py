@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int64
-from scipy import stats
+from scipy import special
 from scipy.optimize import linear_sum_assignment
 
 
@@ -35,7 +35,7 @@ def mean_and_interval(values: Sequence[float] | Float[np.ndarray, " n"], confide
     if count < 2:
         return MeanInterval(float(values.mean()), 0.0, 0.0, count)
     deviation = float(values.std(ddof=1))
-    quantile = float(stats.t.ppf(0.5 + confidence / 2, count - 1))
+    quantile = float(special.stdtrit(count - 1, 0.5 + confidence / 2))
     return MeanInterval(float(values.mean()), deviation, quantile * deviation / count**0.5, count)
 
 
@@ -64,7 +64,7 @@ def normalized_mutual_information(labels: Int[np.ndarray, " n"], clusters: Int[n
     by_label, by_cluster = joint.sum(axis=1), joint.sum(axis=0)
     both = joint > 0
     information = float((joint[both] * np.log(joint[both] / np.outer(by_label, by_cluster)[both])).sum())
-    entropy = float(stats.entropy(by_label) + stats.entropy(by_cluster)) / 2
+    entropy = float(special.entr(by_label).sum() + special.entr(by_cluster).sum()) / 2
     return information / entropy if entropy > 0 else 1.0
 
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Int64, Real, Shaped
-from scipy import stats
+from scipy import special
 
 from elfs_ray.errors import UsageError
 
@@ -184,8 +184,13 @@ def beta_sampling_weights(
     mean = np.clip(mean_target.astype(np.float64), 1e-6, 1 - 1e-6)
     anchor = mean[hardness_order(scores, ids, name="dual")[:10]].mean()
     b = 15 * (1 - anchor) * (1 - (1 - keep_fraction) ** exponent)
-    density = stats.beta.pdf(mean, 16 - b, max(b, 1e-6))
+    density = _beta_density(mean, 16 - b, max(b, 1e-6))
     return np.asarray(density * scores.astype(np.float64))
+
+
+def _beta_density(x: Float64[np.ndarray, " N"], a: float, b: float) -> Float64[np.ndarray, " N"]:
+    """Density of the beta distribution at 0 < x < 1. `scipy.stats` has it too, but takes half a second to import."""
+    return np.exp((a - 1) * np.log(x) + (b - 1) * np.log1p(-x) - special.betaln(a, b))
 
 
 def weighted_order(

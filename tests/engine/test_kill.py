@@ -8,11 +8,10 @@ import pytest
 from elfs_ray.store import Store
 from small import BUDGET, TIMEOUT_SECONDS, command_line, finish, start, wait_until
 
-# SIGKILL comes without notice; the others are Ctrl-C and what `ray job stop` sends.
+# SIGKILL comes without notice; the others are Ctrl-C and what `ray job stop` sends. test_workers.py kills `cluster`.
 STAGES = {
     **dict.fromkeys(["ingest", "embed"], signal.SIGKILL),
     "neighbors": signal.SIGINT,
-    "cluster": signal.SIGKILL,
     "proxy": signal.SIGTERM,
     **dict.fromkeys([f"beta_search-elfs-{BUDGET}", f"evaluation-elfs-{BUDGET}"], signal.SIGKILL),
 }

@@ -16,11 +16,13 @@ from elfs_ray.config import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.pipeline import run
 from elfs_ray.store import Store
-from small import BUDGET, OPTIONS, TIMEOUT_SECONDS, command_line
+from small import BUDGET, NUM_IMAGES, OPTIONS, TIMEOUT_SECONDS, command_line
 
 # The least that Ray allows; and batches of pixels of which two do not find room. The network is small: pixels matter.
+# One part of all images: a task decodes as long as there is room.
 STORE_MB = 80
 EMBED = {
+    "ingest.chunk_rows": NUM_IMAGES,
     "embed.encoder": "timm:test_resnet",
     "embed.image_size": 448,
     "embed.batch_size": 80,
