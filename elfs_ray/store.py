@@ -137,7 +137,8 @@ class Store:
         """
         table = table.select(schema.names).cast(schema)
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+        columns = _columns_that_repeat(schema)
+        pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS, use_dictionary=columns)
         self.write_bytes(sink.getvalue(), *parts)
 
     def dataset(self, *parts: str) -> pads.Dataset:
@@ -254,6 +255,13 @@ class Store:
         files = [info.path for info in found if info.type == pafs.FileType.File]
         with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
             list(pool.map(self.filesystem.copy_file, files, [target + path[len(source) :] for path in files]))
+
+
+def _columns_that_repeat(schema: pa.Schema) -> list[str]:
+    """Parquet's names of all columns but vectors of fractions, which take four times as long to read as codes."""
+    lists = {field.name: field.type.value_type for field in schema if pa.types.is_fixed_size_list(field.type)}
+    vectors = {name for name, value in lists.items() if pa.types.is_floating(value)}
+    return [f"{name}.list.element" if name in lists else name for name in schema.names if name not in vectors]
 
 
 def _work_name(unit: str, fingerprint: str) -> str:

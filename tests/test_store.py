@@ -4,6 +4,7 @@ import pickle
 import uuid
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from elfs_ray import schema
@@ -128,6 +129,17 @@ def test_table_that_breaks_its_schema_is_not_written(store):
     with pytest.raises(ValueError, match="'reason' with null values to non-nullable"):
         store.write_table(nulls, schema.QUARANTINE, "quarantine", "part.parquet")
     assert store.names("quarantine") == []
+
+
+def test_vectors_are_stored_as_they_are_and_ids_as_codes(local_store):
+    """Parquet codes values by default, which is the slower way for numbers of which none comes twice."""
+    ids, similarity = ([[number] * 2 for number in range(3)] for _ in range(2))
+    table = pa.table({"sample_id": list("abc"), "index": range(3), "ids": ids, "similarity": similarity})
+    local_store.write_table(table, schema.neighbors(2), "neighbors", "part-000000.parquet")
+    [path] = local_store.part_paths("neighbors")
+    group = pq.read_metadata(path).row_group(0)
+    coded = [group.column(number).has_dictionary_page for number in range(group.num_columns)]
+    assert coded == [True, True, True, False]
 
 
 def test_failed_write_leaves_nothing(local_store):
