@@ -77,6 +77,15 @@ def configured(location: Path, **options: Any) -> RunConfig:
     return load_config({"input": str(location), "num_classes": 2, "budgets": [1], **values})
 
 
+def encoder_options(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The encoder that is asked for; one of timm with random weights, which take as long as trained ones."""
+    if not options.encoder.startswith("timm:"):
+        return {"embed__encoder": options.encoder}
+    weights = folder / "weights.pt"
+    torch.save(timm.create_model(options.encoder.removeprefix("timm:"), num_classes=0).state_dict(), weights)
+    return {"embed__encoder": options.encoder, "embed__weights": str(weights)}
+
+
 def prepared(config: RunConfig, run_dir: Path) -> None:
     """Ingest into a run folder, in a process of its own."""
     store = Store(str(run_dir))
@@ -213,7 +222,7 @@ class Table:
 def rate(table: Table, options: argparse.Namespace, folder: Path) -> None:
     """The stage beside the bare model, with as many threads."""
     cpus, count, runs = os.cpu_count() or 1, options.images, dict[int, list[dict[str, Any]]]()
-    bare, decoding = [], []
+    bare, decoding, encoder = [], [], encoder_options(options, folder)
     sizes = (count, 2 * count)
     for images in sizes:
         write_table(options.input, images, folder / f"{images}.parquet")
@@ -221,7 +230,7 @@ def rate(table: Table, options: argparse.Namespace, folder: Path) -> None:
         in_fresh_process(prepared, config, folder / f"run-{images}")
     for _ in range(options.repeats):
         for images in sizes:
-            config = configured(folder / f"{images}.parquet", embed__checkpoint_rows=options.chunk_rows)
+            config = configured(folder / f"{images}.parquet", embed__checkpoint_rows=options.chunk_rows, **encoder)
             ran = in_fresh_process(staged, config, folder / f"run-{images}", "embed", cpus, cpus)
             runs.setdefault(images, []).append(ran)
         arguments = ran["chosen"], folder / f"{count}.parquet", count, cpus
@@ -256,7 +265,7 @@ def rate(table: Table, options: argparse.Namespace, folder: Path) -> None:
 
 def scaling(table: Table, options: argparse.Namespace, folder: Path) -> None:
     """One and two workers with one thread each, beside the bare work in one process and in two at once."""
-    count, images = options.images, folder / "scaling.parquet"
+    count, images, encoder = options.images, folder / "scaling.parquet", encoder_options(options, folder)
     write_table(options.input, count, images)
     in_fresh_process(prepared, configured(images, ingest__chunk_rows=options.chunk_rows), folder / "run-scaling")
     vectors = argparse.Namespace(rows=options.scaling_rows, dim=512, intrinsic=32, spread=1.0)
@@ -264,7 +273,7 @@ def scaling(table: Table, options: argparse.Namespace, folder: Path) -> None:
 
     def run(unit: str, workers: int) -> dict[str, Any]:
         if unit == "embed":
-            config = configured(images, embed__actors=workers, embed__checkpoint_rows=options.chunk_rows)
+            config = configured(images, embed__actors=workers, embed__checkpoint_rows=options.chunk_rows, **encoder)
             return in_fresh_process(staged, config, folder / "run-scaling", unit, workers, workers + SPARE_CPUS)
         config = configured(images, neighbors__shards=workers, neighbors__query_rows=QUERY_ROWS,
                             neighbors__search="faiss")  # fmt: skip
@@ -337,6 +346,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="what to measure; default: both")
     parser.add_argument("--input", help="images of your own; default: the handwritten digits")
+    parser.add_argument("--encoder", default="efficientnet-lite0", help="one of timm gets random weights")
     parser.add_argument("--images", type=int, default=2048, help="to embed; and twice as many")
     parser.add_argument(
         "--chunk-rows", type=int, default=128, help="rows of a block: of ingest's chunks, saved at once"

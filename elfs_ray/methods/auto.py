@@ -11,13 +11,16 @@ from elfs_ray.errors import UsageError
 from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod
 from elfs_ray.methods.ccs import Ccs
 from elfs_ray.methods.d2 import D2
+from elfs_ray.methods.dual import Dual
 from elfs_ray.methods.elfs import Elfs
 from elfs_ray.methods.prototypicality import Prototypicality
 from elfs_ray.methods.random import Random
+from elfs_ray.methods.stratified import Stratified
+from elfs_ray.methods.typiclust import TypiClust
 from elfs_ray.methods.zcore import ZCore
 
 CANDIDATES: dict[str, type[SelectionMethod]] = {
-    method.name: method for method in (Random, Elfs, Ccs, D2, ZCore, Prototypicality)
+    method.name: method for method in (Random, Stratified, Elfs, Ccs, Dual, D2, ZCore, TypiClust, Prototypicality)
 }
 
 
