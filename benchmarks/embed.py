@@ -79,11 +79,12 @@ def configured(location: Path, **options: Any) -> RunConfig:
 
 def encoder_options(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The encoder that is asked for; one of timm with random weights, which take as long as trained ones."""
+    chosen = {"embed__encoder": options.encoder, "embed__batch_size": options.batch_size}
     if not options.encoder.startswith("timm:"):
-        return {"embed__encoder": options.encoder}
+        return chosen
     weights = folder / "weights.pt"
     torch.save(timm.create_model(options.encoder.removeprefix("timm:"), num_classes=0).state_dict(), weights)
-    return {"embed__encoder": options.encoder, "embed__weights": str(weights)}
+    return {**chosen, "embed__weights": str(weights)}
 
 
 def prepared(config: RunConfig, run_dir: Path) -> None:
@@ -347,6 +348,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="what to measure; default: both")
     parser.add_argument("--input", help="images of your own; default: the handwritten digits")
     parser.add_argument("--encoder", default="efficientnet-lite0", help="one of timm gets random weights")
+    parser.add_argument("--batch-size", default="auto", help="images in one forward pass; auto: as a run chooses")
     parser.add_argument("--images", type=int, default=2048, help="to embed; and twice as many")
     parser.add_argument(
         "--chunk-rows", type=int, default=128, help="rows of a block: of ingest's chunks, saved at once"

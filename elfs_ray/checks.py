@@ -19,10 +19,8 @@ def check_before_start(config: RunConfig, store: Store) -> "Source":
     Returns:
         The listed input, since listing it is the longest of the checks.
     """
-    from elfs_ray.encoders import check_encoder
-
     _check_supervision(config)
-    check_encoder(config.embed.encoder, config.embed.weights)
+    check_embeddings(config)
     labeled_signature(config)
     for budget in config.budgets:
         if budget <= 0 or isinstance(budget, float):
@@ -41,6 +39,21 @@ def check_before_start(config: RunConfig, store: Store) -> "Source":
     if not manifest and [name for name in store.names() if not name.startswith(".")]:
         raise UsageError(f"{store.uri} is not empty and holds no run ({MANIFEST} is missing); choose another --out")
     return source
+
+
+def check_embeddings(config: RunConfig) -> None:
+    """Refuse an encoder that cannot be, or vectors that are not there."""
+    from elfs_ray.data.vectors import open_vectors
+    from elfs_ray.encoders import check_encoder
+
+    embed = config.embed
+    if embed.vectors is None:
+        if embed.test_vectors is not None:
+            raise UsageError("embed.test_vectors needs embed.vectors, those of the candidates; pass --embeddings")
+        check_encoder(embed.encoder, embed.weights)
+        return
+    for location in dict.fromkeys([embed.vectors, embed.test_vectors or embed.vectors]):
+        open_vectors(location)
 
 
 def _check_supervision(config: RunConfig) -> None:

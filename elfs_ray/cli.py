@@ -197,10 +197,11 @@ def evaluate(
 ) -> None:
     """Train on coresets with true labels and compare with random subsets; methods and budgets as you name them.
 
-    Stages before it that are not complete run first. The run keeps its own method and budgets.
+    Stages before it that are not complete run first. The run keeps its own method, budgets and search.
     """
     store, saved = _saved(run_dir, {"config": config})
-    _run(_configs(method, options, config, set_, saved), store, "evaluate", verbose, keep=("select", "budgets"))
+    own = ("select", "budgets", "beta_search")
+    _run(_configs(method, options, config, set_, saved), store, "evaluate", verbose, keep=own)
 
 
 @app.command()

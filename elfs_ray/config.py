@@ -95,6 +95,8 @@ class EmbedConfig(Section):
         description="efficientnet-lite0, open_clip:MODEL/PRETRAINED, timm:NAME, torchvision:NAME or hub:swav_resnet50",
     )
     weights: Location | None = Field(None, description="local weights file for the encoder instead of a download")
+    vectors: Location | None = Field(None, description="Parquet with ids and embeddings that are there already")
+    test_vectors: Location | None = Field(None, description="the same for separate test images; default: embed.vectors")
     image_size: AutoInt = Field(
         "auto", description="pixels a side fed to the encoder; auto: native on GPU, smaller on CPU"
     )
@@ -180,7 +182,7 @@ class BetaSearchConfig(Section):
     """Search of beta, the share of hardest samples dropped (and, for `auto`, of the method), on pseudo-labels."""
 
     betas: list[Annotated[float, Field(ge=0, lt=1)]] | Auto = Field("auto", description="candidates; auto: 0, 0.1, ...")
-    model: Literal["linear", "mlp", "resnet-small", "resnet18", "resnet34", "resnet50"] = Field(
+    model: EvaluationModel = Field(
         "mlp",
         description="what each trial trains, on embeddings or on images: best what you will train on the coreset. "
         "A network that starts from nothing needs easier images than a classifier on embeddings, and so a larger beta",

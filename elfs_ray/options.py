@@ -102,6 +102,16 @@ OPTIONS: dict[str, tuple[str, Any]] = {
         "embed.weights",
         Annotated[str | None, typer.Option("--weights", help="Local weights file for the encoder.")],
     ),
+    "embeddings": (
+        "embed.vectors",
+        Annotated[
+            str | None,
+            typer.Option(
+                "--embeddings",
+                help="Parquet file or folder with ids and embeddings that you have already, in place of an encoder.",
+            ),
+        ],
+    ),
     "seed": ("seed", Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]),
     "address": (
         "ray.address",

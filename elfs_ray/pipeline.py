@@ -144,7 +144,9 @@ def later_steps(config: RunConfig, first_steps: Sequence[Step], num_samples: int
     steps = [embed]
     prepared = [embed]
     if "test_ingest" in first:
-        test_embed = _step("embed", embed.fingerprint, [embed, first["test_ingest"]], prefix=_TEST_PREFIX)
+        # Through the encoder of the candidates, or from a table of their own.
+        options = _embed_options(config, test=True) if config.embed.vectors else embed.fingerprint
+        test_embed = _step("embed", options, [embed, first["test_ingest"]], prefix=_TEST_PREFIX)
         steps.append(test_embed)
         prepared.append(test_embed)
     neighbors = _step("neighbors", config.neighbors.identity(), [embed])
@@ -203,10 +205,16 @@ def _budget_steps(
         yield _step("evaluate", evaluate, [select, *prepared, *labels], unit=unit, budget=budget)
 
 
-def _embed_options(config: RunConfig) -> dict[str, Any]:
+def _embed_options(config: RunConfig, *, test: bool = False) -> Any:
+    """What the embeddings depend on: an encoder, or vectors that are there already."""
+    from elfs_ray.data.vectors import open_vectors
     from elfs_ray.encoders import weights_signature
 
-    weights, options = config.embed.weights, config.embed.identity()
+    options = config.embed.identity()
+    vectors, test_vectors = options.pop("vectors"), options.pop("test_vectors")
+    if vectors is not None:
+        return open_vectors(test_vectors or vectors if test else vectors).signature
+    weights = config.embed.weights
     return options if weights is None else {**options, "weights_signature": weights_signature(weights)}
 
 
@@ -263,7 +271,8 @@ class _Execution:
             self.config, self.store, step.unit, work, hardware, self.reporter, step.prefix, step.budget
         )
         self.reporter.line(f"{step.unit} ...")
-        module = import_module(f"elfs_ray.engine.{_MODULES.get(step.stage, step.stage)}")
+        name = "precomputed" if step.stage == "embed" and self.config.embed.vectors else step.stage
+        module = import_module(f"elfs_ray.engine.{_MODULES.get(name, name)}")
         started = _now()
         with measured() as usage:
             result = module.run(context)

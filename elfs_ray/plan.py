@@ -14,12 +14,11 @@ from typing import Any
 
 from rich.table import Table
 
-from elfs_ray.checks import check_sizes
+from elfs_ray.checks import check_embeddings, check_sizes
 from elfs_ray.config import RunConfig
 from elfs_ray.core.pruning import beta_grid, budget_count
 from elfs_ray.data.sources import Source, open_source
 from elfs_ray.defaults import choose_neighbors
-from elfs_ray.encoders import check_encoder
 from elfs_ray.engine.calibrate import Calibration, calibrate
 from elfs_ray.engine.session import Hardware
 from elfs_ray.errors import RunError, UsageError
@@ -91,7 +90,7 @@ def make_plan(config: RunConfig, *, price_per_hour: float | None = None) -> Plan
     Raises:
         UsageError: as a run would raise before it starts; or hardware that this machine cannot measure.
     """
-    check_encoder(config.embed.encoder, config.embed.weights)
+    check_embeddings(config)
     hardware, load = _hardware(config), os.getloadavg()[0]
     ingest = config.ingest
     source = open_source(

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -9,13 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from elfs_ray import storage
-from elfs_ray.errors import UsageError
+from elfs_ray.errors import UsageError, one_line
 
 T = TypeVar("T")
 READERS = 8
+READ_BUFFER_BYTES = 2**20
 
 
 def existing(location: str) -> tuple[pafs.FileSystem, pafs.FileInfo]:
@@ -32,6 +36,45 @@ def existing(location: str) -> tuple[pafs.FileSystem, pafs.FileInfo]:
     if info.type == pafs.FileType.NotFound:
         raise UsageError(f"{location} does not exist; {_closest(path) if '://' not in location else 'check the path'}")
     return storage.resolve(location)[0], info
+
+
+def list_files(location: str, filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
+    """Files below a folder in order of path, without hidden ones."""
+    if isinstance(filesystem, pafs.LocalFileSystem) and not os.access(root, os.R_OK | os.X_OK):
+        raise UsageError(f"{location} may not be read by this user; change its permissions")
+    try:
+        found = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
+    except OSError as error:
+        raise UsageError(f"{location} cannot be listed: {storage.reason(error)}") from None
+    visible = [
+        info
+        for info in found
+        if info.type == pafs.FileType.File
+        and not any(part.startswith((".", "_SUCCESS")) for part in info.path[len(root) :].split("/"))
+    ]
+    return sorted(visible, key=lambda info: info.path)
+
+
+def files_signature(files: list[pafs.FileInfo]) -> str:
+    """Hash of the names, sizes and times of files: changes when they do."""
+    digest = hashlib.blake2b(digest_size=16)
+    for info in files:
+        digest.update(f"{info.path}\0{info.size}\0{info.mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def open_parquet(path: str, filesystem: pafs.FileSystem) -> pq.ParquetFile:
+    """A Parquet file that the user names.
+
+    Raises:
+        UsageError: it is damaged or none; `OSError` where the store does not answer.
+    """
+    try:
+        return pq.ParquetFile(path, filesystem=filesystem, buffer_size=READ_BUFFER_BYTES)
+    except (OSError, pa.ArrowInvalid) as error:
+        if isinstance(error, OSError) and storage.is_outage(error):
+            raise
+        raise UsageError(f"{path} cannot be read as Parquet ({one_line(error)}); mend or remove it") from None
 
 
 def read_uri(uri: str, like: str = "") -> bytes:

@@ -5,8 +5,6 @@ order of the source: sorted paths, or the rows of the sorted tables.
 """
 
 import difflib
-import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,16 +12,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from elfs_ray import storage
-from elfs_ray.data.files import existing, map_files, read_uri
+from elfs_ray.data.files import existing, files_signature, list_files, map_files, open_parquet, read_uri
 from elfs_ray.errors import RunError, UsageError, one_line
 
 CHUNK_BYTES = 64 * 2**20
 """A chunk of large images holds fewer of them: all are in memory at once."""
 CHUNKS_READ_TOGETHER = 8
-READ_BUFFER_BYTES = 2**20
 
 ID_COLUMNS = ("sample_id", "image_id", "id", "filename", "file_name", "path")
 BYTES_COLUMNS = ("image", "bytes", "image_bytes", "img", "jpg", "jpeg", "png")
@@ -90,7 +86,7 @@ def open_source(
         if not info.path.endswith(".parquet"):
             raise UsageError(f"{location} is neither a folder nor a .parquet file; pass a folder of images or a table")
         return _ParquetSource(location, filesystem, [info], image_column, id_column, chunk_rows)
-    files = _list_files(location, filesystem, info.path)
+    files = list_files(location, filesystem, info.path)
     if not files:
         raise UsageError(f"{location} holds no files; pass a folder with images")
     if all(file.path.endswith(".parquet") for file in files):
@@ -100,37 +96,13 @@ def open_source(
     return _FolderSource(location, info.path, files, chunk_rows)
 
 
-def _list_files(location: str, filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
-    """Files below a folder in order of path, without hidden ones."""
-    if isinstance(filesystem, pafs.LocalFileSystem) and not os.access(root, os.R_OK | os.X_OK):
-        raise UsageError(f"{location} may not be read by this user; change its permissions")
-    try:
-        found = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
-    except OSError as error:
-        raise UsageError(f"{location} cannot be listed: {storage.reason(error)}") from None
-    visible = [
-        info
-        for info in found
-        if info.type == pafs.FileType.File
-        and not any(part.startswith((".", "_SUCCESS")) for part in info.path[len(root) :].split("/"))
-    ]
-    return sorted(visible, key=lambda info: info.path)
-
-
-def _signature(files: list[pafs.FileInfo]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for info in files:
-        digest.update(f"{info.path}\0{info.size}\0{info.mtime_ns}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
 class _FolderSource(Source):
     kind = "folder"
     carries_bytes = False
 
     def __init__(self, location: str, root: str, files: list[pafs.FileInfo], chunk_rows: int) -> None:
         self.location, self.count = location, len(files)
-        self._root, self._signature = root, _signature(files)
+        self._root, self._signature = root, files_signature(files)
         self.chunks: list[Chunk] = []
         first, size = 0, 0
         for position, info in enumerate(files):
@@ -165,13 +137,13 @@ class _ParquetSource(Source):
         id_column: str | None,
         chunk_rows: int,
     ) -> None:
-        self.location, self._filesystem, self._signature = location, filesystem, _signature(files)
+        self.location, self._filesystem, self._signature = location, filesystem, files_signature(files)
         self.chunks, self.count = [], 0
         for info in files:
             self._add_file(info.path, chunk_rows)
         if self.count == 0:
             raise UsageError(f"{location} holds no rows; pass a table with images")
-        schema = self._open(files[0].path).schema_arrow
+        schema = open_parquet(files[0].path, filesystem).schema_arrow
         self._id_column = _find_column(location, schema, id_column, "ingest.id_column", ID_COLUMNS, _is_id)
         wanted = _find_column(location, schema, image_column, "ingest.image_column", BYTES_COLUMNS, _is_bytes)
         if wanted is None:
@@ -185,7 +157,7 @@ class _ParquetSource(Source):
         self.carries_bytes = not _is_text(schema.field(wanted).type)
 
     def _add_file(self, path: str, chunk_rows: int) -> None:
-        metadata = self._open(path).metadata
+        metadata = open_parquet(path, self._filesystem).metadata
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group).num_rows
             row_bytes = metadata.row_group(group).total_byte_size // max(rows, 1)
@@ -194,15 +166,6 @@ class _ParquetSource(Source):
                 size = min(most, rows - offset)
                 self.chunks.append(Chunk(len(self.chunks), self.count, size, (path,), group, offset))
                 self.count += size
-
-    def _open(self, path: str) -> pq.ParquetFile:
-        try:
-            return pq.ParquetFile(path, filesystem=self._filesystem, buffer_size=READ_BUFFER_BYTES)
-        except (OSError, pa.ArrowInvalid) as error:
-            if isinstance(error, OSError) and storage.is_outage(error):
-                raise
-            reason = one_line(error)
-            raise UsageError(f"{path} cannot be read as Parquet ({reason}); mend or remove it") from None
 
     def signature(self) -> str:
         return self._signature
@@ -225,7 +188,8 @@ class _ParquetSource(Source):
     def read_group(self, chunks: Sequence[Chunk]) -> Iterator[pa.Table]:
         """The table of each chunk, from one pass over their row group that holds few of its rows."""
         path, columns = chunks[0].paths[0], [self._image_column, *([self._id_column] if self._id_column else [])]
-        batches = self._open(path).iter_batches(chunks[0].rows, row_groups=[chunks[0].row_group], columns=columns)
+        file, group = open_parquet(path, self._filesystem), chunks[0].row_group
+        batches = file.iter_batches(chunks[0].rows, row_groups=[group], columns=columns)
         held, start = pa.Table.from_batches([next(batches)]), 0
         for chunk in chunks:
             while start + held.num_rows < chunk.offset + chunk.rows:

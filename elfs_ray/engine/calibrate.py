@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -20,6 +21,7 @@ from elfs_ray.core.networks import build_network, prepare_images
 from elfs_ray.core.temi import TemiHeads, temi_loss, uniform_prior, update_teacher
 from elfs_ray.data.images import ImageError, decode, inspect, to_uint8
 from elfs_ray.data.sources import Source
+from elfs_ray.data.vectors import open_vectors
 from elfs_ray.defaults import (
     EVALUATION_TRAININGS,
     choose_beta_search,
@@ -88,21 +90,18 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
             f"none of {len(images)} images of {source.location} that were looked at can be used; check the input"
         )
     side = float(np.median(sides))
-    native = load_encoder(config.embed.encoder, weights=config.embed.weights).preprocessing.size
-    embed = choose_embed(config.embed, hardware.cpus, hardware.gpus, source.count, native, side)
-    encoder = load_encoder(embed.encoder, weights=embed.weights, image_size=int(embed.image_size))
-    pixels, decode_seconds = _decode(good, encoder, config.ingest.max_pixels)
-    encode = _encode_seconds(encoder, pixels, embed.dtype, int(embed.batch_size), hardware)
-    cluster = choose_cluster(config.cluster, hardware.device, hardware.units, source.count, encoder.dim)
+    vectors = config.embed.vectors
+    embedding = _ready_vectors(vectors) if vectors else _encoding(config, source.count, good, side, hardware)
+    dim, classes = embedding.dim, config.num_classes
+    cluster = choose_cluster(config.cluster, hardware.device, hardware.units, source.count, dim)
     proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side)
     evaluate = choose_evaluations(config.evaluate, hardware.device, side)
     search = choose_beta_search(config.beta_search, hardware.device, side)
     device = torch.device(hardware.device)
-    dim, classes = encoder.dim, config.num_classes
     rates = Rates(
         check=check + read_seconds,
-        decode=decode_seconds + read_seconds,
-        encode=encode,
+        decode=embedding.decode + (0 if vectors else read_seconds),
+        encode=embedding.encode,
         search_flops=_search_flops(dim, hardware),
         cluster_step=_cluster_step(cluster, dim, classes, device),
         proxy_step=_proxy_step(proxy, dim, classes, device),
@@ -114,8 +113,36 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
         },
     )
     sizes = [len(data) for data in good]
+    image_bytes, weight_bytes = float(np.mean(sizes)), embedding.weight_bytes
+    return Calibration(rates, cluster, proxy, search, evaluate, dim, image_bytes, weight_bytes, len(good))
+
+
+class _Embedding(NamedTuple):
+    """Seconds of an image on one core and on the device, bytes of the weights, and the width."""
+
+    dim: int
+    decode: float
+    encode: float
+    weight_bytes: int
+
+
+def _ready_vectors(location: str) -> _Embedding:
+    """They are read, written, read again and written in order."""
+    table = open_vectors(location)
+    started = time.perf_counter()
+    rows = len(table.read(0)[0])
+    return _Embedding(table.dim, 4 * (time.perf_counter() - started) / max(1, rows), 0.0, 0)
+
+
+def _encoding(config: RunConfig, images: int, good: list[bytes], side: float, hardware: Hardware) -> _Embedding:
+    """With the encoder and the options that a run would choose."""
+    native = load_encoder(config.embed.encoder, weights=config.embed.weights).preprocessing.size
+    embed = choose_embed(config.embed, hardware.cpus, hardware.gpus, images, native, side)
+    encoder = load_encoder(embed.encoder, weights=embed.weights, image_size=int(embed.image_size))
+    pixels, decode_seconds = _decode(good, encoder, config.ingest.max_pixels)
+    encode = _encode_seconds(encoder, pixels, embed.dtype, int(embed.batch_size), hardware)
     weights = sum(4 * parameter.numel() for parameter in encoder.module.parameters())
-    return Calibration(rates, cluster, proxy, search, evaluate, dim, float(np.mean(sizes)), weights, len(good))
+    return _Embedding(encoder.dim, decode_seconds, encode, weights)
 
 
 def _seconds(step: Callable[[], object]) -> float:

@@ -67,7 +67,7 @@ def test_the_command(small_run, small_input, tmp_path, monkeypatch, capsys):
     """Methods and budgets by name over what the run folder holds; options of the run's own method stay with it."""
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     arguments = ["--methods", "random,kcenter", "--budgets", "20,40", "--models", "linear", "--seeds", "2"]
-    arguments += ["--labels", str(small_input[1])]
+    arguments += ["--labels", str(small_input[1]), "--downstream", "linear"]
     monkeypatch.setattr(sys, "argv", ["elfs-ray", "evaluate", str(run_dir), *arguments])
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as ended:
@@ -79,7 +79,8 @@ def test_the_command(small_run, small_input, tmp_path, monkeypatch, capsys):
             assert [budget, "linear", method] in table
     assert [str(BUDGET), "mlp", "elfs"] in table  # what was evaluated before
     before, after = (Store(str(run)).manifest()["config"] for run in (small_run.run_dir, run_dir))
-    assert (after["select"], after["budgets"]) == (before["select"], before["budgets"])
+    own = ("select", "budgets", "beta_search")
+    assert [after[name] for name in own] == [before[name] for name in own]
     assert after["evaluate"]["models"] == ["linear"]
 
 
