@@ -235,8 +235,7 @@ class EvaluateConfig(Section):
     models: list[EvaluationModel] = Field(
         ["mlp"],
         min_length=1,
-        description="what to train: linear, mlp (on embeddings), resnet-small (on images, for a CPU), resnet18, "
-        "resnet34, resnet50 (on images, for a GPU)",
+        description="what to train: linear, mlp (on embeddings); on images resnet-small (for a CPU), resnet18, 34, 50",
     )
     seeds: int = Field(5, ge=2, description="trainings for each subset and model, with another random subset each")
     hidden_dim: int = Field(512, ge=1, description="mlp: width of the hidden layer")
@@ -250,8 +249,9 @@ class EvaluateConfig(Section):
     learning_rate: AutoFloat = Field("auto", description="SGD with Nesterov momentum, cosine to zero")
     weight_decay: float = Field(5e-4, ge=0)
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on images with a GPU")
-    hide: float = Field(
-        0.0, ge=0, lt=1, description="KAKURENBO: hide up to this share of a training set, the learned, in each epoch"
+    hide: float = Field(0.0, ge=0, lt=1, description="KAKURENBO: hide up to this share, the learned, in each epoch")
+    embeddings_of: Location | None = Field(
+        None, description="linear, mlp: take the embeddings of this run folder over the same images, by another encoder"
     )
 
 

@@ -202,6 +202,8 @@ def _budget_steps(
             name: without_options(value) if isinstance(value, str) else value
             for name, value in config.evaluate.identity().items()
         }
+        if other := evaluate.pop("embeddings_of"):
+            evaluate["embeddings_of"] = (Store(other).record("embed") or {}).get("fingerprint")
         yield _step("evaluate", evaluate, [select, *prepared, *labels], unit=unit, budget=budget)
 
 

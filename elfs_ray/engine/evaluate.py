@@ -118,6 +118,7 @@ def run(context: StageContext) -> StageResult:
         "test_samples": described["test_samples"],
         "test_dropped": described["test_dropped"],
         "test": options.test_input or "held-out candidates",
+        "embeddings_of": options.embeddings_of,
     }
     chosen = {name: section.model_dump(mode="json") for name, section in described["options"].items()}
     return StageResult(artifacts={f"evaluation/{method}/{budget}": RUNS}, chosen=chosen, metrics=metrics)
@@ -137,8 +138,10 @@ def _draw(
     rows = _draw_subsets(store, config, budget, labels, draws)
     sets = _with_test_set(store, config, labels, rows)
     options = choose_evaluations(config.evaluate, device, median_side(store))
-    units = ("embed", "labels", "test_embed", "test_labels")
-    data = [record["fingerprint"] for record in map(store.record, units) if record] + [_digest(sets.test)]
+    embedded = _embedded(store, config)
+    records = (each.record(prefix + unit) for prefix in ("", "test_")
+               for each, unit in ((embedded, "embed"), (store, "labels")))  # fmt: skip
+    data = [record["fingerprint"] for record in records if record] + [_digest(sets.test)]
     digests = {name: _digest(positions) for name, positions in rows.items()}
     keys = {}
     for training in trainings:
@@ -152,6 +155,26 @@ def _draw(
         "test_dropped": sets.test_dropped,
     }
     return described, sets
+
+
+def _embedded(store: Store, config: RunConfig) -> Store:
+    """The run folder with the embeddings to train on: this one, or another over the same images.
+
+    Raises:
+        UsageError: the other has none, or other images.
+    """
+    location = config.evaluate.embeddings_of
+    if location is None:
+        return store
+    other = Store(location)
+    for name in ("samples", "test/samples") if config.evaluate.test_input else ("samples",):
+        embeddings = name.replace("samples", "embeddings")
+        if not other.exists(embeddings):
+            raise UsageError(f"evaluate.embeddings_of={location} holds no {embeddings}; run it up to embed first")
+        ids, others = (each.read_table(name, columns=["sample_id"]) for each in (store, other))
+        if not ids.equals(others):
+            raise UsageError(f"evaluate.embeddings_of={location} is a run over other images; pass one over these")
+    return other
 
 
 def _digest(positions: np.ndarray) -> str:
@@ -261,10 +284,11 @@ def _load(
     sizes = {int(options[training.model].image_size) for training in pending}
     prefix = "test/" if config.evaluate.test_input else ""
     location = config.evaluate.test_input or config.input
+    embedded = _embedded(store, config) if 0 in sizes else store
 
     def inputs(size: int, prefix: str, positions: np.ndarray, location: str) -> np.ndarray:
         if size == 0:
-            return read_vectors_at(store, positions, prefix + "embeddings")
+            return read_vectors_at(embedded, positions, prefix + "embeddings")
         samples = store.dataset(prefix + "samples")
         return read_pixels(samples, size, config.ingest.max_pixels, positions=positions, location=location)
 

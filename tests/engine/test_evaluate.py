@@ -3,14 +3,17 @@
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
+from elfs_ray import schema
 from elfs_ray.cli import main
 from elfs_ray.config import load_config
 from elfs_ray.console import Reporter
+from elfs_ray.engine.artifacts import matrix_column
 from elfs_ray.errors import UsageError
 from elfs_ray.pipeline import run
-from elfs_ray.store import Store
+from elfs_ray.store import MANIFEST, Store
 from small import BUDGET, NUM_IMAGES, OPTIONS
 
 
@@ -82,6 +85,45 @@ def test_the_command(small_run, small_input, tmp_path, monkeypatch, capsys):
     own = ("select", "budgets", "beta_search")
     assert [after[name] for name in own] == [before[name] for name in own]
     assert after["evaluate"]["models"] == ["linear"]
+
+
+class TestAnotherEncoder:
+    """Selected with one encoder, trained on the embeddings of another."""
+
+    def other(self, small_run, folder):
+        """Another run over the same images, whose encoder sees next to nothing of them."""
+        run_dir = shutil.copytree(small_run.run_dir, folder / "other")
+        store = Store(str(run_dir))
+        table = store.read_table("embeddings")
+        noise = np.random.default_rng(0).normal(size=(len(table), 8)).astype(np.float16)
+        store.delete("embeddings")
+        noisy = table.set_column(2, "vector", matrix_column(noise))
+        store.write_table(noisy, schema.embeddings(8), "embeddings", "part-000000.parquet")
+        manifest = store.manifest()
+        manifest["stages"]["embed"]["fingerprint"] = "noise"
+        store.write_json(manifest, MANIFEST)
+        return store
+
+    def test_its_embeddings_are_trained_on(self, choose, small_run, small_input, tmp_path):
+        other = self.other(small_run, tmp_path)
+        options = {"evaluate.labels": str(small_input[1]), "evaluate.embeddings_of": other.path()}
+        manifests = small_run.manifest, choose(**options).manifest
+        metrics = [manifest["stages"][f"evaluation/elfs/{BUDGET}"]["metrics"] for manifest in manifests]
+        own, transferred = (each["models"]["mlp"]["subsets"]["elfs"]["mean"] for each in metrics)
+        assert transferred < own / 2
+        assert [each["embeddings_of"] for each in metrics] == [None, other.path()]
+
+    def test_other_images_are_refused(self, choose, small_run, small_input, tmp_path):
+        other = self.other(small_run, tmp_path)
+        samples = other.read_table("samples")
+        other.delete("samples")
+        other.write_table(samples.slice(1), samples.schema, "samples", "part-000000.parquet")
+        with pytest.raises(UsageError, match="is a run over other images"):
+            choose(**{"evaluate.labels": str(small_input[1]), "evaluate.embeddings_of": other.path()})
+
+    def test_no_embeddings_are_refused(self, choose, small_input, tmp_path):
+        with pytest.raises(UsageError, match="holds no embeddings; run it up to embed first"):
+            choose(**{"evaluate.labels": str(small_input[1]), "evaluate.embeddings_of": str(tmp_path / "none")})
 
 
 def test_hiding_takes_fewer_steps(evaluate):
