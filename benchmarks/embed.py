@@ -48,6 +48,7 @@ from elfs_ray.data.sources import open_source
 from elfs_ray.encoders import load_encoder
 from elfs_ray.engine import embed, ingest, neighbors
 from elfs_ray.engine.artifacts import read_vectors
+from elfs_ray.engine.embed_rows import TIMED
 from elfs_ray.engine.monitor import measured
 from elfs_ray.engine.session import ray_session
 from elfs_ray.engine.shard_index import Queries, build_index
@@ -260,7 +261,7 @@ def rate(table: Table, options: argparse.Namespace, folder: Path) -> None:
     table.add("embed stage, 2N less N / bare model", ratios, "goal: at least 0.9", 2)
     ratios = [ours / theirs for ours, theirs in zip(steady, both, strict=True)]
     table.add("embed stage, steady / bare model with decoding", ratios, "", 2)
-    for name in embed.TIMED:
+    for name in TIMED:
         table.add(f"{name.replace('_', ' ')} of all workers", [run["metrics"][name] for run in long])
 
 

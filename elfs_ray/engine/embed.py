@@ -4,42 +4,36 @@ Reads: `samples`. Writes: `embeddings` (one row for each sample, half precision)
 Decoding runs in tasks on CPUs, encoding in a pool of actors (one for each GPU) that grows as machines come. Finished
 rows are saved in files of `checkpoint_rows`; a second run encodes only the rows that no file holds. On retry a task
 encodes its rows again, and the last step keeps one of equal rows.
-What the driver holds does not grow without end: see `_PendingSamples` and `PARTS_AT_ONCE`.
+What the driver holds does not grow without end: see `PendingSamples` and `PARTS_AT_ONCE`.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 import ray
 import torch
-from ray.data import ActorPoolStrategy, Datasource, ReadTask
-from ray.data.block import BlockMetadata
+from ray.data import ActorPoolStrategy
 
-from elfs_ray import schema
 from elfs_ray.config import EmbedConfig
-from elfs_ray.data.files import map_files, read_uri
-from elfs_ray.data.images import ImageError, decode, to_uint8
 from elfs_ray.defaults import choose_embed
-from elfs_ray.encoders import Encoder, Preprocessing, load_encoder
-from elfs_ray.engine.artifacts import KEY, matrix_column, median_side, part_name, read_column
+from elfs_ray.encoders import Encoder, load_encoder
+from elfs_ray.engine.artifacts import KEY, median_side, read_column
+from elfs_ray.engine.embed_rows import (
+    SAVED,
+    TIMED,
+    PendingSamples,
+    Pixels,
+    decode_batch,
+    grouped,
+    index_of,
+    put_in_order,
+    save_batch,
+)
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import RunError
-from elfs_ray.storage import is_outage
-from elfs_ray.store import Store
 
-ENCODED = "rows"
-# Parts of `samples` that one execution of Ray Data takes: the driver keeps some 100 KB for each until it ends.
-PARTS_AT_ONCE = 16_384
-# Seconds of all workers together, reported apart.
-TIMED = ("decode_seconds", "transfer_seconds", "encode_seconds")
 # What a process of Ray with torch loaded takes, and how much more than its pixels a batch needs, in bytes and times.
 PROCESS_BYTES, DECODE_COPIES, ENCODE_COPIES = 512 * 2**20, 4, 24
 
@@ -58,7 +52,7 @@ def run(context: StageContext) -> StageResult:
                 spent = {name: seconds + float(batch[name].sum()) for name, seconds in spent.items()}
                 _check_device(context, set(batch["device"].tolist()) - devices)
                 devices.update(batch["device"].tolist())
-    _consolidate(context, dim)
+    put_in_order(context, dim)
     seconds = time.monotonic() - started
     return StageResult(
         artifacts={context.artifact("embeddings"): "embeddings"},
@@ -101,8 +95,8 @@ def _check_device(context: StageContext, new: set[str]) -> None:
 def _saved_rows(context: StageContext) -> np.ndarray:
     """Which samples have a saved row, bool [N]."""
     done = np.zeros(context.store.count_rows(context.artifact("samples")), dtype=bool)
-    if context.store.part_paths(context.work, ENCODED):
-        done[read_column(context.store, f"{context.work}/{ENCODED}", "index")] = True
+    if context.store.part_paths(context.work, SAVED):
+        done[read_column(context.store, f"{context.work}/{SAVED}", "index")] = True
     return done
 
 
@@ -113,24 +107,26 @@ def _stream(
     store, samples = context.store, context.artifact("samples")
     has_bytes = "image" in store.dataset(samples).schema.names
     columns, done_ref = [*KEY, "image" if has_bytes else "uri"], ray.put(done)
-    groups = _grouped(store.part_paths(samples))
-    first = [_index_of(store, group[0])[0].as_py() for group in groups] + [len(done)]
+    groups = grouped(store.part_paths(samples))
+    first = [index_of(store, group[0])[0].as_py() for group in groups] + [len(done)]
     for number, paths in enumerate(groups):
         if not done[first[number] : first[number + 1]].all():
-            pending = _PendingSamples(store, paths, columns, done_ref)
+            pending = PendingSamples(store, paths, columns, done_ref)
             yield from _encode(context, options, encoder, counter, pending)
 
 
 def _encode(
-    context: StageContext, options: EmbedConfig, encoder: Encoder, counter: Counter, pending: "_PendingSamples"
+    context: StageContext, options: EmbedConfig, encoder: Encoder, counter: Counter, pending: PendingSamples
 ) -> Iterator[dict[str, np.ndarray]]:
     """Run read -> decode -> encode -> save; yields counts and seconds as files are saved."""
-    hardware, batch_size, preprocessing = context.hardware, int(options.batch_size), encoder.preprocessing
+    hardware, config, batch_size = context.hardware, context.config, int(options.batch_size)
+    how, location = encoder.preprocessing, config.evaluate.test_input if context.prefix else config.input
+    pixels = Pixels(how.size, how.crop_fraction, how.interpolation, config.ingest.max_pixels, str(location))
     on_gpu = hardware.device == "cuda"
     actors = int(options.actors)
     # The encoders leave a processor to decoding.
     encoder_cpus = 0.0 if on_gpu else min(1.0, (hardware.cpus - 1) / actors)
-    pixel_bytes = batch_size * 3 * preprocessing.size**2
+    pixel_bytes = batch_size * 3 * pixels.size**2
     weight_bytes = sum(value.numel() * value.element_size() for value in encoder.module.state_dict().values())
     # What reads and what decodes become one task, because they ask for the same.
     decoding = {"num_cpus": 0.5, "memory": PROCESS_BYTES + DECODE_COPIES * pixel_bytes}
@@ -139,15 +135,11 @@ def _encode(
     dataset.context.target_max_block_size = pixel_bytes
     return iter(
         dataset.map_batches(
-            _decode_batch,
+            decode_batch,
             batch_size=batch_size,
             batch_format="pyarrow",
             **decoding,
-            fn_kwargs={
-                "preprocessing": preprocessing,
-                "max_pixels": context.config.ingest.max_pixels,
-                "location": str(context.config.evaluate.test_input if context.prefix else context.config.input),
-            },
+            fn_kwargs={"how": pixels},
         )
         .map_batches(
             _EncodeBatch,
@@ -165,83 +157,14 @@ def _encode(
             },
         )
         .map_batches(
-            _save_batch,
+            save_batch,
             batch_size=options.checkpoint_rows,
             batch_format="numpy",
             num_cpus=0.25,
-            fn_kwargs={"store": context.store, "folder": f"{context.work}/{ENCODED}"},
+            fn_kwargs={"store": context.store, "folder": f"{context.work}/{SAVED}"},
         )
         .iter_batches(batch_size=None, batch_format="numpy")
     )
-
-
-class _PendingSamples(Datasource):
-    """The samples of some parts that are still to encode, with their bytes or where to read them.
-
-    A task decodes what it reads. As blocks of their own the rows would all be read at once, being small, and Ray keeps
-    blocks of less than 100 KB in the memory of the driver.
-    """
-
-    def __init__(
-        self, store: Store, paths: Sequence[str], columns: list[str], done: "ray.ObjectRef[np.ndarray]"
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.paths = paths
-        self._shared = store, columns, done
-
-    def estimate_inmemory_data_size(self) -> None:
-        """Not known; what a task gives on is cut to batches anyway."""
-
-    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
-        """One for each part."""
-        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(_read_pending, *self._shared, path), metadata) for path in self.paths]
-
-
-def _read_pending(store: Store, columns: list[str], done: "ray.ObjectRef[np.ndarray]", path: str) -> Iterator[pa.Table]:
-    """The rows of one part that are not done yet."""
-    table = pq.read_table(path, filesystem=store.filesystem, columns=columns)
-    yield table.filter(pa.array(~ray.get(done)[table["index"].to_numpy()]))
-
-
-def _grouped(paths: list[str]) -> list[list[str]]:
-    """Neighbouring parts, `PARTS_AT_ONCE` in a group."""
-    return [paths[start : start + PARTS_AT_ONCE] for start in range(0, len(paths), PARTS_AT_ONCE)]
-
-
-def _index_of(store: Store, path: str) -> pa.ChunkedArray:
-    """The column `index` of one part."""
-    return pq.read_table(path, filesystem=store.filesystem, columns=["index"])["index"]
-
-
-def _decode_batch(table: pa.Table, preprocessing: Preprocessing, max_pixels: int, location: str) -> dict[str, Any]:
-    """Pixels uint8 [b, 3, s, s] of a batch of samples from `location`."""
-    started = time.perf_counter()
-    has_bytes = "image" in table.column_names
-
-    def load(name: str, source: bytes | str) -> np.ndarray:
-        try:
-            data = source if isinstance(source, bytes) else read_uri(source, location)
-            image = decode(data, max_pixels=max_pixels)
-        except (ImageError, OSError) as error:
-            if isinstance(error, OSError) and is_outage(error):
-                raise
-            raise RunError(
-                f"image {name!r} was readable at ingest and no longer is ({error}); restore it, "
-                "or remove it and run into a new folder"
-            ) from None
-        return to_uint8(image, preprocessing.size, preprocessing.crop_fraction, preprocessing.interpolation)
-
-    pixels = np.empty((table.num_rows, 3, preprocessing.size, preprocessing.size), dtype=np.uint8)
-    names, sources = table["sample_id"].to_pylist(), table["image" if has_bytes else "uri"].to_pylist()
-    for row, image in enumerate(map_files(load, "" if has_bytes else location, names, sources)):
-        pixels[row] = image
-    return {
-        "sample_id": table["sample_id"].to_numpy(),
-        "index": table["index"].to_numpy(),
-        "pixels": pixels,
-        "decode_seconds": np.full(len(pixels), (time.perf_counter() - started) / len(pixels)),
-    }
 
 
 class _EncodeBatch:
@@ -312,40 +235,3 @@ class AdaptiveForward:
                 self.rows = -(-self.rows // 2)
                 if self._device.type == "cuda":
                     torch.cuda.empty_cache()
-
-
-def _save_batch(batch: dict[str, np.ndarray], store: Store, folder: str) -> dict[str, np.ndarray]:
-    """Save finished rows in a file named by its first row, last row and size: a retry writes the same file."""
-    index = batch["index"]
-    table = pa.table({"sample_id": batch["sample_id"], "index": index, "vector": matrix_column(batch["vector"])})
-    name = f"{index.min():012d}-{index.max():012d}-{len(index)}.parquet"
-    store.write_table(table, schema.embeddings(batch["vector"].shape[1]), folder, name)
-    spent = {name: np.array([batch[name].sum()]) for name in TIMED}
-    return {"rows": np.array([len(index)]), "device": batch["device"][:1], **spent}
-
-
-def _consolidate(context: StageContext, dim: int) -> None:
-    """Write the saved rows in order of index, one part for each part of `samples`."""
-    store, work = context.store, context.work
-    folder = f"{work}/{ENCODED}"
-    names = store.names(folder)
-    first, last = (np.array([int(name.split("-")[place]) for name in names]) for place in (0, 1))
-    saved = ray.put((first, last, names))
-
-    @ray.remote(num_cpus=0.5)
-    def write(name: str, path: str, saved: tuple[np.ndarray, np.ndarray, list[str]]) -> None:
-        index, (first, last, names) = _index_of(store, path), saved
-        low, high = index[0].as_py(), index[-1].as_py()
-        holding = [store.path(folder, names[file]) for file in np.flatnonzero((first <= high) & (last >= low))]
-        in_range = (pc.field("index") >= low) & (pc.field("index") <= high)
-        rows = pads.dataset(holding, filesystem=store.filesystem).to_table(filter=in_range).sort_by("index")
-        _, of_equals = np.unique(rows["index"].to_numpy(), return_index=True)
-        rows = rows.take(pa.array(of_equals))
-        if not np.array_equal(rows["index"].to_numpy(), index.to_numpy()):
-            raise AssertionError(f"rows {low}..{high} of the embeddings are incomplete")
-        store.write_table(rows, schema.embeddings(dim), work, "embeddings", name)
-
-    paths = store.part_paths(context.artifact("samples"))
-    for number, group in enumerate(_grouped(paths)):
-        start = number * PARTS_AT_ONCE
-        ray.get([write.remote(part_name(part), path, saved) for part, path in enumerate(group, start)])

@@ -16,7 +16,6 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 from ray.actor import ActorHandle
 
 from elfs_ray import schema
@@ -228,7 +227,6 @@ class _Shard:
         threads: int,
         on_gpu: bool,
     ) -> None:
-        torch.set_num_threads(threads)
         faiss.omp_set_num_threads(threads)
         self._start = start
         self._index = build_index(store, start, stop, options, trained, on_gpu=on_gpu)

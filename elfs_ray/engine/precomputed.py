@@ -19,6 +19,7 @@ import ray
 from elfs_ray import schema
 from elfs_ray.data.vectors import VectorTable, open_vectors
 from elfs_ray.engine.artifacts import KEY, fixed_size_matrix, matrix_column, part_name
+from elfs_ray.engine.embed_rows import index_of
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import UsageError
 from elfs_ray.store import Store
@@ -67,7 +68,7 @@ def _split(context: StageContext, table: VectorTable, ranges: Sequence[Range]) -
     done = set(store.names(work, DONE))
     pending = [number for number in range(len(table.groups)) if f"{number}.json" not in done]
     if pending:
-        first = ray.put(np.array([_first_index(store, paths[0]) for _, paths in ranges]))
+        first = ray.put(np.array([index_of(store, paths[0])[0].as_py() for _, paths in ranges]))
         keys = _hashed_ids.remote(store, context.artifact("samples"))
         with context.counting("vectors", len(table.groups), "row groups", len(done)) as counter:
             tasks = (_split_group.remote(store, work, table, number, first, keys) for number in pending)
@@ -106,11 +107,6 @@ def _some_at_once(tasks: Iterable["ray.ObjectRef[tuple[int, str]]"]) -> Iterable
         if len(waiting) == TASKS_IN_FLIGHT:
             yield ray.get(waiting.pop(0))
     yield from ray.get(waiting)
-
-
-def _first_index(store: Store, path: str) -> int:
-    first: int = pq.read_table(path, filesystem=store.filesystem, columns=["index"])["index"][0].as_py()
-    return first
 
 
 def _hash(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:

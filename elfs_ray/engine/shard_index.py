@@ -12,12 +12,10 @@ from typing import Any, NamedTuple, Protocol
 
 import faiss
 import numpy as np
-import torch
 
 from elfs_ray.config import NeighborsConfig
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import rank_candidates
-from elfs_ray.core.product_index import ProductIndex
 from elfs_ray.engine.artifacts import read_vectors
 from elfs_ray.estimates import CHUNK_ROWS
 from elfs_ray.store import Store
@@ -61,12 +59,11 @@ def build_index(
         trained: what `train_lists` made, for inverted lists.
         on_gpu: use the GPU of this process, if it can; inverted lists never do.
     """
-    on_gpu = on_gpu and torch.cuda.is_available()
+    on_gpu = on_gpu and _has_gpu()
     chunks = _normalized_chunks(store, start, stop)
     if options.search == "torch":
-        device = torch.device("cuda" if on_gpu else "cpu")
         vectors = np.concatenate([chunk for _, chunk in chunks])
-        return _Products(ProductIndex(vectors, device, spare=float(options.oversample) - 1))
+        return _Products(vectors, options, on_gpu=on_gpu)
     if trained is not None:
         return _InvertedLists(chunks, stop - start, options, trained)
     return _Flat(chunks, stop - start, on_gpu=on_gpu)
@@ -128,6 +125,13 @@ def _rank(queries: np.ndarray, rows: np.ndarray, held: Any, k: int) -> tuple[np.
     return ids, similarity
 
 
+def _has_gpu() -> bool:
+    """Asked only where Ray gives a GPU: torch takes seconds to import, and the processor's search does without."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 class _Flat:
     """Every row compared with every query."""
 
@@ -165,8 +169,15 @@ class _Flat:
 class _Products:
     """Products in bfloat16, which rank their own candidates."""
 
-    def __init__(self, index: ProductIndex) -> None:
-        self._index = index
+    def __init__(self, vectors: np.ndarray, options: NeighborsConfig, *, on_gpu: bool) -> None:
+        import torch
+
+        from elfs_ray.core.product_index import ProductIndex
+
+        torch.set_num_threads(faiss.omp_get_max_threads())
+        self._index = ProductIndex(
+            vectors, torch.device("cuda" if on_gpu else "cpu"), spare=float(options.oversample) - 1
+        )
 
     def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
         similarity, rows = self._index.search(queries.vectors, min(k, self._index.ntotal))

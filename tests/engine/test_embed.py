@@ -12,7 +12,7 @@ from torch import nn
 from elfs_ray.config import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.encoders import Encoder, Preprocessing
-from elfs_ray.engine import embed
+from elfs_ray.engine import embed, embed_rows
 from elfs_ray.engine.artifacts import read_vectors
 from elfs_ray.engine.embed import AdaptiveForward
 from elfs_ray.errors import RunError
@@ -78,7 +78,7 @@ def test_one_execution_after_the_other(ray_session, small_run, small_input, tmp_
             raise RunError("lost")
         return encode(*arguments)
 
-    monkeypatch.setattr(embed, "PARTS_AT_ONCE", 2)
+    monkeypatch.setattr(embed_rows, "PARTS_AT_ONCE", 2)
     monkeypatch.setattr(embed, "_encode", failing)
     config = load_config({"input": str(small_input[0]), "budgets": [BUDGET], "num_classes": 10, **OPTIONS})
     store = Store(str(tmp_path / "run"))
