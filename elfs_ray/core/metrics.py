@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, Int64
+from jaxtyping import Float, Float32, Float64, Int, Int64
 from scipy import special
 from scipy.optimize import linear_sum_assignment
 
@@ -37,6 +37,22 @@ def mean_and_interval(values: Sequence[float] | Float[np.ndarray, " n"], confide
     deviation = float(values.std(ddof=1))
     quantile = float(special.stdtrit(count - 1, 0.5 + confidence / 2))
     return MeanInterval(float(values.mean()), deviation, quantile * deviation / count**0.5, count)
+
+
+def first_within_noise(values: Float64[np.ndarray, "c s"]) -> int:
+    """The first candidate that is as good as the best, within one standard error of their paired difference.
+
+    The standard error is the median of those of all candidates: of two or three seeds each alone says little.
+
+    Args:
+        values: of c candidates with the same s seeds, float64 [c, s]; larger is better.
+    """
+    best, seeds = int(values.mean(axis=1).argmax()), values.shape[1]
+    if len(values) == 1:
+        return 0
+    differences = values[best] - values
+    error = np.median(np.delete(differences, best, axis=0).std(axis=1, ddof=1)) / seeds**0.5 if seeds > 1 else 0.0
+    return int(np.flatnonzero(differences.mean(axis=1) <= error + 1e-12)[0])
 
 
 def contingency(labels: Int[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]) -> Int64[np.ndarray, "L C"]:

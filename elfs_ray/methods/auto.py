@@ -1,4 +1,9 @@
-"""auto: the method and the beta that do best on held-out pseudo-labels, found by the search for each budget."""
+"""auto: the method and the beta that do best on held-out pseudo-labels, found by the search for each budget.
+
+Candidates that are about as good count as equal, and the first of them is taken. The order is what measurements on real
+images taught (docs/results.md): first those that were never far below random, then random itself, then those that can
+lose much, which have to show more than luck.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +25,7 @@ from elfs_ray.methods.typiclust import TypiClust
 from elfs_ray.methods.zcore import ZCore
 
 CANDIDATES: dict[str, type[SelectionMethod]] = {
-    method.name: method for method in (Random, Stratified, Elfs, Ccs, Dual, D2, ZCore, TypiClust, Prototypicality)
+    method.name: method for method in (Dual, ZCore, TypiClust, Stratified, Random, Ccs, Elfs, Prototypicality, D2)
 }
 
 
@@ -29,7 +34,7 @@ class Auto(SelectionMethod):
     """Select with one of several methods.
 
     Attributes:
-        among: methods that the search tries, with their default options; earlier ones win ties.
+        among: methods that the search tries, with their default options; earlier ones win what is about equal.
         choice: the one that is used; the search sets it.
         beta: its beta, if it has one; the search sets it.
     """
@@ -43,7 +48,7 @@ class Auto(SelectionMethod):
     source = "-"
     needs = frozenset({Needs.EMBEDDINGS, Needs.PSEUDO_LABELS})
     searched = True
-    balanced = True
+    takes_first_within_noise = True
 
     def __post_init__(self) -> None:
         """Refuse names that are no candidates."""
@@ -62,18 +67,19 @@ class Auto(SelectionMethod):
         )
         return list(found)
 
+    def chosen(self) -> SelectionMethod:
+        """The one that the search found."""
+        method = CANDIDATES[self.choice]
+        return method.with_options({"beta": self.beta} if method.searched else {})
+
     def capacity(self, num_samples: int) -> int:
         """That of the chosen method."""
-        return self._chosen().capacity(num_samples)
+        return self.chosen().capacity(num_samples)
 
     def fitted(self, num_samples: int, budget: int) -> SelectionMethod:
         """That of the chosen method."""
-        return self._chosen().fitted(num_samples, budget)
+        return self.chosen().fitted(num_samples, budget)
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """What the chosen method selects."""
-        return self._chosen().select(inputs, budget, rng)
-
-    def _chosen(self) -> SelectionMethod:
-        method = CANDIDATES[self.choice]
-        return method.with_options({"beta": self.beta} if method.searched else {})
+        return self.chosen().select(inputs, budget, rng)

@@ -116,6 +116,7 @@ class SelectionMethod(ABC):
     source: ClassVar[str]
     needs: ClassVar[frozenset[Needs]]
     searched: ClassVar[bool] = False  # has options that the search finds for each budget: see `candidates`
+    takes_first_within_noise: ClassVar[bool] = False  # the search takes an earlier candidate that is about as good
     balanced: ClassVar[bool] = False  # does better with a share of the budget for each cluster
     knows_labeled: ClassVar[bool] = False  # sees the samples with labels, as covered; others are not shown them
 
@@ -137,6 +138,10 @@ class SelectionMethod(ABC):
     def candidates(self, betas: Sequence[float]) -> list[dict[str, Any]]:
         """The options that the search tries, simplest first; `betas` leave room for the budget."""
         return [{"beta": beta} for beta in betas] if self.searched else [{}]
+
+    def chosen(self) -> "SelectionMethod":
+        """The method that selects: itself, but for one that chooses among several."""
+        return self
 
     def capacity(self, num_samples: int) -> int:
         """How many of so many samples it can select at most."""

@@ -59,7 +59,7 @@ def balances(method: SelectionMethod, balance: str) -> bool:
     """
     if balance not in get_args(Balance):
         raise UsageError(f"balance {balance!r} is unknown; choose one of {', '.join(get_args(Balance))}")
-    return method.balanced if balance == "auto" else balance == "cluster"
+    return method.chosen().balanced if balance == "auto" else balance == "cluster"
 
 
 def cluster_quotas(

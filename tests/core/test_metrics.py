@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import normalized_mutual_info_score
 
-from elfs_ray.core.metrics import cluster_accuracy, coverage, mean_and_interval, normalized_mutual_information
+from elfs_ray.core.metrics import (
+    cluster_accuracy,
+    coverage,
+    first_within_noise,
+    mean_and_interval,
+    normalized_mutual_information,
+)
 
 
 def test_cluster_accuracy_by_hand():
@@ -48,3 +54,17 @@ def test_single_value_has_no_spread():
 def test_coverage_by_hand():
     vectors = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
     assert coverage(vectors, np.array([0, 1]), block_rows=2) == pytest.approx((1 + 1 + 0.8) / 3)
+
+
+class TestFirstWithinNoise:
+    def test_by_hand(self):
+        """Paired differences to the best, 0.9: 0.02 +- 0.04, 0.1 +- 0.02 and 0.4 +- 0.02 (standard deviations)."""
+        best = np.array([0.9, 0.9])
+        noisy, worse, far = (best - mean - np.array([spread, -spread]) / 2**0.5
+                             for mean, spread in ((0.02, 0.04), (0.1, 0.02), (0.4, 0.02)))  # fmt: skip
+        assert first_within_noise(np.stack([far, noisy, best, worse])) == 2  # 0.02 is above 0.02 / sqrt(2)
+        assert first_within_noise(np.stack([far, noisy + 0.01, best, worse])) == 1
+
+    def test_one_seed_or_one_candidate(self):
+        assert first_within_noise(np.array([[0.5], [0.7], [0.7], [0.6]])) == 1
+        assert first_within_noise(np.array([[0.5, 0.6]])) == 0

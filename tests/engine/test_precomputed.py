@@ -107,7 +107,10 @@ WRONG = {
         "gives 'digit-0003.png' two vectors; keep one",
     ),
     "width": (lambda ids, rows: (ids, spoilt(rows, 9, rows[9][:5])), "vectors of 5, .* values; all must have"),
-    "not finite": (lambda ids, rows: (ids, spoilt(rows, 9, np.full_like(rows[9], np.inf))), "not finite in half precision"),
+    "not finite": (
+        lambda ids, rows: (ids, spoilt(rows, 9, np.full_like(rows[9], np.inf))),
+        "not finite in half precision",
+    ),
     "null": (lambda ids, rows: (ids, spoilt(rows, 9, None)), "0 ids and 1 vectors are missing"),
 }
 
