@@ -56,7 +56,8 @@ def _absolute_labels(value: str | None) -> str | None:
 Budget = Annotated[int | float, BeforeValidator(parse_budget)]
 Labels = Annotated[str, AfterValidator(_absolute_labels)]
 Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
-EvaluationModel = Literal["linear", "mlp", "resnet-small", "resnet18", "resnet34", "resnet50"]
+ImageModel = Literal["resnet-small", "resnet18", "resnet34", "resnet50"]
+EvaluationModel = Literal["linear", "mlp", ImageModel]
 AutoInt = Annotated[int, Field(ge=1)] | Auto
 AutoFloat = Annotated[float, Field(gt=0)] | Auto
 
@@ -159,7 +160,7 @@ class ClusterConfig(Section):
 class ProxyConfig(Section):
     """Proxy classifier trained on pseudo-labels, whose training dynamics rate each sample."""
 
-    model: Literal["auto", "mlp", "resnet-small", "resnet18", "resnet34", "resnet50"] = Field(
+    model: Literal["auto", "mlp", ImageModel] = Field(
         "auto", description="mlp on embeddings (auto without a GPU), or a network on images (auto: resnet18)"
     )
     hidden_dim: int = Field(512, ge=1, description="mlp: width of the hidden layer")

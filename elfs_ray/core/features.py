@@ -4,7 +4,7 @@ Symbols: n rows, d dimensions.
 """
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 from scipy import linalg
 
 
@@ -13,6 +13,11 @@ def normalize_rows(vectors: Float[np.ndarray, "n d"]) -> Float32[np.ndarray, "n 
     vectors = vectors.astype(np.float32, copy=False)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(norms, np.float32(1e-12))
+
+
+def unit_distances(similarity: Float[np.ndarray, "n k"]) -> Float64[np.ndarray, "n k"]:
+    """Euclidean distances of vectors of unit length, float64 [n, k], from their cosine similarity."""
+    return np.sqrt(np.maximum(2 - 2 * similarity.astype(np.float64), 0))
 
 
 class PrincipalComponents:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from elfs_ray.core.dynamics import hardness
+from elfs_ray.core.features import unit_distances
 from elfs_ray.core.graph import select_by_density, start_density
 from elfs_ray.errors import UsageError
 from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
@@ -47,8 +48,7 @@ class D2(SelectionMethod):
                 "use a smaller one or a larger neighbors.k"
             )
         ids = ids[:, : self.num_neighbors]
-        # Euclidean distance of vectors of unit length.
-        distances = np.sqrt(np.maximum(2 - 2 * similarity[:, : self.num_neighbors].astype(np.float64), 0))
+        distances = unit_distances(similarity[:, : self.num_neighbors])
         density = start_density(self._importance(inputs), distances, ids, product=self.product)
         labeled = np.zeros(len(density), dtype=bool) if inputs.labeled is None else inputs.labeled
         ids = np.ascontiguousarray(ids)

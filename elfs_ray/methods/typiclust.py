@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from elfs_ray.core.centers import regions
+from elfs_ray.core.features import unit_distances
 from elfs_ray.core.pruning import rank_within
 from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
 
@@ -45,8 +46,8 @@ class TypiClust(SelectionMethod):
 
     def _typicality(self, similarity: np.ndarray) -> np.ndarray:
         """One over the mean Euclidean distance of vectors of unit length, float32 [n]; 0 without a neighbour."""
-        near = similarity[:, : self.num_neighbors].astype(np.float64)
+        near = similarity[:, : self.num_neighbors]
         known = np.isfinite(near)  # where a method runs in one cluster, neighbours outside it are not
-        distances = np.sqrt(np.maximum(2 - 2 * np.where(known, near, 1.0), 0)).sum(axis=1)
+        distances = unit_distances(np.where(known, near, 1.0)).sum(axis=1)
         found = known.sum(axis=1)
         return np.where(found > 0, found / np.maximum(distances, 1e-6), 0).astype(np.float32)
