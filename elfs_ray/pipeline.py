@@ -6,21 +6,20 @@ all it depends on; a step whose fingerprint stands in the manifest is skipped.
 
 import contextlib
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from elfs_ray.checks import check_before_start, check_sizes, labeled_signature, open_input
 from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.console import Reporter
 from elfs_ray.core.pruning import budget_count
-from elfs_ray.errors import UsageError, one_line
+from elfs_ray.errors import UsageError
 from elfs_ray.failures import expected_errors
 from elfs_ray.methods import Needs, balances, get_method
+from elfs_ray.sole_driver import sole_driver
 from elfs_ray.storage import without_options
 from elfs_ray.store import LOGS, Store
 
@@ -101,10 +100,10 @@ def run(
         raise UsageError("the evaluation needs true labels; pass --labels")
     with expected_errors("the run", store.uri, verbose=verbose), contextlib.ExitStack() as stack:
         first = first_steps(config, check_before_start(config, store))
-        stack.enter_context(_locked(store))
+        check_sole = stack.enter_context(sole_driver(store, reporter))
         store.recover()
         store.update_manifest(**_identity(config, store, keep))
-        execution = _Execution(config, store, reporter, stack, verbose)
+        execution = _Execution(config, store, reporter, stack, verbose, check_sole)
         wanted = STAGES[: STAGES.index(until) + 1]
         execution.run_steps([step for step in first if step.stage in wanted])
         if until != "ingest":
@@ -252,6 +251,7 @@ class _Execution:
     reporter: Reporter
     stack: contextlib.ExitStack
     verbose: bool
+    check_sole: Callable[[], None]
     _hardware: "Hardware | None" = None
 
     def run_steps(self, steps: list[Step]) -> None:
@@ -291,6 +291,7 @@ class _Execution:
             "peak_memory_mb": usage.peak_memory_mb,
             "metrics": result.metrics,
         }
+        self.check_sole()
         self.store.publish(step.unit, work, result.artifacts, record)
         counts = ", ".join(f"{count:,} {name}" for name, count in rows.items())
         self.reporter.line(f"{step.unit}: {counts} in {usage.seconds:.1f} s")
@@ -316,23 +317,6 @@ def write_report(store: Store) -> str:
     from elfs_ray.report.render import write_report as write
 
     return write(store)
-
-
-@contextlib.contextmanager
-def _locked(store: Store) -> Iterator[None]:
-    """One driver at a time works on a local run folder; the lock goes with the process."""
-    if not store.is_local:
-        yield
-        return
-    try:
-        store.filesystem.create_dir(store.path(), recursive=True)
-    except OSError as error:
-        raise UsageError(f"{store.uri} cannot be made ({one_line(error)}); choose another --out") from None
-    try:
-        with FileLock(store.path(".lock"), timeout=0):
-            yield
-    except Timeout:
-        raise UsageError(f"another process is working on {store.uri}; wait for it or choose another --out") from None
 
 
 def _identity(config: RunConfig, store: Store, keep: Sequence[str]) -> dict[str, Any]:
