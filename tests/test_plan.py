@@ -5,6 +5,8 @@ import math
 import sys
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from elfs_ray import cli
@@ -111,14 +113,19 @@ class TestOnTheDigits:
         assert plan.calibration.cluster.heads == 4
         assert plan.calibration.dim == 1280
 
-    def test_the_command(self, small_input, monkeypatch, capsys):
+    def test_the_command(self, small_input, monkeypatch, capsys, tmp_path):
+        """With embeddings that are there already: no encoder is measured, their width counts."""
+        vectors = pa.table({"id": ["x"] * 100, "embedding": pa.array([[1.0] * 24] * 100)})
+        pq.write_table(vectors, tmp_path / "vectors.parquet")
         given = ["plan", f"--input={small_input[0]}", "--budget=40", "--num-classes=10", "--price-per-hour=2"]
-        monkeypatch.setattr(sys, "argv", ["elfs-ray", *given, "--method=random", "--json"])
+        monkeypatch.setattr(sys, "argv", ["elfs-ray", *given, "--method=random", "--json", f"--embeddings={tmp_path}"])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         assert ended.value.code == 0
         shown = json.loads(capsys.readouterr().out)
         assert [one["stage"] for one in shown["stages"]] == ["ingest", "embed", "select", "report"]
+        assert shown["stages"][1]["disk_bytes"] == 2 * 24 * 240
+        assert (shown["calibration"]["dim"], shown["calibration"]["encoder_bytes"]) == (24, 0)
         assert shown["money"] == pytest.approx(2 * shown["seconds"] / 3600)
 
     def test_hardware_that_is_not_here_is_not_guessed(self, config):
