@@ -24,6 +24,7 @@ class Coreset:
 
     name: str
     budget: int
+    choice: str | None
     beta: float | None
     supervised: bool
     path: str
@@ -76,6 +77,7 @@ def _coreset(store: Store, manifest: dict[str, Any], unit: str) -> Coreset:
     return Coreset(
         name,
         record["budget"],
+        record.get("choice"),
         record["beta"],
         record.get("supervised", False),
         store.location(unit),

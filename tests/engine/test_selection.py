@@ -62,6 +62,7 @@ def test_auto_takes_the_best_candidate(choose):
     assert len(result.table) == BUDGET
     report = Store(result.run_dir).read_bytes("report.html").decode().replace(r"\u002f", "/")
     assert f"auto/{BUDGET}: random" in report
+    assert f"<b>auto</b>, which took <b>{best['method']}</b>" in report
 
 
 def test_random_budgets_nest(choose):
