@@ -208,13 +208,13 @@ def _budget_steps(
 
 def _embed_options(config: RunConfig, *, test: bool = False) -> Any:
     """What the embeddings depend on: an encoder, or vectors that are there already."""
-    from elfs_ray.data.vectors import open_vectors
+    from elfs_ray.data.vectors import vectors_signature
     from elfs_ray.encoders import weights_signature
 
     options = config.embed.identity()
     vectors, test_vectors = options.pop("vectors"), options.pop("test_vectors")
     if vectors is not None:
-        return open_vectors(test_vectors or vectors if test else vectors).signature
+        return vectors_signature(test_vectors or vectors if test else vectors)
     weights = config.embed.weights
     return options if weights is None else {**options, "weights_signature": weights_signature(weights)}
 

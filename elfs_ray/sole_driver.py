@@ -99,8 +99,8 @@ class _Lease:
         """Remove it, so that the next driver need not wait."""
         self._ended.set()
         renewing.join(timeout=EXPIRES_SECONDS)
-        with contextlib.suppress(OSError):
-            if not self._lost.is_set():
+        with contextlib.suppress(OSError, UsageError):
+            if not self._is_anothers(self._read()):
                 self._store.delete(LEASE)
 
     def _watch(self, found: dict[str, Any]) -> None:

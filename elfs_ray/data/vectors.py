@@ -27,7 +27,6 @@ class VectorTable:
         dim: width of the vectors.
         groups: row groups, as path and number within the file.
         rows: of all groups.
-        signature: changes when the files do.
     """
 
     location: str
@@ -36,7 +35,6 @@ class VectorTable:
     dim: int
     groups: tuple[tuple[str, int], ...]
     rows: int
-    signature: str
 
     def read(self, number: int) -> tuple[pa.Array, np.ndarray]:
         """Ids and vectors float16 [rows, dim] of one group.
@@ -73,11 +71,7 @@ def open_vectors(location: str) -> VectorTable:
     Raises:
         UsageError: nothing there, no Parquet files, or no column of ids or of vectors.
     """
-    filesystem, info = existing(location)
-    files = [info] if info.type == pafs.FileType.File else list_files(location, filesystem, info.path)
-    files = [file for file in files if file.path.endswith(".parquet")]
-    if not files:
-        raise UsageError(f"{location} holds no .parquet file; pass a table with a column of ids and one of vectors")
+    filesystem, files = _list_tables(location)
     names = open_parquet(files[0].path, filesystem).schema_arrow
     id_column = next((name for name in ID_COLUMNS if name in names.names), None)
     vector_column = next((name for name in VECTOR_COLUMNS if name in names.names and _is_vector(names, name)), None)
@@ -97,7 +91,21 @@ def open_vectors(location: str) -> VectorTable:
     dim = len(next(_vectors(filesystem, files, vector_column)))
     if not dim:
         raise UsageError(f"{location}: the first vector of column {vector_column!r} is empty; mend the table")
-    return VectorTable(location, id_column, vector_column, dim, tuple(groups), rows, files_signature(files))
+    return VectorTable(location, id_column, vector_column, dim, tuple(groups), rows)
+
+
+def vectors_signature(location: str) -> str:
+    """Changes when the files of a table of embeddings do; looks into none of them."""
+    return files_signature(_list_tables(location)[1])
+
+
+def _list_tables(location: str) -> tuple[pafs.FileSystem, list[pafs.FileInfo]]:
+    filesystem, info = existing(location)
+    files = [info] if info.type == pafs.FileType.File else list_files(location, filesystem, info.path)
+    files = [file for file in files if file.path.endswith(".parquet")]
+    if not files:
+        raise UsageError(f"{location} holds no .parquet file; pass a table with a column of ids and one of vectors")
+    return filesystem, files
 
 
 def _is_vector(schema: pa.Schema, name: str) -> bool:

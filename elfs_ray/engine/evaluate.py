@@ -284,7 +284,7 @@ def _load(
     sizes = {int(options[training.model].image_size) for training in pending}
     prefix = "test/" if config.evaluate.test_input else ""
     location = config.evaluate.test_input or config.input
-    embedded = _embedded(store, config) if 0 in sizes else store
+    embedded = Store(config.evaluate.embeddings_of or store.uri)
 
     def inputs(size: int, prefix: str, positions: np.ndarray, location: str) -> np.ndarray:
         if size == 0:
