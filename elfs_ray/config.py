@@ -260,6 +260,8 @@ class ReportConfig(Section):
     """The HTML report."""
 
     thumbnails: int = Field(96, ge=0, description="pictures in each gallery")
+    map: Literal["tsne", "pca"] = Field("tsne", description="how embeddings become points in the plane")
+    map_points: int = Field(20_000, ge=0, description="images on the map, drawn at random if there are more; 0: no map")
 
 
 class RayConfig(Section):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 STAGES = (
     *("ingest", "labels", "embed", "neighbors", "cluster", "anchor", "proxy"),
-    *("beta-search", "select", "evaluate", "report"),
+    *("beta-search", "select", "evaluate", "duplicates", "map", "coverage", "report"),
 )
 """Stages in the order in which they run, by their names on the command line."""
 
@@ -45,6 +45,9 @@ VERSIONS = {
     "beta-search": 2,
     "select": 2,
     "evaluate": 2,
+    "duplicates": 1,
+    "map": 1,
+    "coverage": 1,
 }
 _MODULES = {"beta-search": "beta_search", "select": "selection"}
 _TEST_PREFIX = "test/"
@@ -173,6 +176,10 @@ def later_steps(config: RunConfig, first_steps: Sequence[Step], num_samples: int
     needed = [ingest, *(step for step in steps if not step.prefix), *(pseudo if supervised else [])]
     for budget in dict.fromkeys(budget_count(budget, num_samples) for budget in config.budgets):
         steps += _budget_steps(config, budget, needed, prepared, first)
+    if neighbors in steps:
+        steps.append(_step("duplicates", None, [neighbors]))
+    if config.report.map_points:
+        steps.append(_step("map", [config.report.map, config.report.map_points, config.seed], [embed]))
     order = {stage: number for number, stage in enumerate(STAGES)}
     return sorted(steps, key=lambda step: order[step.stage])
 
@@ -193,6 +200,7 @@ def _budget_steps(
     options = [*selected, config.select.beta, config.seed, budget]
     select = _step("select", options, upstream, unit=f"coresets/{name}/{budget}", budget=budget)
     yield select
+    yield _step("coverage", [config.seed, budget], [select], unit=f"coverage/{name}/{budget}", budget=budget)
     if config.evaluate.labels:
         labels = [step for unit, step in first.items() if unit.endswith("labels")]
         unit = f"evaluation/{name}/{budget}"

@@ -78,6 +78,26 @@ COMPARISON = pa.schema(
         pa.field("total_seconds", pa.float64()),
     ]
 )
+MAP = pa.schema(
+    [SAMPLE_ID, INDEX, pa.field("x", pa.float32(), nullable=False), pa.field("y", pa.float32(), nullable=False)]
+)
+NEAR_DUPLICATES = pa.schema(
+    [
+        SAMPLE_ID,
+        INDEX,
+        pa.field("other_id", pa.string(), nullable=False),
+        pa.field("other", pa.int64(), nullable=False),
+        pa.field("similarity", pa.float32(), nullable=False),
+    ]
+)
+COVERAGE = pa.schema(
+    [
+        pa.field("subset", pa.string(), nullable=False),
+        pa.field("draw", pa.int64()),
+        pa.field("coverage", pa.float64(), nullable=False),
+        pa.field("redundancy", pa.float64()),
+    ]
+)
 
 DYNAMICS_TYPES = {
     "aum": pa.float32(),

@@ -84,14 +84,27 @@ def normalized_mutual_information(labels: Int[np.ndarray, " n"], clusters: Int[n
     return information / entropy if entropy > 0 else 1.0
 
 
-def coverage(vectors: Float32[np.ndarray, "n d"], selected: Int64[np.ndarray, " m"], block_rows: int = 4096) -> float:
-    """Mean over all samples of the cosine similarity to the most similar selected one.
+def nearest_similarity(
+    queries: Float32[np.ndarray, "q d"],
+    chosen: Float32[np.ndarray, "m d"],
+    own: Int64[np.ndarray, " q"] | None = None,
+    block_rows: int = 1024,
+) -> Float32[np.ndarray, " q"]:
+    """Cosine similarity of each query to the most similar chosen row, float32 [q].
+
+    Its mean over all samples is how well the chosen ones cover them; over the chosen ones themselves, how redundant
+    they are.
 
     Args:
-        vectors: rows of unit length, float32 [n, d].
-        selected: positions of the selected rows, int64 [m], m >= 1.
-        block_rows: rows compared at a time.
+        queries: rows of unit length, float32 [q, d].
+        chosen: rows of unit length, float32 [m, d], m >= 1, or m >= 2 with `own`.
+        own: which of the chosen rows each query is, int64 [q]; that one does not count.
+        block_rows: queries compared at a time.
     """
-    chosen = vectors[selected].T
-    best = [(vectors[start : start + block_rows] @ chosen).max(axis=1) for start in range(0, len(vectors), block_rows)]
-    return float(np.concatenate(best).mean())
+    best = np.empty(len(queries), dtype=np.float32)
+    for start in range(0, len(queries), block_rows):
+        similarity = queries[start : start + block_rows] @ chosen.T
+        if own is not None:
+            similarity[np.arange(len(similarity)), own[start : start + block_rows]] = -np.inf
+        best[start : start + block_rows] = similarity.max(axis=1)
+    return best

@@ -9,6 +9,8 @@ import plotly.graph_objects as go
 
 ACCENT, MUTED, WARNING = "#2f6fde", "#9aa3af", "#c2410c"
 HEIGHT = 320
+SHOWN = 6
+"""Curves and bars that a chart shows at first; the legend brings the others."""
 
 
 def histogram(values: np.ndarray, cuts: Mapping[str, tuple[float, float]], name: str) -> str:
@@ -22,7 +24,7 @@ def histogram(values: np.ndarray, cuts: Mapping[str, tuple[float, float]], name:
     counts, edges = np.histogram(values, bins=60)
     centres = (edges[:-1] + edges[1:]) / 2
     figure = go.Figure(go.Bar(x=centres, y=counts, marker_color=MUTED, name="all images", showlegend=False))
-    for label, (low, high) in cuts.items():
+    for label, (low, high) in list(cuts.items())[:SHOWN]:
         figure.add_vrect(
             x0=low,
             x1=high,
@@ -45,11 +47,14 @@ def beta_curves(rows: Mapping[str, Mapping[float, Sequence[float]]], chosen: Map
         chosen: method and budget -> the beta taken.
     """
     figure = go.Figure()
-    for name, by_beta in rows.items():
+    for number, (name, by_beta) in enumerate(rows.items()):
+        visible = _visible(number)
         betas = sorted(by_beta)
         means = [float(np.mean(by_beta[beta])) for beta in betas]
         spread = [float(np.std(by_beta[beta], ddof=1)) if len(by_beta[beta]) > 1 else 0.0 for beta in betas]
-        figure.add_scatter(x=betas, y=means, error_y={"array": spread}, mode="lines+markers", name=name)
+        figure.add_scatter(
+            x=betas, y=means, error_y={"array": spread}, mode="lines+markers", name=name, visible=visible
+        )
         if name not in chosen:
             continue
         best = chosen[name]
@@ -59,6 +64,7 @@ def beta_curves(rows: Mapping[str, Mapping[float, Sequence[float]]], chosen: Map
             mode="markers",
             marker={"symbol": "star", "size": 15, "color": WARNING},
             name=f"chosen for {name}: {best:g}",
+            visible=visible,
         )
     figure.update_layout(
         xaxis_title="beta: share of the hardest dropped", yaxis_title="accuracy on held-out pseudo-labels"
@@ -71,8 +77,8 @@ def cluster_shares(pool: Sequence[int], coresets: Mapping[str, Sequence[int]]) -
     """Share of each cluster among all images beside its share of each coreset."""
     clusters = list(range(len(pool)))
     figure = go.Figure(go.Bar(x=clusters, y=_shares(pool), name="all images", marker_color=MUTED))
-    for name, sizes in coresets.items():
-        figure.add_bar(x=clusters, y=_shares(sizes), name=f"coreset {name}")
+    for number, (name, sizes) in enumerate(coresets.items()):
+        figure.add_bar(x=clusters, y=_shares(sizes), name=f"coreset {name}", visible=_visible(number))
     figure.update_layout(barmode="group", xaxis_title="cluster", yaxis_title="share", yaxis_tickformat=".0%")
     return _html(figure, f"Share of each of {len(pool)} clusters among all images and in the coreset")
 
@@ -94,6 +100,10 @@ def accuracies(results: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     figure.update_layout(boxmode="group", yaxis_title="test accuracy", yaxis_tickformat=".1%")
     figure.update_xaxes(type="category", title="images labelled")
     return _html(figure, "Test accuracy of each training on the coreset and on random subsets")
+
+
+def _visible(number: int) -> bool | str:
+    return True if number < SHOWN else "legendonly"
 
 
 def _shares(sizes: Sequence[int]) -> list[float]:

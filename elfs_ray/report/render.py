@@ -1,107 +1,95 @@
 """The HTML report: one self-contained page made from the manifest and the artifacts alone."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from elfs_ray.report import charts
 from elfs_ray.report.comparison import COMPARISON
+from elfs_ray.report.coresets import Coreset, describe_coresets
+from elfs_ray.report.map_data import MOST_PICTURES, map_data
 from elfs_ray.report.quality import label_free_signals, warning
-from elfs_ray.report.thumbnails import Thumbnail, make_thumbnails
+from elfs_ray.report.thumbnails import Pictures, Thumbnail
 from elfs_ray.store import Store
 
 REPORT = "report.html"
 QUARANTINE_ROWS = 50
+DUPLICATE_PAIRS = 12
+# Beside 5 MB of Plotly and 2 MB of points and tables: a page stays below 15 MB.
+GALLERY_BYTES, MAP_BYTES = 5 * 2**20, 2 * 2**20
+MOST_THUMBNAILS = 1500
+"""Of all coresets together, so that a run with many of them does not spend minutes on pictures."""
+FEW_CORESETS = 4
+"""So many are described one by one at the top of the page, and shown unfolded."""
 
 
 @dataclass(frozen=True)
-class Coreset:
-    """What the page says of one method and budget."""
+class Pair:
+    """Two images that are nearly the same."""
 
-    name: str
-    budget: int
-    choice: str | None
-    beta: float | None
-    supervised: bool
-    path: str
-    evaluation: dict[str, Any] | None
-    gallery: list[tuple[str, list[Thumbnail]]] = field(default_factory=list)
-    hardest: list[Thumbnail] = field(default_factory=list)
-    easiest: list[Thumbnail] = field(default_factory=list)
+    similarity: float
+    pictures: list[Thumbnail]
+    selected: int
 
 
 def write_report(store: Store) -> str:
     """Write `report.html` into the run folder and return its path. What the run does not have yet is left out."""
     manifest = store.manifest()
     stages = manifest.get("stages", {})
-    coresets = [_coreset(store, manifest, unit) for unit in stages if unit.startswith("coresets/")]
-    environment = Environment(loader=PackageLoader("elfs_ray.report", "."), autoescape=True, trim_blocks=True)
-    page = environment.get_template("template.html").render(
+    limit = manifest["config"]["report"]["thumbnails"]
+    gallery = Pictures(store, GALLERY_BYTES)
+    pairs = _duplicates(store, stages, gallery) if limit else []
+    coresets = describe_coresets(store, manifest, gallery, min(limit, MOST_THUMBNAILS // _count(stages, "coresets/")))
+    names = [coreset.name for coreset in coresets]
+    points = map_data(store, names, Pictures(store, MAP_BYTES), MOST_PICTURES if limit else 0)
+    environment = Environment(loader=PackageLoader("elfs_ray.report", "page"), autoescape=True, trim_blocks=True)
+    page = environment.get_template("report.html").render(
         manifest=manifest,
         stages=stages,
         rates={unit: _rate(record) for unit, record in stages.items()},
         coresets=coresets,
+        few=len(coresets) <= FEW_CORESETS,
+        duplicates=stages["duplicates"]["metrics"] if "duplicates" in stages else None,
+        pairs=pairs,
+        map=points,
         warning=warning(manifest),
         signals=label_free_signals(stages),
-        # The charts escape their own texts; Plotly is the library's.
+        # The charts escape their own texts; Plotly is the library's, style and script are ours.
         charts={name: Markup(html) for name, html in _charts(store, stages, coresets).items()},  # noqa: S704
         accuracies={model: Markup(html) for model, html in _accuracy_charts(store, coresets).items()},  # noqa: S704
         comparison=store.read_table(COMPARISON).to_pylist() if store.exists(COMPARISON) else [],
         quarantine=_quarantine(store),
         plotly=Markup(get_plotlyjs()),  # noqa: S704
+        style=_page_file("style.css"),
+        map_script=_page_file("map.js"),
     )
     store.write_bytes(page.encode(), REPORT)
     return store.location(REPORT)
 
 
-def _coreset(store: Store, manifest: dict[str, Any], unit: str) -> Coreset:
-    record = manifest["stages"][unit]["metrics"]
-    name = unit.removeprefix("coresets/")
-    evaluation = manifest["stages"].get(f"evaluation/{name}")
-    limit = manifest["config"]["report"]["thumbnails"]
-    table = store.read_table(unit, columns=["index", "score", "pseudo_label"])
-    indices, labels = table["index"].to_numpy(), table["pseudo_label"].to_pylist()
-    gallery = []
-    clusters = sorted({label for label in labels if label is not None})
-    for cluster in clusters:
-        members = [int(index) for index, label in zip(indices, labels, strict=True) if label == cluster]
-        shown = members[: max(1, limit // max(1, len(clusters)))]
-        captions = dict.fromkeys(shown, f"cluster {cluster}")
-        gallery.append((f"cluster {cluster}, {len(members):,} selected", make_thumbnails(store, captions)))
-    dynamics = "dynamics_supervised" if record.get("supervised", False) else "dynamics"
-    hardest, easiest = _pruned(store, dynamics, indices, limit // 4) if store.exists(dynamics) else ({}, {})
-    return Coreset(
-        name,
-        record["budget"],
-        record.get("choice"),
-        record["beta"],
-        record.get("supervised", False),
-        store.location(unit),
-        evaluation["metrics"] if evaluation else None,
-        gallery,
-        make_thumbnails(store, hardest),
-        make_thumbnails(store, easiest),
-    )
+def _page_file(name: str) -> Markup:
+    return Markup(resources.files("elfs_ray.report").joinpath("page", name).read_text())  # noqa: S704
 
 
-def _pruned(store: Store, dynamics: str, selected: np.ndarray, limit: int) -> tuple[dict[int, str], dict[int, str]]:
-    """Indices of the hardest and of the easiest images left out, with their AUM as caption."""
-    table = store.read_table(dynamics, columns=["index", "aum"])
-    indices, aum = table["index"].to_numpy(), table["aum"].to_numpy()
-    is_kept = np.isin(indices, selected)
-    order = np.argsort(aum, kind="stable")
-    order = order[~is_kept[order]]
-    hard = order[aum[order] <= aum[is_kept].min()][:limit]
-    easy = order[aum[order] >= aum[is_kept].max()][::-1][:limit]
+def _count(stages: dict[str, Any], prefix: str) -> int:
+    return max(1, sum(unit.startswith(prefix) for unit in stages))
 
-    def captions(rows: np.ndarray) -> dict[int, str]:
-        return {int(indices[row]): f"AUM {aum[row]:.2f}" for row in rows}
 
-    return captions(hard), captions(easy)
+def _duplicates(store: Store, stages: dict[str, Any], pictures: Pictures) -> list[Pair]:
+    """The most similar pairs, and how many of each are in the first coreset."""
+    if "duplicates" not in stages:
+        return []
+    first = next((unit for unit in stages if unit.startswith("coresets/")), None)
+    selected = set(store.read_table(first, columns=["index"])["index"].to_pylist()) if first else set()
+    found = []
+    for row in store.dataset("near_duplicates").head(DUPLICATE_PAIRS).to_pylist():
+        both = (row["index"], row["other"])
+        found.append(Pair(row["similarity"], pictures.make(dict.fromkeys(both, "")), len(selected.intersection(both))))
+    return found
 
 
 def _charts(store: Store, stages: dict[str, Any], coresets: list[Coreset]) -> dict[str, str]:

@@ -2,12 +2,13 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from elfs_ray.data.files import read_uri
+from elfs_ray.data.files import map_files, read_uri
 from elfs_ray.data.images import ImageError, decode
 from elfs_ray.store import Store
 
@@ -24,28 +25,46 @@ class Thumbnail:
     data: str
 
 
-def make_thumbnails(store: Store, captions: dict[int, str]) -> list[Thumbnail]:
-    """Pictures of the samples with the given indices, in their order; index -> caption."""
-    dataset = store.dataset("samples")
-    column = "image" if "image" in dataset.schema.names else "uri"
-    wanted = pc.field("index").isin(pa.array(list(captions), pa.int64()))
-    rows = dataset.to_table(columns=["index", "sample_id", column], filter=wanted).to_pylist()
-    by_index = {row["index"]: row for row in rows}
-    location = store.manifest()["input"]
-    return [
-        Thumbnail(by_index[index]["sample_id"], caption, _encode(by_index[index][column], location))
-        for index, caption in captions.items()
-        if index in by_index
-    ]
+class Pictures:
+    """Makes pictures until their bytes are spent, so that a page stays small whatever a run holds."""
+
+    def __init__(self, store: Store, most_bytes: int) -> None:
+        self._store, self._left = store, most_bytes
+        dataset = store.dataset("samples")
+        self._column = "image" if "image" in dataset.schema.names else "uri"
+        self._location = store.manifest()["input"]
+
+    def make(self, captions: Mapping[int, str], side: int = SIDE) -> list[Thumbnail]:
+        """Pictures of the samples with the given indices, in their order, as long as bytes are left.
+
+        Args:
+            captions: index -> caption.
+            side: pixels of the longer side.
+        """
+        if not captions or self._left <= 0:
+            return []
+        wanted = pc.field("index").isin(pa.array(list(captions), pa.int64()))
+        columns = ["index", "sample_id", self._column]
+        rows = self._store.read_table("samples", columns=columns, rows=wanted).to_pylist()
+        by_index = {row["index"]: row for row in rows}
+        found = [by_index[index] for index in captions if index in by_index]
+        texts = map_files(lambda row: _encode(row[self._column], self._location, side), self._location, found)
+        made: list[Thumbnail] = []
+        for row, text in zip(found, texts, strict=True):
+            self._left -= len(text)
+            if self._left <= 0:
+                break
+            made.append(Thumbnail(row["sample_id"], captions[row["index"]], text))
+        return made
 
 
-def _encode(source: bytes | str, location: str) -> str:
+def _encode(source: bytes | str, location: str, side: int) -> str:
     """A JPEG as a data URI."""
     try:
         image = decode(source if isinstance(source, bytes) else read_uri(source, location), max_pixels=MAX_PIXELS)
     except (ImageError, OSError):
         return ""
-    image.thumbnail((SIDE, SIDE))
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -7,9 +7,9 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from elfs_ray.core.metrics import (
     cluster_accuracy,
-    coverage,
     first_within_noise,
     mean_and_interval,
+    nearest_similarity,
     normalized_mutual_information,
 )
 
@@ -51,9 +51,16 @@ def test_single_value_has_no_spread():
     assert mean_and_interval([0.5]) == (0.5, 0.0, 0.0, 1)
 
 
-def test_coverage_by_hand():
-    vectors = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
-    assert coverage(vectors, np.array([0, 1]), block_rows=2) == pytest.approx((1 + 1 + 0.8) / 3)
+VECTORS = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
+
+
+def test_nearest_similarity_by_hand():
+    assert nearest_similarity(VECTORS, VECTORS[:2], block_rows=2) == pytest.approx([1, 1, 0.8])
+
+
+def test_nearest_other_by_hand():
+    own = np.array([2, 0])
+    assert nearest_similarity(VECTORS[own], VECTORS, own, block_rows=1) == pytest.approx([0.8, 0.6])
 
 
 class TestFirstWithinNoise:

@@ -2,17 +2,20 @@
 
 import json
 import shutil
-import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from elfs_ray import schema
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.engine.artifacts import read_vectors
+from elfs_ray.report.coresets import describe_coresets
+from elfs_ray.report.map_data import map_data
 from elfs_ray.report.render import write_report
-from elfs_ray.report.thumbnails import make_thumbnails
+from elfs_ray.report.thumbnails import Pictures
 from elfs_ray.store import Store
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Page(HTMLParser):
@@ -65,7 +68,8 @@ def test_says_what_was_chosen_and_how_good_it_is(page, small_run):
 
 def test_shows_pictures_with_their_names(page):
     assert len(page.images) >= 20
-    assert all(image["src"].startswith("data:image/jpeg;base64,") and image["alt"] for image in page.images)
+    pictures = [image for image in page.images if image.get("id") != "map-picture"]  # which a pointer fills
+    assert all(image["src"].startswith("data:image/jpeg;base64,") and image["alt"] for image in pictures)
 
 
 def test_has_every_section(page):
@@ -74,6 +78,11 @@ def test_has_every_section(page):
         "How hard are the images?",
         "How much of the hard end to drop?",
         "Clusters",
+        "Where are they?",
+        "Does it cover the images?",
+        "Near-duplicates",
+        "Stages",
+        "To repeat this run",
     }
     assert expected <= set(page.headings)
 
@@ -112,27 +121,63 @@ def test_a_picture_that_is_gone_is_said_so(small_run, tmp_path):
     samples = samples.set_column(samples.column_names.index("uri"), samples.schema.field("uri"), gone)
     store.delete("samples")
     store.write_table(samples, samples.schema, "samples", "part-000000.parquet")
-    (thumbnail,) = make_thumbnails(store, {3: "cluster 1"})
+    (thumbnail,) = Pictures(store, 1000).make({3: "cluster 1"})
     assert (thumbnail.sample_id, thumbnail.caption, thumbnail.data) == ("digit-0003.png", "cluster 1", "")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine to look at the page with")
-def test_draws_without_an_error_in_a_browser(small_run, tmp_path):
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            *options,
-            f"--user-data-dir={tmp_path}",
-            "--enable-logging=stderr",
-            "--virtual-time-budget=5000",
-            "--dump-dom",
-            f"file://{small_run.report}",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert done.stdout.count('class="main-svg"') >= 4
-    assert "CONSOLE" not in done.stderr
+def test_pictures_end_with_their_bytes(small_run):
+    store = Store(small_run.run_dir)
+    every = Pictures(store, 10**9).make(dict.fromkeys(range(20), ""))
+    first = sum(len(one.data) for one in every[:7])
+    assert Pictures(store, first + 1).make(dict.fromkeys(range(20), "")) == every[:7]
+
+
+def test_many_clusters_do_not_make_many_pictures(small_run, tmp_path):
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+    store = Store(str(run_dir))
+    coreset = store.read_table("coresets/elfs/40")
+    every_other = pa.array(range(len(coreset)), pa.int32())
+    coreset = coreset.set_column(coreset.column_names.index("pseudo_label"), "pseudo_label", every_other)
+    store.write_table(coreset, schema.CORESET, "coresets/elfs/40", "part-000000.parquet")
+    (described,) = describe_coresets(store, store.manifest(), Pictures(store, 10**9), limit=12)
+    assert [len(pictures) for _, pictures in described.gallery] == [1, 1, 1]
+    assert described.clusters_left_out == 37
+
+
+def test_the_map_shows_pictures_of_selected_and_of_other_images(small_run):
+    store = Store(small_run.run_dir)
+    data = map_data(store, ["elfs/40"], Pictures(store, 10**9), most_pictures=20)
+    chosen = set(data["selected"]["elfs/40"])
+    assert len(chosen) == 40
+    assert len(chosen.intersection(data["picture"])) == 10
+    assert len(data["picture"]) == 20
+    hardest = min(range(240), key=data["aum"].__getitem__)
+    assert data["difficulty"][hardest] == 1
+
+
+def test_near_duplicates_are_the_most_similar_pairs(small_run):
+    store = Store(small_run.run_dir)
+    vectors = normalize_rows(read_vectors(store))
+    similarity = np.triu(vectors @ vectors.T, k=1)
+    pairs = store.read_table("near_duplicates").to_pandas()
+    first, second = np.unravel_index(similarity.argmax(), similarity.shape)
+    assert (pairs["index"][0], pairs["other"][0]) == (first, second)
+    assert pairs["similarity"].to_numpy() == pytest.approx(similarity[pairs["index"], pairs["other"]], abs=1e-3)
+    assert pairs["similarity"].is_monotonic_decreasing
+    assert not pairs.duplicated(["index", "other"]).any()
+    ids = store.read_table("samples")["sample_id"].to_pylist()
+    assert [ids[index] for index in pairs["other"]] == pairs["other_id"].tolist()
+    alike = (np.maximum(similarity, similarity.T).max(axis=1) >= 0.95).sum()
+    assert small_run.manifest["stages"]["duplicates"]["metrics"]["alike"] == alike
+
+
+def test_coverage_is_that_of_the_coreset(small_run):
+    store = Store(small_run.run_dir)
+    vectors = normalize_rows(read_vectors(store))
+    chosen = vectors[store.read_table("coresets/elfs/40")["index"].to_numpy()]
+    among = chosen @ chosen.T - 2 * np.eye(len(chosen))
+    rows = store.read_table("coverage/elfs/40").to_pylist()
+    assert rows[0]["coverage"] == pytest.approx((vectors @ chosen.T).max(axis=1).mean(), abs=1e-3)
+    assert rows[0]["redundancy"] == pytest.approx(among.max(axis=1).mean(), abs=1e-3)
+    assert [row["subset"] for row in rows] == ["coreset", *["random"] * 5]
+    assert len({row["coverage"] for row in rows}) == 6
