@@ -176,12 +176,17 @@ def later_steps(config: RunConfig, first_steps: Sequence[Step], num_samples: int
     needed = [ingest, *(step for step in steps if not step.prefix), *(pseudo if supervised else [])]
     for budget in dict.fromkeys(budget_count(budget, num_samples) for budget in config.budgets):
         steps += _budget_steps(config, budget, needed, prepared, first)
-    if neighbors in steps:
-        steps.append(_step("duplicates", None, [neighbors]))
-    if config.report.map_points:
-        steps.append(_step("map", [config.report.map, config.report.map_points, config.seed], [embed]))
+    steps += _overview_steps(config, embed, neighbors if neighbors in steps else None)
     order = {stage: number for number, stage in enumerate(STAGES)}
     return sorted(steps, key=lambda step: order[step.stage])
+
+
+def _overview_steps(config: RunConfig, embed: Step, neighbors: Step | None) -> Iterator[Step]:
+    """What the report shows of all images."""
+    if neighbors:
+        yield _step("duplicates", None, [neighbors])
+    if config.report.map_points:
+        yield _step("map", [config.report.map, config.report.map_points, config.seed], [embed])
 
 
 def _budget_steps(

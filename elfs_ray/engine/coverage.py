@@ -5,6 +5,7 @@ random subset. Large sets are judged by random parts of them, equally large for 
 """
 
 import os
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,22 +31,16 @@ def run(context: StageContext) -> StageResult:
     seed = context.seed(int(context.budget or 0), unit=COVERAGE)
     rows = ray.get(_judge.remote(context.store, name, seed, context.hardware.cpus))
     context.store.write_table(pa.Table.from_pylist(rows), schema.COVERAGE, context.work, COVERAGE, part_name(0))
-    coreset, random = rows[0], rows[1:]
-    return StageResult(
-        artifacts={context.unit: COVERAGE},
-        metrics={
-            measure: {
-                "coreset": coreset[measure],
-                "random": mean_and_interval([row[measure] for row in random])._asdict(),
-            }
-            for measure in ("coverage", "redundancy")
-            if coreset[measure] is not None
-        },
-    )
+    metrics = {}
+    for measure in ("coverage", "redundancy"):
+        coreset, *random = (row[measure] for row in rows)
+        if coreset is not None:
+            metrics[measure] = {"coreset": coreset, "random": mean_and_interval(random)._asdict()}
+    return StageResult(artifacts={context.unit: COVERAGE}, metrics=metrics)
 
 
 @ray.remote(num_cpus=1)
-def _judge(store: Store, name: str, seed: int, threads: int) -> list[dict[str, object]]:
+def _judge(store: Store, name: str, seed: int, threads: int) -> list[dict[str, Any]]:
     use_threads(min(threads, os.cpu_count() or 1))  # nothing else of the stage runs
     rng = np.random.default_rng(seed)
     num_samples, selected = store.count_rows("samples"), read_column(store, f"coresets/{name}", "index")
@@ -54,7 +49,7 @@ def _judge(store: Store, name: str, seed: int, threads: int) -> list[dict[str, o
     subsets += [np.sort(rng.choice(num_samples, len(subsets[0]), replace=False)) for _ in range(DRAWS)]
     used = np.unique(np.concatenate([queries, *subsets]))
     vectors = normalize_rows(read_vectors_at(store, used))
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for number, subset in enumerate(subsets):
         chosen = vectors[np.searchsorted(used, subset)]
         covered = nearest_similarity(vectors[np.searchsorted(used, queries)], chosen)

@@ -1,6 +1,6 @@
 """Duplicates: the pairs of images that are most alike, for the report.
 
-Reads: `neighbors`. Writes: `near_duplicates`, the most similar pairs in descending order. One pass with a bounded memory.
+Reads: `neighbors`. Writes: `near_duplicates`, the most similar pairs in descending order. One pass, bounded in memory.
 """
 
 import numpy as np

@@ -53,7 +53,7 @@ def map_data(store: Store, coresets: Sequence[str], pictures: Pictures, most_pic
 
 
 def _pictured(index: np.ndarray, selected: dict[str, np.ndarray], most: int) -> np.ndarray:
-    """Points whose picture is shown, spread over the map: half of them selected by any coreset, if there are so many."""
+    """Points whose picture is shown, spread over the map; half of them selected by any coreset."""
     rng = np.random.default_rng(0)
     chosen = np.unique(np.concatenate([np.empty(0, np.int64), *selected.values()]))
     others = np.setdiff1d(np.arange(len(index)), chosen)
