@@ -97,10 +97,7 @@ def run(
         UsageError: the input, an option or the run folder is wrong.
         RunError: a stage failed for another cause; running again goes on where it stopped.
     """
-    if until not in STAGES:
-        raise UsageError(f"unknown stage {until!r}; the stages are {', '.join(STAGES)}")
-    if until == "evaluate" and not config.evaluate.labels:
-        raise UsageError("the evaluation needs true labels; pass --labels")
+    _check_stage(config, until)
     with expected_errors("the run", store.uri, verbose=verbose), contextlib.ExitStack() as stack:
         first = first_steps(config, check_before_start(config, store))
         check_sole = stack.enter_context(sole_driver(store, reporter))
@@ -120,6 +117,32 @@ def run(
             reporter.line(f"report     {store.location('report.html')}")
         store.update_manifest(finished=_now())
     return store.manifest()
+
+
+def outline(config: RunConfig, store: Store, *, until: str = "report") -> list[tuple[str, bool]]:
+    """What `run` would do: its pieces of work in order, and whether each is complete. Changes nothing.
+
+    Before the images are counted, every input stands for a usable image.
+
+    Raises:
+        UsageError: as `run`, as far as it can be known without work.
+    """
+    _check_stage(config, until)
+    source = check_before_start(config, store)
+    first = first_steps(config, source)
+    counted = store.is_complete(first[0].unit, first[0].fingerprint)
+    num_samples = store.count_rows("samples") if counted else source.count
+    check_sizes(config, num_samples)
+    wanted = STAGES[: STAGES.index(until) + 1]
+    steps = [step for step in [*first, *later_steps(config, first, num_samples)] if step.stage in wanted]
+    return [(step.unit, store.is_complete(step.unit, step.fingerprint)) for step in steps]
+
+
+def _check_stage(config: RunConfig, until: str) -> None:
+    if until not in STAGES:
+        raise UsageError(f"unknown stage {until!r}; the stages are {', '.join(STAGES)}")
+    if until == "evaluate" and not config.evaluate.labels:
+        raise UsageError("the evaluation needs true labels; pass --labels")
 
 
 def first_steps(config: RunConfig, source: "Source") -> list[Step]:
@@ -336,7 +359,7 @@ def _identity(config: RunConfig, store: Store, keep: Sequence[str]) -> dict[str,
     manifest = store.manifest()
     kept = {name: value for name, value in manifest.get("config", {}).items() if name in keep}
     return {
-        "name": store.path().rsplit("/", 1)[-1],
+        "name": config.name or store.path().rsplit("/", 1)[-1],
         "input": config.input,
         "created": manifest.get("created", _now()),
         "finished": None,

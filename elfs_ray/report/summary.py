@@ -6,6 +6,14 @@ from typing import Any
 from rich.table import Table
 
 
+def steps_table(method: str, steps: Sequence[tuple[str, bool]]) -> Table:
+    """What a run of a method would do: each piece of work, and whether it is complete."""
+    table = Table(f"what a run of {method} does", "", box=None, pad_edge=False)
+    for unit, is_complete in steps:
+        table.add_row(unit, "complete" if is_complete else "to do")
+    return table
+
+
 def comparison_table(rows: Sequence[dict[str, Any]]) -> Table:
     """All evaluations of the run folder, the best of each budget and model first."""
     table = Table("budget", "model", "method", box=None, pad_edge=False)

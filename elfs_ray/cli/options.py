@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from elfs_ray.console import LogForm
+
 # Options of the commands that start runs: the parameter's name, the option of the configuration that it sets, and how
 # it is written. Each of these commands takes all of them but those it names itself.
 OPTIONS: dict[str, tuple[str, Any]] = {
@@ -112,6 +114,7 @@ OPTIONS: dict[str, tuple[str, Any]] = {
             ),
         ],
     ),
+    "name": ("name", Annotated[str | None, typer.Option("--name", help="Of the run; default: that of its folder.")]),
     "seed": ("seed", Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]),
     "address": (
         "ray.address",
@@ -119,37 +122,91 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     ),
 }
 LISTS = ("budget", "model")
+
+
+def complete_methods(incomplete: str) -> list[str]:
+    """Names of selection methods, for the shell."""
+    from elfs_ray.methods import available_methods
+
+    return [name for name in sorted(available_methods()) if name.startswith(incomplete)]
+
+
+def complete_stages(incomplete: str) -> list[str]:
+    """Names of stages, for the shell."""
+    from elfs_ray.pipeline import STAGES
+
+    return [name for name in STAGES if name.startswith(incomplete)]
+
+
+def complete_formats(incomplete: str) -> list[str]:
+    """Names of export formats, for the shell."""
+    from elfs_ray.exports import FORMATS
+
+    return [name for name in FORMATS if name.startswith(incomplete)]
+
+
 OutOption = Annotated[str, typer.Option("--out", "-o", help="Run folder; run again with the same one to go on.")]
 RunArgument = Annotated[str, typer.Argument(help="Run folder.")]
 MethodOption = Annotated[
     list[str] | None,
-    typer.Option("--method", "--methods", "-m", help="Selection method; see `elfs-ray methods`. Several: with commas."),
+    typer.Option(
+        "--method",
+        "--methods",
+        "-m",
+        help="Selection method; see `elfs-ray methods`. Several: with commas.",
+        autocompletion=complete_methods,
+    ),
 ]
 UntilOption = Annotated[
-    str, typer.Option("--until", metavar="STAGE", help="Last stage to run; the commands below are their names.")
+    str,
+    typer.Option(
+        "--until",
+        metavar="STAGE",
+        help="Last stage to run; the commands below are their names.",
+        autocompletion=complete_stages,
+    ),
 ]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+LogOption = Annotated[
+    LogForm, typer.Option("--log", help="auto: bars on a terminal, lines elsewhere; quiet: results alone; json.")
+]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show what Ray itself logs.")]
 ConfigOption = Annotated[
     list[Path] | None, typer.Option("--config", help="YAML file with options. Repeat for more; later ones win.")
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="STAGE.OPTION=VALUE", help="Any other option. Repeat for more.")
 ]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show what Ray itself logs.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, say which stages would run, and do nothing.")
+]
+# What such commands take beside the configuration's options: annotation and default.
+CONFIGURED: dict[str, tuple[Any, Any]] = {"config": (ConfigOption, None), "set_": (SetOption, None)}
+STARTING: dict[str, tuple[Any, Any]] = {
+    "dry_run": (DryRunOption, False),
+    "log": (LogOption, LogForm.auto),
+    "verbose": (VerboseOption, False),
+}
 
 
-def takes_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command some of `OPTIONS` (all, without names), which it receives as keyword arguments."""
+def takes_options(*names: str, starts: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command some of `OPTIONS` (all, without names) as keyword arguments, and those common to all commands.
+
+    Args:
+        names: of the options.
+        starts: whether the command starts runs.
+    """
+    common = {**CONFIGURED, **(STARTING if starts else {}), "debug": (DebugOption, False)}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command)
         parameters = [one for one in own.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        kind = inspect.Parameter.KEYWORD_ONLY
-        for name in names or OPTIONS:
-            annotation = OPTIONS[name][1]
-            parameters.append(inspect.Parameter(name, kind, default=None, annotation=annotation))
+        mapped = {name: (OPTIONS[name][1], None) for name in names or OPTIONS}
+        for name, (annotation, default) in {**mapped, **common}.items():
+            parameters.append(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            )
             command.__annotations__[name] = annotation
-        parameters.sort(key=lambda one: (one.kind, one.name in ("config", "set_", "verbose", "debug")))
         command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined] # Typer reads it
         return command
 
@@ -158,7 +215,8 @@ def takes_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
 
 def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the configuration that the command line sets."""
-    values = {OPTIONS[name][0]: parts(value) if name in LISTS and value else value for name, value in options.items()}
+    named = {name: value for name, value in options.items() if name in OPTIONS}
+    values = {OPTIONS[name][0]: parts(value) if name in LISTS and value else value for name, value in named.items()}
     return {name: value for name, value in values.items() if value not in (None, [])}
 
 

@@ -1,0 +1,84 @@
+"""The app that the commands enter, how it ends, and what several commands share."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from elfs_ray import __version__
+from elfs_ray.errors import ElfsRayError, UsageError, one_line
+from elfs_ray.storage import check_bucket
+from elfs_ray.store import Store
+
+EXIT_INTERRUPTED = 130
+INTERRUPTED = "stopped; run the same command again to go on from here"
+# What the parser raises on wrong use; Typer exports one of its subclasses only.
+CommandLineError: Any = typer.BadParameter.__bases__[0]
+out = Console()
+err = Console(stderr=True)
+app = typer.Typer(
+    name="elfs-ray",
+    help="Choose which images to label: from unlabelled images and a budget to the coreset that trains the best model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry point of the `elfs-ray` command; exit status 0, 1 (failed), 2 (wrong use) or 130 (interrupted)."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        code = app(standalone_mode=False) or 0
+        if code == EXIT_INTERRUPTED:  # Typer makes Ctrl-C an exit without a word
+            _complain(INTERRUPTED)
+        sys.exit(code)
+    except CommandLineError as error:
+        if error.format_message():  # without a command, Typer has shown the help
+            command = error.ctx.command_path if error.ctx else "elfs-ray"
+            _complain(f"{error.format_message().rstrip('.')}; see `{command} -h`")
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _complain(INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the last resort before a traceback
+        if debug:
+            err.print_exception()
+        if isinstance(error, ElfsRayError):
+            _complain(str(error))
+            sys.exit(error.exit_code)
+        _complain(f"unexpected {type(error).__name__}: {one_line(error)}; add --debug for details, and report them")
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        out.print(__version__)
+        raise typer.Exit
+
+
+def run_folder(run_dir: str, *, may_be_new: bool = False) -> Store:
+    """A folder that holds a run.
+
+    Raises:
+        UsageError: it holds none, and must.
+    """
+    store = Store(run_dir)
+    check_bucket(store.uri)
+    if not may_be_new and not store.manifest():
+        raise UsageError(
+            f"{store.uri} holds no run (manifest.json is missing); check the path, or start one with "
+            f"`elfs-ray run --out {run_dir} --input ...`"
+        )
+    return store
+
+
+def say(text: str) -> None:
+    """Print a line as it is, however long."""
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _complain(message: str) -> None:
+    err.print(f"elfs-ray: {' '.join(message.split())}", style="red", markup=False, highlight=False, soft_wrap=True)

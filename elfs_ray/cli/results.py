@@ -1,0 +1,67 @@
+"""Commands about what a run folder holds: status, export, import-labels."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from elfs_ray.cli.app import app, out, run_folder, say
+from elfs_ray.cli.options import DebugOption, RunArgument, complete_formats
+
+
+@app.command()
+def status(run_dir: RunArgument) -> None:
+    """Show what a run folder holds and what is missing."""
+    manifest = run_folder(run_dir).manifest()
+    table = Table("stage", "rows", "seconds", "memory MB", box=None, pad_edge=False)
+    for unit, record in manifest.get("stages", {}).items():
+        rows = ", ".join(f"{count:,} {name}" for name, count in record["rows"].items())
+        table.add_row(unit, rows, f"{record['seconds']:.1f}", f"{record['peak_memory_mb']:,}")
+    say(f"run {manifest['name']} over {manifest['input']}")
+    out.print(table)
+    finished = manifest["finished"]
+    say(f"finished {finished}" if finished else "not finished: run the same command to go on")
+
+
+@app.command()
+def export(
+    run_dir: RunArgument,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="csv, parquet, jsonl, label-studio, cvat, coco, fiftyone, ...",
+            autocompletion=complete_formats,
+        ),
+    ],
+    out_dir: Annotated[str, typer.Option("--out", "-o", help="Folder to write.")],
+    coreset: Annotated[
+        str | None, typer.Option("--coreset", help="METHOD/BUDGET; needed if there are several.")
+    ] = None,
+    pre_annotations: Annotated[
+        bool, typer.Option("--pre-annotations", help="Give pseudo-labels to annotators.")
+    ] = False,
+    url: Annotated[str | None, typer.Option("--url", help="Where the tool reaches the images.")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write a coreset in the form that an annotation tool or training code reads."""
+    from elfs_ray.exports import export_coreset, only_coreset
+
+    store = run_folder(run_dir)
+    name = coreset or only_coreset(store)
+    written = export_coreset(store, name, to, out_dir, pre_annotations=pre_annotations, url=url)
+    say(f"{store.count_rows('coresets', name):,} images of {name} in {written}")
+
+
+@app.command(name="import-labels")
+def import_labels(
+    run_dir: RunArgument,
+    annotations: Annotated[str, typer.Argument(help="What the tool exported: Label Studio JSON, CVAT XML, COCO JSON.")],
+    out_file: Annotated[str, typer.Option("--out", "-o", help="CSV file to write; give it to `--labeled`.")],
+    debug: DebugOption = False,
+) -> None:
+    """Bring annotations back, as labels that the next run takes with `--labeled`."""
+    from elfs_ray.exports.labels import write_labels
+
+    count = write_labels(run_folder(run_dir), annotations, out_file)
+    say(f"{count:,} labels in {out_file}; go on with `--labeled {out_file}`")

@@ -1,0 +1,243 @@
+"""Commands that run stages: run, sweep, evaluate, plan, and one for each stage."""
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from elfs_ray.cli.app import app, out, run_folder, say
+from elfs_ray.cli.options import (
+    MethodOption,
+    OutOption,
+    RunArgument,
+    UntilOption,
+    complete_methods,
+    given_options,
+    parts,
+    takes_options,
+)
+from elfs_ray.config import RunConfig, load_config
+from elfs_ray.console import LogForm, make_reporter
+from elfs_ray.report.summary import comparison_table, coreset_table, steps_table
+from elfs_ray.store import Store
+
+REPORT = "report.html"
+
+
+@app.command()
+@takes_options()
+def run(
+    *,
+    out_dir: OutOption,
+    method: MethodOption = None,
+    until: UntilOption = "report",
+    **options: Any,
+) -> None:
+    """Run the whole pipeline: from images to coreset, evaluation (with --labels) and report.
+
+    Several methods run one after the other in one run folder; what they share runs once.
+    """
+    start(_configs(method, options), Store(out_dir), until, options)
+
+
+@app.command()
+@takes_options()
+def sweep(
+    *,
+    out_dir: OutOption,
+    method: Annotated[list[str], typer.Option("--method", "--methods", "-m", help="Selection methods, with commas.")],
+    **options: Any,
+) -> None:
+    """Compare methods and budgets: the same as `run` with several methods."""
+    start(_configs(method, options), Store(out_dir), "report", options)
+
+
+def _configs(
+    methods: Sequence[str] | None, options: Mapping[str, Any], base: dict[str, Any] | None = None
+) -> list[RunConfig]:
+    """The configuration of each method; a wrong name is refused before the first one has run for hours."""
+    from elfs_ray.methods import get_method
+
+    given, configs = given_options(options), []
+    for name in dict.fromkeys(parts(methods)) if methods else [None]:
+        values = given if name is None else {**given, "select.method": name}
+        configs.append(load_config(values, options["config"], options["set_"], base=_without_method(base, name)))
+        get_method(configs[-1].select.method, **configs[-1].select.options)
+    return configs
+
+
+def _without_method(base: dict[str, Any] | None, method: str | None) -> dict[str, Any] | None:
+    """A saved configuration without what it says of another method."""
+    select = (base or {}).get("select", {})
+    if base is None or method in (None, select.get("method")):
+        return base
+    return {**base, "select": {name: value for name, value in select.items() if name not in ("options", "beta")}}
+
+
+def _saved(run_dir: str, *given: Any) -> tuple[Store, dict[str, Any]]:
+    """A run folder, new where something is given that starts one, and the configuration that it holds."""
+    store = run_folder(run_dir, may_be_new=any(given))
+    return store, store.manifest().get("config", {})
+
+
+def _add_stage_command(stage: str, summary: str) -> None:
+    """Add `elfs-ray STAGE RUN_DIR`, which works with the configuration that the run folder holds."""
+
+    @takes_options("input_", "budget", "num_classes", "address")
+    def command(*, run_dir: RunArgument, **options: Any) -> None:
+        store, saved = _saved(run_dir, options["config"], options["input_"])
+        start(_configs(None, options, saved), store, stage, options)
+
+    command.__doc__ = f"{summary} Stages before it that are not complete run first."
+    app.command(name=stage, rich_help_panel="One stage")(command)
+
+
+for _stage, _summary in {
+    "ingest": "List, check and number the images.",
+    "labels": "Bring true labels into the run folder, for the evaluation.",
+    "embed": "Turn the images into embeddings.",
+    "neighbors": "Find the nearest neighbours of each image.",
+    "cluster": "Cluster the embeddings into pseudo-labels (TEMI).",
+    "anchor": "Improve the pseudo-labels with the labels that some images have (select.labeled).",
+    "proxy": "Train the proxy classifier and record its training dynamics.",
+    "beta-search": "Search the share of hardest images to drop.",
+    "select": "Select the coreset.",
+    "duplicates": "Find the images that are most alike, for the report.",
+    "map": "Place the images in the plane, for the report.",
+    "coverage": "Judge how well the coreset stands for all images, for the report.",
+}.items():
+    _add_stage_command(_stage, _summary)
+
+
+@app.command(rich_help_panel="One stage")
+@takes_options("budget", "labels", "test_input", "test_labels", "model", "seeds", "downstream", "supervised", "address")
+def evaluate(*, run_dir: RunArgument, method: MethodOption = None, **options: Any) -> None:
+    """Train on coresets with true labels and compare with random subsets; methods and budgets as you name them.
+
+    Stages before it that are not complete run first. The run keeps its own method, budgets and search.
+    """
+    store, saved = _saved(run_dir, options["config"])
+    start(_configs(method, options, saved), store, "evaluate", options, keep=("select", "budgets", "beta_search"))
+
+
+@app.command(rich_help_panel="One stage")
+@takes_options("address")
+def report(
+    *,
+    run_dir: RunArgument,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show the report that is there to browsers of this machine, until Ctrl-C.")
+    ] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="With --serve; 0 takes any free one.")] = 8000,
+    **options: Any,
+) -> None:
+    """Write the HTML report. Stages before it that are not complete run first."""
+    store, saved = _saved(run_dir, options["config"])
+    if not (serve and store.exists(REPORT)):
+        start(_configs(None, options, saved), store, "report", options)
+    if serve:
+        _serve(store, port)
+
+
+def _serve(store: Store, port: int) -> None:
+    from elfs_ray.report.serve import HOST, serve_report
+
+    with serve_report(store, port) as server:
+        say(f"http://{HOST}:{server.server_port}/ shows the report; Ctrl-C ends it")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+@app.command()
+@takes_options(starts=False)
+def plan(
+    *,
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="Selection method.", autocompletion=complete_methods)
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option("--price-per-hour", min=0, help="Of the whole machine or cluster.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print plain JSON.")] = False,
+    **options: Any,
+) -> None:
+    """Estimate rows, bytes, time and money of a run on this hardware, from a few seconds of measuring."""
+    from elfs_ray.plan import make_plan
+
+    chosen = _configs([method] if method else None, options)
+    made = make_plan(chosen[0], price_per_hour=price_per_hour)
+    if as_json:
+        out.print_json(data=made.as_json())
+        return
+    for part in made.tables():
+        out.print(part, highlight=False)
+
+
+def start(
+    configs: Sequence[RunConfig], store: Store, until: str, options: Mapping[str, Any], *, keep: Sequence[str] = ()
+) -> None:
+    """One run for each configuration, in one run folder; then what came out.
+
+    Args:
+        configs: of the runs.
+        store: the run folder.
+        until: last stage to run.
+        options: how, as on the command line: `log`, `dry_run`, `verbose`.
+        keep: options that hold for these runs alone.
+    """
+    from elfs_ray import pipeline
+
+    if options["dry_run"]:
+        for config in configs:
+            out.print(steps_table(config.select.name, pipeline.outline(config, store, until=until)))
+        return
+    form = LogForm(options["log"])
+    for config in configs:
+        manifest = pipeline.run(
+            config, store, make_reporter(form, out), until=until, verbose=options["verbose"], keep=keep
+        )
+    if until not in ("evaluate", "report"):
+        return
+    methods = {config.select.name for config in configs}
+    found = [unit.removeprefix("coresets/") for unit in manifest["stages"] if unit.startswith("coresets/")]
+    wanted = [name for name in found if name.split("/")[0] in methods]
+    if form is LogForm.auto:
+        _summarise(store, manifest, wanted)
+    else:
+        _say_places(store, wanted, form)
+
+
+def _say_places(store: Store, coresets: Sequence[str], form: LogForm) -> None:
+    """Where the results are, for a program to read."""
+    places = {"coresets": [store.location(f"coresets/{name}") for name in coresets]}
+    if store.exists(REPORT):
+        places["report"] = [store.location(REPORT)]
+    if form is LogForm.json:
+        say(json.dumps({"event": "result", **places}))
+        return
+    for place in [place for several in places.values() for place in several]:
+        say(place)
+
+
+def _summarise(store: Store, manifest: dict[str, Any], coresets: Sequence[str]) -> None:
+    """Say where the results are and what they are worth; in detail for one coreset, side by side for several."""
+    stages = manifest["stages"]
+    out.print()
+    for name in coresets:
+        _say_place("coreset", store.location(f"coresets/{name}"))
+    if store.exists(REPORT):
+        _say_place("report", store.location(REPORT))
+    if len(coresets) == 1:
+        evaluation = stages.get(f"evaluation/{coresets[0]}")
+        if evaluation:
+            _say_place("evaluation", store.location(f"evaluation/{coresets[0]}"))
+        out.print(coreset_table(stages[f"coresets/{coresets[0]}"], evaluation))
+    elif store.exists("comparison"):
+        _say_place("comparison", store.location("comparison"))
+        out.print(comparison_table(store.read_table("comparison").to_pylist()))
+
+
+def _say_place(what: str, where: str) -> None:
+    say(f"{what:<11} {where}")
