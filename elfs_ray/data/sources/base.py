@@ -1,0 +1,110 @@
+"""What all sources of images share: chunks, the table that a chunk is read into, and reading files."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from elfs_ray import storage
+from elfs_ray.data.files import map_files, read_uri
+from elfs_ray.errors import RunError, UsageError, one_line
+
+CHUNK_BYTES = 64 * 2**20
+"""A chunk of large images holds fewer of them: all are in memory at once."""
+
+Encoded = tuple[bytes | None, str | None]
+"""The bytes of an image, or why there are none."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A run of inputs that is read at once.
+
+    Attributes:
+        number: of the chunk, from 0.
+        first: position of its first input.
+        rows: inputs in it.
+        paths: the files (folder), or the one table (Parquet).
+        row_group: Parquet: which row group.
+        offset: Parquet: first row within the row group.
+    """
+
+    number: int
+    first: int
+    rows: int
+    paths: tuple[str, ...]
+    row_group: int = 0
+    offset: int = 0
+
+
+class Source(ABC):
+    """A listed source of images."""
+
+    kind: str
+    location: str
+    count: int
+    carries_bytes: bool
+    chunks: list[Chunk]
+
+    @abstractmethod
+    def signature(self) -> str:
+        """Hash of the names, sizes and times of the files: changes when the inputs change."""
+
+    @abstractmethod
+    def read(self, chunk: Chunk) -> pa.Table:
+        """Position int64, sample_id, uri, image (encoded bytes) and error (null, or why there are no bytes)."""
+
+    def groups(self, chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+        """The chunks, in order, with those together that are cheaper to read together."""
+        return [[chunk] for chunk in chunks]
+
+    def read_group(self, chunks: Sequence[Chunk]) -> Iterator[pa.Table]:
+        """The table of each chunk of a group, one in memory at a time."""
+        return map(self.read, chunks)
+
+
+def runs(sizes: Iterable[int], most: int) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of each run of at most `most` rows and, unless of one row, `CHUNK_BYTES` bytes."""
+    first, held, position = 0, 0, 0
+    for position, size in enumerate(sizes):
+        if position - first == most or (position > first and held + size > CHUNK_BYTES):
+            yield first, position - first
+            first, held = position, 0
+        held += size
+    yield first, position + 1 - first
+
+
+def read_files(uris: Sequence[str], location: str) -> list[Encoded]:
+    """Bytes of each file, or why there are none.
+
+    Raises:
+        RunError: the store does not answer; that says nothing of the images.
+    """
+
+    def read(uri: str) -> Encoded:
+        try:
+            return read_uri(uri, location), None
+        except OSError as error:
+            if storage.is_outage(error):
+                raise RunError(
+                    f"{uri} cannot be read now ({storage.reason(error)}); run the same command again to go on from here"
+                ) from None
+            return None, f"the file cannot be read: {storage.reason(error)}"
+        except UsageError as error:
+            return None, f"the file cannot be read: {one_line(error)}"
+
+    return list(map_files(read, location, uris))
+
+
+def table_of(chunk: Chunk, ids: Sequence[str], uris: Sequence[str], encoded: Sequence[Encoded]) -> pa.Table:
+    """What `Source.read` gives."""
+    return pa.table(
+        {
+            "position": pa.array(range(chunk.first, chunk.first + chunk.rows), pa.int64()),
+            "sample_id": pa.array(ids, pa.string()),
+            "uri": pa.array(uris, pa.string()),
+            "image": pa.array([data for data, _ in encoded], pa.binary()),
+            "error": pa.array([error for _, error in encoded], pa.string()),
+        }
+    )

@@ -1,0 +1,75 @@
+"""Which columns of a table hold the images and the ids: those that the user names, else the usual names."""
+
+import difflib
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from elfs_ray import storage
+from elfs_ray.errors import UsageError
+
+ID_COLUMNS = ("sample_id", "image_id", "id", "filename", "file_name", "path")
+BYTES_COLUMNS = ("image", "bytes", "image_bytes", "img", "jpg", "jpeg", "png")
+PATH_COLUMNS = ("uri", "path", "image_path", "file", "filename", "file_name", "image")
+
+
+def find_ids(location: str, schema: pa.Schema, asked: str | None) -> str | None:
+    """The column of ids, if there is one."""
+    return _find(location, schema, asked, "ingest.id_column", ID_COLUMNS, _is_id)
+
+
+def find_images(location: str, schema: pa.Schema, asked: str | None) -> str:
+    """The column of encoded images, else that of paths.
+
+    Raises:
+        UsageError: there is none, or not the one asked for.
+    """
+    wanted = _find(location, schema, asked, "ingest.image_column", BYTES_COLUMNS, _is_bytes)
+    if wanted is None:
+        wanted = _find(location, schema, asked, "ingest.image_column", PATH_COLUMNS, is_text)
+    if wanted is None:
+        raise UsageError(
+            f"{location} has no column that looks like images (columns: {', '.join(schema.names)}); "
+            "name it with --set ingest.image_column=NAME"
+        )
+    return wanted
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds text, as paths are."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def beside(table_path: str, location: str, text: str | None) -> str:
+    """A path in a table: absolute, a URI, or relative to the table's folder."""
+    if text is None or "://" in text or text.startswith("/"):
+        return text or ""
+    return storage.uri_of(f"{table_path.rsplit('/', 1)[0]}/{text}", location)
+
+
+def _find(
+    location: str,
+    schema: pa.Schema,
+    asked: str | None,
+    option: str,
+    names: tuple[str, ...],
+    fits: Callable[[pa.DataType], bool],
+) -> str | None:
+    """The column asked for, or the first known name of a fitting type."""
+    if asked is not None:
+        if asked not in schema.names:
+            close = difflib.get_close_matches(asked, schema.names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"columns: {', '.join(schema.names)}"
+            raise UsageError(f"{option}={asked}: {location} has no such column; {hint}")
+        names = (asked,)
+    return next((name for name in names if name in schema.names and fits(schema.field(name).type)), None)
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    return is_text(kind) or pa.types.is_integer(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" for field in kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
