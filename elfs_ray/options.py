@@ -12,7 +12,12 @@ import typer
 OPTIONS: dict[str, tuple[str, Any]] = {
     "input_": (
         "input",
-        Annotated[str | None, typer.Option("--input", "-i", help="Image folder, or Parquet file or folder.")],
+        Annotated[
+            str | None,
+            typer.Option(
+                "--input", "-i", help="Images: a folder, table, tar shards, ...; not with --embeddings alone."
+            ),
+        ],
     ),
     "budget": (
         "budgets",

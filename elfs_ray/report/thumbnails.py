@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from elfs_ray.data.files import read_uri
 from elfs_ray.data.images import ImageError, decode
+from elfs_ray.schema import shows_pictures
 from elfs_ray.store import Store
 
 SIDE = 96
@@ -27,6 +28,8 @@ class Thumbnail:
 def make_thumbnails(store: Store, captions: dict[int, str]) -> list[Thumbnail]:
     """Pictures of the samples with the given indices, in their order; index -> caption."""
     dataset = store.dataset("samples")
+    if not shows_pictures(dataset.schema):
+        return []
     column = "image" if "image" in dataset.schema.names else "uri"
     wanted = pc.field("index").isin(pa.array(list(captions), pa.int64()))
     rows = dataset.to_table(columns=["index", "sample_id", column], filter=wanted).to_pylist()

@@ -1,7 +1,7 @@
 """What all sources of images share: chunks, the table that a chunk is read into, and reading files."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -25,9 +25,9 @@ class Chunk:
         number: of the chunk, from 0.
         first: position of its first input.
         rows: inputs in it.
-        paths: the files (folder), or the one table (Parquet).
-        row_group: Parquet: which row group.
-        offset: Parquet: first row within the row group.
+        paths: the files (folder), or the one table, archive or Arrow file.
+        row_group: Parquet: which row group; Arrow: which record batch.
+        offset: Parquet, Arrow: first row within it.
     """
 
     number: int
@@ -39,12 +39,22 @@ class Chunk:
 
 
 class Source(ABC):
-    """A listed source of images."""
+    """A listed source of images.
+
+    Attributes:
+        kind: a word for it.
+        location: as the user named it.
+        count: inputs.
+        carries_bytes: whether images have no files of their own, so that the run folder keeps their bytes.
+        has_images: False for embeddings alone.
+        chunks: of all inputs, in order.
+    """
 
     kind: str
     location: str
     count: int
     carries_bytes: bool
+    has_images = True
     chunks: list[Chunk]
 
     @abstractmethod
@@ -54,6 +64,14 @@ class Source(ABC):
     @abstractmethod
     def read(self, chunk: Chunk) -> pa.Table:
         """Position int64, sample_id, uri, image (encoded bytes) and error (null, or why there are no bytes)."""
+
+    def read_column(self, name: str) -> tuple[pa.Array, pa.Array]:
+        """Ids of all inputs, and what a column says of them as text, null where nothing.
+
+        Raises:
+            UsageError: there is no such column.
+        """
+        raise UsageError(f"{self.location} has no column {name!r}; pass a file of labels, or `folders`")
 
     def groups(self, chunks: Sequence[Chunk]) -> list[list[Chunk]]:
         """The chunks, in order, with those together that are cheaper to read together."""
@@ -75,26 +93,40 @@ def runs(sizes: Iterable[int], most: int) -> Iterator[tuple[int, int]]:
     yield first, position + 1 - first
 
 
+def even_runs(rows: int, row_bytes: int, most: int) -> Iterator[tuple[int, int]]:
+    """The same for rows of which only the mean size is known."""
+    step = max(1, min(most, CHUNK_BYTES // max(row_bytes, 1)))
+    for first in range(0, rows, step):
+        yield first, min(step, rows - first)
+
+
 def read_files(uris: Sequence[str], location: str) -> list[Encoded]:
-    """Bytes of each file, or why there are none.
+    """Bytes of each file, or why there are none; raises as `attempt`."""
+
+    def read(uri: str) -> Encoded:
+        if not uri:
+            return None, "the row names no file"
+        return attempt(lambda: read_uri(uri, location), uri)
+
+    return list(map_files(read, location, uris))
+
+
+def attempt(read: Callable[[], bytes], name: str) -> Encoded:
+    """The bytes that a call reads, or why there are none.
 
     Raises:
         RunError: the store does not answer; that says nothing of the images.
     """
-
-    def read(uri: str) -> Encoded:
-        try:
-            return read_uri(uri, location), None
-        except OSError as error:
-            if storage.is_outage(error):
-                raise RunError(
-                    f"{uri} cannot be read now ({storage.reason(error)}); run the same command again to go on from here"
-                ) from None
-            return None, f"the file cannot be read: {storage.reason(error)}"
-        except UsageError as error:
-            return None, f"the file cannot be read: {one_line(error)}"
-
-    return list(map_files(read, location, uris))
+    try:
+        return read(), None
+    except OSError as error:
+        if storage.is_outage(error):
+            raise RunError(
+                f"{name} cannot be read now ({storage.reason(error)}); run the same command again to go on from here"
+            ) from None
+        return None, f"the file cannot be read: {storage.reason(error)}"
+    except UsageError as error:
+        return None, f"the file cannot be read: {one_line(error)}"
 
 
 def table_of(chunk: Chunk, ids: Sequence[str], uris: Sequence[str], encoded: Sequence[Encoded]) -> pa.Table:

@@ -7,10 +7,9 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from elfs_ray import storage
+from elfs_ray.data.columns import Wanted, as_text, beside, check_column, find_ids, find_images, ids_of, is_text
 from elfs_ray.data.files import files_signature, open_parquet
-from elfs_ray.data.sources import base
-from elfs_ray.data.sources.base import Chunk, Source, read_files, table_of
-from elfs_ray.data.sources.columns import beside, find_ids, find_images, is_text
+from elfs_ray.data.sources.base import Chunk, Source, even_runs, read_files, table_of
 from elfs_ray.errors import UsageError
 
 CHUNKS_READ_TOGETHER = 8
@@ -26,19 +25,17 @@ class ParquetSource(Source):
         location: str,
         filesystem: pafs.FileSystem,
         files: list[pafs.FileInfo],
-        image_column: str | None,
-        id_column: str | None,
-        chunk_rows: int,
+        wanted: Wanted,
     ) -> None:
         self.location, self._filesystem, self._signature = location, filesystem, files_signature(files)
         self.chunks, self.count = [], 0
         for info in files:
-            self._add_file(info.path, chunk_rows)
+            self._add_file(info.path, wanted.chunk_rows)
         if self.count == 0:
             raise UsageError(f"{location} holds no rows; pass a table with images")
         schema = open_parquet(files[0].path, filesystem).schema_arrow
-        self._id_column = find_ids(location, schema, id_column)
-        self._image_column = find_images(location, schema, image_column)
+        self._id_column = find_ids(location, schema, wanted.id_column)
+        self._image_column = find_images(location, schema, wanted.image_column)
         self.carries_bytes = not is_text(schema.field(self._image_column).type)
 
     def _add_file(self, path: str, chunk_rows: int) -> None:
@@ -46,9 +43,7 @@ class ParquetSource(Source):
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group).num_rows
             row_bytes = metadata.row_group(group).total_byte_size // max(rows, 1)
-            most = max(1, min(chunk_rows, base.CHUNK_BYTES // max(row_bytes, 1)))
-            for offset in range(0, rows, most):
-                size = min(most, rows - offset)
+            for offset, size in even_runs(rows, row_bytes, chunk_rows):
                 self.chunks.append(Chunk(len(self.chunks), self.count, size, (path,), group, offset))
                 self.count += size
 
@@ -85,15 +80,29 @@ class ParquetSource(Source):
                 start += passed
             yield self._table_of(chunk, path, held.slice(chunk.offset - start, chunk.rows))
 
-    def _table_of(self, chunk: Chunk, path: str, rows: pa.Table) -> pa.Table:
-        name = path.rsplit("/", 1)[-1]
-        numbers = range(chunk.first, chunk.first + chunk.rows)
-        ids = [f"{name}#{number}" for number in numbers]
+    def read_column(self, name: str) -> tuple[pa.Array, pa.Array]:
+        """The columns of ids and labels of all tables."""
+        ids, values, first = list[pa.ChunkedArray](), list[pa.ChunkedArray](), 0
+        for path in dict.fromkeys(chunk.paths[0] for chunk in self.chunks):
+            file = open_parquet(path, self._filesystem)
+            check_column(path, file.schema_arrow.names, name)
+            rows = file.read(columns=[name, *([self._id_column] if self._id_column else [])])
+            ids.append(self._ids(path, rows, first))
+            values.append(as_text(rows[name], f"column {name!r} of {path}"))
+            first += rows.num_rows
+        return pa.concat_arrays([one.combine_chunks() for one in ids]), pa.concat_arrays(
+            [one.combine_chunks() for one in values]
+        )
+
+    def _ids(self, path: str, rows: pa.Table, first: int) -> pa.ChunkedArray:
+        """Ids of rows of a table, of which the first stands at that position."""
         if self._id_column:
-            column = rows[self._id_column]
-            if column.null_count:
-                raise UsageError(f"column {self._id_column!r} of {path} holds nulls; every image needs an id")
-            ids = column.cast(pa.string()).to_pylist()
+            return ids_of(rows[self._id_column], f"column {self._id_column!r} of {path}")
+        name = path.rsplit("/", 1)[-1]
+        return pa.chunked_array([[f"{name}#{number}" for number in range(first, first + rows.num_rows)]], pa.string())
+
+    def _table_of(self, chunk: Chunk, path: str, rows: pa.Table) -> pa.Table:
+        numbers, ids = range(chunk.first, chunk.first + chunk.rows), self._ids(path, rows, chunk.first).to_pylist()
         images = rows[self._image_column]
         if not self.carries_bytes:
             uris = [beside(path, self.location, text) for text in images.to_pylist()]
