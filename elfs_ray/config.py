@@ -318,9 +318,7 @@ def validate_config(values: dict[str, Any]) -> RunConfig:
     except ValidationError as error:
         raise UsageError(_explain(error)) from None
     if config.input is None and config.embed.vectors is None:
-        raise UsageError(
-            "option 'input' is missing; pass --input, or --embeddings alone, or set it in the configuration"
-        )
+        raise UsageError("option 'input' is missing; pass --input or set it in a file; or pass --embeddings alone")
     return config
 
 

@@ -1,6 +1,7 @@
 """Which columns of a table hold the images and the ids: those that the user names, else the usual names."""
 
 import difflib
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ def find_images(location: str, schema: pa.Schema, asked: str | None, *, paths_al
         wanted = _find(location, schema, asked, "ingest.image_column", PATH_COLUMNS, is_text)
     if wanted is None:
         raise UsageError(
-            f"{location} has no column that looks like images (columns: {', '.join(schema.names)}); "
+            f"{location} has no column that looks like images (columns: {listed(schema.names)}); "
             "name it with --set ingest.image_column=NAME"
         )
     return wanted
@@ -68,7 +69,18 @@ def check_column(location: str, names: list[str], name: str) -> None:
         UsageError: it is not.
     """
     if name not in names:
-        raise UsageError(f"{location} has no label column {name!r}; its columns: {', '.join(names)}")
+        raise UsageError(f"{location} has no label column {name!r}; its columns: {listed(names)}")
+
+
+def refuse_repeated(location: str, names: list[str]) -> None:
+    """Refuse columns that have one name.
+
+    Raises:
+        UsageError: two have.
+    """
+    name, count = Counter(names).most_common(1)[0] if names else ("", 1)
+    if count > 1:
+        raise UsageError(f"{location} has {count} columns called {listed([name])!r}; rename all but one")
 
 
 def ids_of(column: pa.ChunkedArray | pa.Array, where: str) -> pa.ChunkedArray | pa.Array:
@@ -95,6 +107,11 @@ def as_text(column: pa.ChunkedArray | pa.Array, where: str) -> pa.ChunkedArray |
         raise UsageError(f"{where} holds {column.type}; labels are text or numbers") from None
 
 
+def listed(names: list[str]) -> str:
+    """Names of columns, on one line."""
+    return ", ".join(" ".join(name.split()) for name in names)
+
+
 def is_text(kind: pa.DataType) -> bool:
     """Whether a column holds text, as paths are."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
@@ -119,7 +136,7 @@ def _find(
     if asked is not None:
         if asked not in schema.names:
             close = difflib.get_close_matches(asked, schema.names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"columns: {', '.join(schema.names)}"
+            hint = f"did you mean {close[0]!r}?" if close else f"columns: {listed(schema.names)}"
             raise UsageError(f"{option}={asked}: {location} has no such column; {hint}")
         names = (asked,)
     return next((name for name in names if name in schema.names and fits(schema.field(name).type)), None)

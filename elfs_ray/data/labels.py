@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from elfs_ray import storage
-from elfs_ray.data.columns import ID_COLUMNS
+from elfs_ray.data.columns import ID_COLUMNS, listed
 from elfs_ray.data.files import existing
 from elfs_ray.data.sources import Source
 from elfs_ray.data.text_tables import ENDINGS, read_text_table
@@ -111,7 +111,5 @@ def _column(where: str, names: list[str], asked: str | None, usual: tuple[str, .
     wanted = (asked,) if asked else usual
     found = next((name for name in wanted if name in names), None)
     if found is None:
-        raise UsageError(
-            f"{where} has no {what} column {' or '.join(map(repr, wanted))}; its columns: {', '.join(names)}"
-        )
+        raise UsageError(f"{where} has no {what} column {' or '.join(map(repr, wanted))}; its columns: {listed(names)}")
     return found

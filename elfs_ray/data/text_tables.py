@@ -1,13 +1,12 @@
 """Tables of text that the user names: CSV, TSV and JSON lines."""
 
-from collections import Counter
-
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
 import pyarrow.json as pajson
 
 from elfs_ray import storage
+from elfs_ray.data.columns import refuse_repeated
 from elfs_ray.errors import UsageError, one_line
 
 MANIFESTS = ("csv", "tsv", "jsonl", "ndjson")
@@ -44,6 +43,8 @@ def _read(
             if info.extension.lower() in ("jsonl", "ndjson", "json"):
                 return _read_json(what, file, columns)
             return _read_csv(what, file, "\t" if info.extension.lower() == "tsv" else ",", columns, schema_alone)
+    except UnicodeDecodeError:
+        raise UsageError(f"{what} cannot be read: it is not UTF-8 text; save it as such") from None
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and storage.is_outage(error):
             raise
@@ -56,7 +57,7 @@ def _read_csv(
 ) -> pa.Table:
     parse = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     names = pacsv.open_csv(file, parse_options=parse).schema.names
-    _refuse_repeated(what, names)
+    refuse_repeated(what, names)
     as_text = pa.schema([(name, pa.string()) for name in names])
     if schema_alone:
         return as_text.empty_table()
@@ -72,11 +73,6 @@ def _read_json(what: str, file: pa.NativeFile, columns: list[str] | None) -> pa.
     if times:
         file.seek(0)
         table = pajson.read_json(file, parse_options=pajson.ParseOptions(explicit_schema=pa.schema(times)))
-    _refuse_repeated(what, table.column_names)
+    refuse_repeated(what, table.column_names)
+    table.validate(full=True)  # that texts are UTF-8, which the reader does not
     return table if columns is None else table.select(columns)
-
-
-def _refuse_repeated(what: str, names: list[str]) -> None:
-    name, count = Counter(names).most_common(1)[0] if names else ("", 1)
-    if count > 1:
-        raise UsageError(f"{what} has {count} columns called {name!r}; rename all but one")

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from tokenize import TokenError
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from elfs_ray import storage
-from elfs_ray.data.columns import ID_COLUMNS, as_text, check_column, ids_of
+from elfs_ray.data.columns import ID_COLUMNS, as_text, check_column, ids_of, listed
 from elfs_ray.data.files import existing, files_signature, list_files, open_parquet
 from elfs_ray.errors import UsageError, one_line
 
@@ -95,7 +96,7 @@ class VectorTable(Vectors):
             missing, usual = ("ids", ID_COLUMNS) if found is None else ("vectors (lists of numbers)", VECTOR_COLUMNS)
             raise UsageError(
                 f"{location} has no column of {missing}; call it {' or '.join(usual)} "
-                f"(its columns: {', '.join(schema.names)})"
+                f"(its columns: {listed(schema.names)})"
             )
         self._id_column, self._vector_column = found, vectors
         groups, first = list[Group](), 0
@@ -253,7 +254,7 @@ def _header(location: str, file: pa.NativeFile) -> tuple[tuple[int, int], np.dty
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, by_columns, dtype = read(file)
-    except (ValueError, EOFError, SyntaxError) as error:
+    except (ValueError, EOFError, SyntaxError, TokenError) as error:
         raise UsageError(f"{location} is no .npy file, or is damaged ({one_line(error)}); save it again") from None
     if len(shape) != 2 or 0 in shape or dtype.kind != "f" or by_columns:
         order = ", column by column" if by_columns else ""

@@ -165,7 +165,7 @@ def _refuse_duplicates(sample_ids: pa.ChunkedArray, location: str) -> None:
         name, count = repeated[0]["values"].as_py(), repeated[0]["counts"].as_py()
         raise UsageError(
             f"sample id {name!r} stands {count} times in {location} ({len(repeated)} ids are repeated); "
-            "ids must be unique: name another column with --set ingest.id_column=NAME"
+            "ids must be unique: mend them, or name another column of a table with --set ingest.id_column=NAME"
         )
 
 

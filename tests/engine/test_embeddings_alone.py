@@ -8,7 +8,11 @@ import pytest
 from elfs_ray import select
 from elfs_ray.config import load_config
 from elfs_ray.console import Reporter
+from elfs_ray.data.sources import open_input
+from elfs_ray.defaults import choose_proxy
+from elfs_ray.engine import calibrate
 from elfs_ray.engine.artifacts import fixed_size_matrix, median_side
+from elfs_ray.engine.session import Hardware
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, TABLES, export_coreset
 from elfs_ray.pipeline import run
@@ -114,7 +118,11 @@ def test_labels_of_the_table_and_a_matrix(ray_session, clustered, tmp_path):
         ("beta_search.model", "resnet-small", "beta_search.model=resnet-small trains on images"),
         ("evaluate.models", ["mlp", "resnet50"], "evaluate.models=resnet50 trains on images"),
         ("evaluate.test_input", "/images", "evaluate.test_input=/images holds images, and the candidates have none"),
-        ("embed.vectors", None, "option 'input' is missing; pass --input, or --embeddings alone"),
+        (
+            "embed.vectors",
+            None,
+            "option 'input' is missing; pass --input or set it in a file; or pass --embeddings alone",
+        ),
     ],
 )
 def test_what_needs_images_is_refused_before_the_start(clustered, tmp_path, option, value, message):
@@ -123,6 +131,18 @@ def test_what_needs_images_is_refused_before_the_start(clustered, tmp_path, opti
     with pytest.raises(UsageError, match=message):
         select(None, budget=BUDGET, num_classes=CLASSES, out=tmp_path / "run", **values)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_needs_no_images(clustered, monkeypatch):
+    """What a plan measures for a run."""
+    for name, small in {"SECONDS_EACH": 0.01, "SEARCH_ROWS": 100, "SEARCH_QUERIES": 10}.items():
+        monkeypatch.setattr(calibrate, name, small)
+    values = {"budgets": [BUDGET], "num_classes": CLASSES, "embed.vectors": str(clustered[0]), **OPTIONS}
+    config = load_config(values)
+    found = calibrate.calibrate(config, open_input(config, None), Hardware("cpu", 1, 0))
+    assert (found.dim, found.images, found.image_bytes) == (8, 0, 0)
+    assert choose_proxy(config.proxy, "cuda", 1, ROWS, median_side=0).model == "mlp"
+    assert choose_proxy(config.proxy, "cuda", 1, ROWS, median_side=64).model == "resnet18"
 
 
 def test_a_repeated_id_is_refused(ray_session, tmp_path):

@@ -125,7 +125,7 @@ def attempt(read: Callable[[], bytes], name: str) -> Encoded:
                 f"{name} cannot be read now ({storage.reason(error)}); run the same command again to go on from here"
             ) from None
         return None, f"the file cannot be read: {storage.reason(error)}"
-    except UsageError as error:
+    except (UsageError, pa.ArrowInvalid) as error:  # such as a path that cannot be one
         return None, f"the file cannot be read: {one_line(error)}"
 
 

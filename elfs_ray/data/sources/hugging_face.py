@@ -4,7 +4,7 @@ The files are listed once, with the place of each batch, so that any process can
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,7 +13,17 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from elfs_ray import storage
-from elfs_ray.data.columns import Wanted, as_text, beside, check_column, find_ids, find_images, ids_of, is_text
+from elfs_ray.data.columns import (
+    Wanted,
+    as_text,
+    beside,
+    check_column,
+    find_ids,
+    find_images,
+    ids_of,
+    is_text,
+    refuse_repeated,
+)
 from elfs_ray.data.files import files_signature, map_files
 from elfs_ray.data.sources.base import Chunk, Encoded, Source, even_runs, read_files, table_of
 from elfs_ray.errors import UsageError, one_line
@@ -104,7 +114,7 @@ class HuggingFaceSource(Source):
         encoded = list[Encoded]()
         for data, beside_it in zip(bytes_alone.to_pylist(), paths, strict=True):
             if data or not beside_it:
-                encoded.append((data, None if data else "the image is empty (0 bytes)"))
+                encoded.append((data or None, None if data else "the image is empty (0 bytes)"))
             else:
                 encoded += read_files([beside(path, self.location, beside_it)], self.location)
         return encoded
@@ -166,6 +176,7 @@ def _list_batches(path: str, filesystem: pafs.FileSystem) -> tuple[pa.Schema, li
     batches = list[_Batch]()
     with _open(path, filesystem) as file, _said_of(path):
         schema = pa.ipc.read_schema(pa.ipc.read_message(file))
+        refuse_repeated(path, _names(schema)[: len(schema)])
         for message, offset, size in _messages(file):
             if message.type != "record batch":
                 raise UsageError(
@@ -175,6 +186,13 @@ def _list_batches(path: str, filesystem: pafs.FileSystem) -> tuple[pa.Schema, li
             batch.validate()
             batches.append(_Batch(path, offset, batch.num_rows, size))
     return schema, batches
+
+
+def _names(fields: Iterable[pa.Field]) -> list[str]:
+    """Names of columns, then of the parts of structs; raises `UnicodeDecodeError` for one that is no text."""
+    held = list(fields)
+    inner = [name for field in held if pa.types.is_struct(field.type) for name in _names(field.type)]
+    return [field.name for field in held] + inner
 
 
 def _messages(file: pa.NativeFile) -> Iterator[tuple[pa.Message, int, int]]:
@@ -198,7 +216,7 @@ def _said_of(path: str) -> Iterator[None]:
     """Say what Arrow finds wrong with a file; the store's own failures pass."""
     try:
         yield
-    except (pa.ArrowException, EOFError, OSError) as error:
+    except (pa.ArrowException, EOFError, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and storage.is_outage(error):
             raise
         raise UsageError(
