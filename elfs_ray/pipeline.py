@@ -125,6 +125,8 @@ def first_steps(config: RunConfig, source: "Source") -> list[Step]:
 
     def ingest(prefix: str, images: "Source") -> Step:
         options = [without_options(images.location), images.signature(), config.ingest.identity()]
+        # The same table may hold images and embeddings.
+        options += [] if images.has_images else [images.kind]
         return _step("ingest", options, [], prefix=prefix)
 
     steps = [ingest("", source)]

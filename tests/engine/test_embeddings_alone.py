@@ -15,7 +15,7 @@ from elfs_ray.engine.artifacts import fixed_size_matrix, median_side
 from elfs_ray.engine.session import Hardware
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, TABLES, export_coreset
-from elfs_ray.pipeline import run
+from elfs_ray.pipeline import first_steps, run
 from elfs_ray.store import Store
 
 ROWS, CLASSES, BUDGET = 120, 4, 20
@@ -109,6 +109,17 @@ def test_labels_of_the_table_and_a_matrix(ray_session, clustered, tmp_path):
         assert np.array_equal(found, matrix.astype(np.float16))
         if labels:
             assert manifest["stages"]["labels"]["metrics"]["classes"] == [f"class {n}" for n in range(CLASSES)]
+
+
+def test_a_table_of_images_and_embeddings_is_two_inputs(tmp_path):
+    table = {"id": ["a"], "vector": [[1.0]], "image": [b"x"]}
+    pq.write_table(pa.table(table), tmp_path / "both.parquet")
+    values = {"budgets": [1], "num_classes": 2, "embed.vectors": str(tmp_path / "both.parquet")}
+    units = []
+    for more in ({}, {"input": str(tmp_path / "both.parquet")}):
+        config = load_config({**values, **more})
+        units.append(first_steps(config, open_input(config, config.input))[0].fingerprint)
+    assert units[0] != units[1]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -13,6 +14,7 @@ from elfs_ray.errors import RunError, UsageError, one_line
 CHUNK_BYTES = 64 * 2**20
 """A chunk of large images holds fewer of them: all are in memory at once."""
 
+T = TypeVar("T")
 Encoded = tuple[bytes | None, str | None]
 """The bytes of an image, or why there are none."""
 
@@ -111,8 +113,8 @@ def read_files(uris: Sequence[str], location: str) -> list[Encoded]:
     return list(map_files(read, location, uris))
 
 
-def attempt(read: Callable[[], bytes], name: str) -> Encoded:
-    """The bytes that a call reads, or why there are none.
+def attempt(read: Callable[[], T], name: str) -> tuple[T | None, str | None]:
+    """What a call reads or opens, or why it does not.
 
     Raises:
         RunError: the store does not answer; that says nothing of the images.

@@ -7,7 +7,6 @@ import json
 import tarfile
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -67,7 +66,7 @@ class WebDatasetSource(Source):
         self._sizes = np.concatenate([listing.sizes for listing in listings])
         self._errors = {
             int(first) + row: error
-            for first, listing in zip(self._firsts, listings, strict=False)
+            for first, listing in zip(self._firsts[:-1], listings, strict=True)
             for row, error in listing.errors.items()
         }
         if not (self._sizes >= 0).any():
@@ -90,17 +89,10 @@ class WebDatasetSource(Source):
         path, rows = chunk.paths[0], range(chunk.first, chunk.first + chunk.rows)
         uri = storage.uri_of(path, self.location)
         keys = self._keys.slice(chunk.first, chunk.rows).to_pylist()
-        opened = list[pa.NativeFile]()
-
-        def opening() -> bytes:
-            opened.append(self._filesystem.open_input_file(path))
-            return b""
-
-        _, error = attempt(opening, uri)
-        if error is not None:
-            encoded: Sequence[Encoded] = [(None, error)] * chunk.rows
-        else:
-            with closing(opened[0]) as file:
+        file, error = attempt(lambda: self._filesystem.open_input_file(path), uri)
+        encoded: list[Encoded] = [(None, error)] * chunk.rows
+        if file is not None:
+            with file:
                 encoded = list(map_files(lambda row: self._read_member(file, uri, row), self.location, rows))
         ids = self._ids.slice(chunk.first, chunk.rows).to_pylist()
         return table_of(chunk, ids, [f"{uri}#{key}" for key in keys], encoded)
