@@ -69,7 +69,7 @@ class TestEveryKind:
     def test_large_images_are_few_in_a_chunk(self, write, kind, monkeypatch):
         monkeypatch.setattr(base, "CHUNK_BYTES", 3 * len(IMAGES[0]) - 1)
         source = open_source(write(kind))
-        if kind not in ("csv", "tsv", "jsonl"):  # nothing says how large the files are that a manifest names
+        if kind not in ("csv", "tsv", "jsonl"):  # which do not say how large the files are
             assert max(chunk.rows for chunk in source.chunks) <= 2
         assert set(read_all(source)["image"].to_pylist()) == set(IMAGES)
 
@@ -112,6 +112,10 @@ class TestManifest:
         rows = read_all(open_source(str(tmp_path / "m.csv"), image_column="picture", id_column="key"))
         assert rows["sample_id"].to_pylist() == ["x", "y"]
         assert rows["image"].to_pylist() == [png(1)] * 2
+
+    def test_files_of_any_size_are_few_in_a_chunk(self, tmp_path):
+        (tmp_path / "m.csv").write_text("path\n" + "".join(f"{number}.png\n" for number in range(300)))
+        assert [chunk.rows for chunk in open_source(str(tmp_path / "m.csv")).chunks] == [256, 44]
 
     @pytest.mark.parametrize(
         ("text", "message"),

@@ -10,6 +10,9 @@ from elfs_ray.data.sources.base import Chunk, Source, read_files, table_of
 from elfs_ray.data.text_tables import read_text_table, text_table_schema
 from elfs_ray.errors import UsageError
 
+FILES_IN_A_CHUNK = 256
+"""Nothing says how large they are, and all of a chunk are in memory at once."""
+
 
 class ManifestSource(Source):
     """Its rows, in order. Without a column of ids, the path is the id. Holds paths and ids in memory, as Arrow does."""
@@ -30,9 +33,10 @@ class ManifestSource(Source):
             raise UsageError(f"{location} holds no rows; pass a table with images")
         self._paths = rows[image_column].combine_chunks()
         self._ids = ids_of(rows[columns[-1]], f"column {columns[-1]!r} of {location}").combine_chunks()
+        most = min(wanted.chunk_rows, FILES_IN_A_CHUNK)
         self.chunks = [
-            Chunk(number, first, min(wanted.chunk_rows, self.count - first), (info.path,))
-            for number, first in enumerate(range(0, self.count, wanted.chunk_rows))
+            Chunk(number, first, min(most, self.count - first), (info.path,))
+            for number, first in enumerate(range(0, self.count, most))
         ]
 
     def signature(self) -> str:
