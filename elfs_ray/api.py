@@ -46,7 +46,7 @@ class Result:
 
 
 def select(
-    input: str | Path,
+    input: str | Path | None,
     *,
     budget: float | Sequence[float],
     num_classes: int,
@@ -58,7 +58,7 @@ def select(
     """Choose the images to label.
 
     Args:
-        input: image folder, or Parquet file or folder; local, s3:// or gs://.
+        input: images, as `--input` takes them; local, s3://, gs:// or hf://. None: `embed__vectors` are all there is.
         budget: images to select: a count (5000), the fraction to keep (0.1), or several of them.
         num_classes: number of classes you expect.
         out: run folder; a second call with the same folder goes on where the first stopped.
@@ -77,7 +77,7 @@ def select(
 
     budgets = list(budget) if isinstance(budget, Sequence) else [budget]
     values = {name.replace("__", "."): value for name, value in options.items()}
-    values.update(input=str(input), budgets=budgets, num_classes=num_classes)
+    values.update(input=None if input is None else str(input), budgets=budgets, num_classes=num_classes)
     store = Store(str(out))
     manifest = pipeline.run(load_config(values, config), store, reporter or Reporter())
     return Result(store.uri, read_coresets(store, manifest), manifest)

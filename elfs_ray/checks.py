@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from elfs_ray.config import RunConfig
 from elfs_ray.core.pruning import budget_count
+from elfs_ray.defaults import ON_EMBEDDINGS
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import Needs, balances, get_method
 from elfs_ray.storage import check_bucket, without_options
@@ -19,8 +20,11 @@ def check_before_start(config: RunConfig, store: Store) -> "Source":
     Returns:
         The listed input, since listing it is the longest of the checks.
     """
+    from elfs_ray.data.sources import open_input
+
     _check_supervision(config)
     check_embeddings(config)
+    check_pictures(config)
     labeled_signature(config)
     for budget in config.budgets:
         if budget <= 0 or isinstance(budget, float):
@@ -28,13 +32,14 @@ def check_before_start(config: RunConfig, store: Store) -> "Source":
     source = open_input(config, config.input)
     for budget in config.budgets:
         budget_count(budget, source.count)
+    _check_rows(config, source)
     check_bucket(store.uri)
     if store.is_file:
         raise UsageError(f"{store.uri} is a file, not a folder; choose another --out")
     manifest = store.manifest()
-    if manifest and without_options(manifest["input"]) != without_options(config.input):
+    if manifest and without_options(manifest["input"]) != without_options(config.location):
         raise UsageError(
-            f"{store.uri} holds a run over {manifest['input']}, not over {config.input}; choose another --out"
+            f"{store.uri} holds a run over {manifest['input']}, not over {config.location}; choose another --out"
         )
     if not manifest and [name for name in store.names() if not name.startswith(".")]:
         raise UsageError(f"{store.uri} is not empty and holds no run ({MANIFEST} is missing); choose another --out")
@@ -53,7 +58,41 @@ def check_embeddings(config: RunConfig) -> None:
         check_encoder(embed.encoder, embed.weights)
         return
     for location in dict.fromkeys([embed.vectors, embed.test_vectors or embed.vectors]):
-        open_vectors(location)
+        open_vectors(location, config.ingest.id_column)
+
+
+def check_pictures(config: RunConfig) -> None:
+    """Refuse what needs images in a run over embeddings alone."""
+    if config.input is not None:
+        return
+    asked: dict[str, list[str]] = {"proxy.model": [config.proxy.model], "beta_search.model": [config.beta_search.model]}
+    if config.evaluate.labels:
+        asked["evaluate.models"] = list(config.evaluate.models)
+    for option, models in asked.items():
+        for model in models:
+            if model not in ("auto", *ON_EMBEDDINGS):
+                raise UsageError(
+                    f"{option}={model} trains on images, and there are only embeddings; use mlp, or pass --input"
+                )
+    if config.evaluate.test_input:
+        raise UsageError(
+            f"evaluate.test_input={config.evaluate.test_input} holds images, and the candidates have none; leave it "
+            "out, or pass --input"
+        )
+
+
+def _check_rows(config: RunConfig, source: "Source") -> None:
+    """Refuse vectors that have no ids and are not as many as the images."""
+    from elfs_ray.data.vectors import open_vectors
+
+    if config.embed.vectors is None:
+        return
+    vectors = open_vectors(config.embed.vectors, config.ingest.id_column)
+    if not vectors.has_ids and vectors.rows != source.count:
+        raise UsageError(
+            f"{vectors.location} has {vectors.rows:,} rows and no ids, and {source.location} {source.count:,} images; "
+            "give a row for each in their order, or the id of each row on a line of a file NAME.ids.txt beside it"
+        )
 
 
 def _check_supervision(config: RunConfig) -> None:
@@ -89,13 +128,6 @@ def check_sizes(config: RunConfig, num_samples: int) -> None:
                 f"select.beta={beta:g} drops {round(beta * num_samples)} of {num_samples} images, which leaves fewer "
                 f"than the budget of {count}; use a beta up to {1 - count / num_samples:.3f}"
             )
-
-
-def open_input(config: RunConfig, location: str) -> "Source":
-    """List images, with the columns that the run names."""
-    from elfs_ray.data.sources import open_source
-
-    return open_source(location, image_column=config.ingest.image_column, id_column=config.ingest.id_column)
 
 
 def labeled_signature(config: RunConfig) -> str | None:

@@ -77,13 +77,9 @@ class Section(BaseModel):
 class IngestConfig(Section):
     """Listing, checking and numbering the images."""
 
-    image_column: str | None = Field(
-        None, description="table input: column with the image bytes or paths (found by name)"
-    )
-    id_column: str | None = Field(None, description="table input: column with the sample ids (found by name)")
-    max_bad_fraction: float = Field(
-        0.05, ge=0, le=1, description="stop when more than this share of inputs is unusable"
-    )
+    image_column: str | None = Field(None, description="tables: column of bytes or paths; tar shards: their ending")
+    id_column: str | None = Field(None, description="tables: column with the sample ids (found by name)")
+    max_bad_fraction: float = Field(0.05, ge=0, le=1, description="stop when a larger share of inputs is unusable")
     max_pixels: int = Field(100_000_000, ge=1, description="refuse to decode larger images (decompression bombs)")
     chunk_rows: int = _execution(1024, "inputs checked as one unit of work and of resume", ge=1)
 
@@ -96,16 +92,16 @@ class EmbedConfig(Section):
         description="efficientnet-lite0, open_clip:MODEL/PRETRAINED, timm:NAME, torchvision:NAME or hub:swav_resnet50",
     )
     weights: Location | None = Field(None, description="local weights file for the encoder instead of a download")
-    vectors: Location | None = Field(None, description="Parquet with ids and embeddings that are there already")
-    test_vectors: Location | None = Field(None, description="the same for separate test images; default: embed.vectors")
-    image_size: AutoInt = Field(
-        "auto", description="pixels a side fed to the encoder; auto: native on GPU, smaller on CPU"
+    vectors: Location | None = Field(
+        None,
+        description="embeddings that are there already: Parquet with ids, or NAME.npy, with ids on the lines of "
+        "NAME.ids.txt beside it, else in the order of the images",
     )
+    test_vectors: Location | None = Field(None, description="the same for separate test images; default: embed.vectors")
+    image_size: AutoInt = Field("auto", description="pixels a side for the encoder; auto: native on GPU, less on CPU")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="arithmetic of the encoder")
     batch_size: AutoInt = _execution("auto", "images in one forward pass")
-    actors: AutoInt = _execution(
-        "auto", "encoder actors at most; auto: one for each GPU; without, up to one for each core and 4,096 images"
-    )
+    actors: AutoInt = _execution("auto", "encoders at most; auto: one a GPU; without, one a core and 4,096 images")
     compile: bool = _execution(False, "torch.compile the encoder: slow to start, faster for many images")
     checkpoint_rows: int = _execution(2048, "embeddings written at once: what a kill can lose, for each actor", ge=1)
 
@@ -123,9 +119,7 @@ class NeighborsConfig(Section):
     nprobe: AutoInt = Field("auto", description="ivf: lists searched for each query; more find more")
     pq_m: AutoInt = Field("auto", description="ivf_pq: codes for each row; must divide the width of the embeddings")
     pq_nbits: Annotated[int, Field(ge=2, le=12)] | Auto = Field("auto", description="ivf_pq: bits of a code")
-    oversample: Annotated[float, Field(ge=1)] | Auto = Field(
-        "auto", description="candidates that are ranked by exact similarity, as a multiple of k"
-    )
+    oversample: Annotated[float, Field(ge=1)] | Auto = Field("auto", description="candidates ranked exactly, times k")
     shards: AutoInt = _execution("auto", "index shards, one actor each")
     query_rows: int = _execution(4096, "queries searched and saved as one unit", ge=1)
 
@@ -161,7 +155,7 @@ class ProxyConfig(Section):
     """Proxy classifier trained on pseudo-labels, whose training dynamics rate each sample."""
 
     model: Literal["auto", "mlp", ImageModel] = Field(
-        "auto", description="mlp on embeddings (auto without a GPU), or a network on images (auto: resnet18)"
+        "auto", description="mlp on embeddings (auto without a GPU, or images), or a network on images (auto: resnet18)"
     )
     hidden_dim: int = Field(512, ge=1, description="mlp: width of the hidden layer")
     image_size: AutoInt = Field("auto", description="on images: pixels a side")
@@ -171,9 +165,7 @@ class ProxyConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on images with a GPU")
-    folds: int = Field(
-        1, ge=1, description="above 1: dynamics of samples that the proxy does not train on, one training for each fold"
-    )
+    folds: int = Field(1, ge=1, description="above 1: dynamics of samples not trained on, one training for each fold")
     tdds: bool = Field(False, description="record TDDS too, which holds N x C probabilities in memory")
     workers: AutoInt = _execution("auto", "training workers")
     checkpoint_epochs: int = _execution(10, "epochs between checkpoints", ge=1)
@@ -214,10 +206,7 @@ class SelectConfig(Section):
         None,
         description="samples that have labels already, in a form that `labels` takes: they count towards the budget",
     )
-
-    supervised: bool = Field(
-        False, description="a baseline: true labels, of `evaluate.labels`, in place of pseudo-labels"
-    )
+    supervised: bool = Field(False, description="a baseline: labels of `evaluate.labels` in place of pseudo-labels")
 
     @property
     def name(self) -> str:
@@ -229,9 +218,7 @@ class EvaluateConfig(Section):
     """Accuracy of a model trained with true labels on the coreset, beside random subsets of the same size."""
 
     labels: Labels | None = Field(None, description="true labels: a file, `folders`, or `column:NAME` of the input")
-    test_input: Location | None = Field(
-        None, description="separate test images; without: the candidates in no training set"
-    )
+    test_input: Location | None = Field(None, description="separate test images; without: candidates not trained on")
     test_labels: Labels | None = Field(None, description="labels of the test images; default: in the form of `labels`")
     models: list[EvaluationModel] = Field(
         ["mlp"],
@@ -276,7 +263,11 @@ class RayConfig(Section):
 class RunConfig(Section):
     """A whole run: the input, the budgets, and one section for each stage."""
 
-    input: Location = Field(description="image folder, Parquet file or folder; local, s3:// or gs://")
+    input: Location | None = Field(
+        None,
+        description="images: a folder, Parquet, a table of paths (CSV, TSV, JSON lines), tar shards, a saved Hugging "
+        "Face data set; local, s3://, gs:// or hf://; without: `embed.vectors` are all there is",
+    )
     num_classes: int = Field(ge=2, description="clusters to form: the number of classes you expect")
     budgets: list[Budget] = Field(min_length=1, description="labelling budgets: counts (5000) or fractions (0.1)")
     name: str | None = Field(None, description="of the run, in its report; default: that of its folder")
@@ -291,6 +282,11 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
     ray: RayConfig = RayConfig()
+
+    @property
+    def location(self) -> str:
+        """Where the samples come from: the images, or the embeddings that stand for them."""
+        return self.input or str(self.embed.vectors)
 
 
 def load_config(
@@ -321,9 +317,12 @@ def load_config(
 def validate_config(values: dict[str, Any]) -> RunConfig:
     """Build a `RunConfig`; raises `UsageError` with one line that names the first wrong option."""
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
         raise UsageError(_explain(error)) from None
+    if config.input is None and config.embed.vectors is None:
+        raise UsageError("option 'input' is missing; pass --input or set it in a file; or pass --embeddings alone")
+    return config
 
 
 def fingerprint(*parts: Any) -> str:
@@ -360,8 +359,7 @@ def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        problem = one_line(error)
-        raise UsageError(f"{where} is not valid YAML: {problem}") from None
+        raise UsageError(f"{where} is not valid YAML: {one_line(error)}") from None
 
 
 def _assign(target: dict[str, Any], path: list[str], value: Any, where: str) -> None:

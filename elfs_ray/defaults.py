@@ -157,8 +157,8 @@ def choose_cluster(
 
 
 def choose_proxy(section: ProxyConfig, device: str, units: int, num_samples: int, median_side: float) -> ProxyConfig:
-    """Proxy options: ResNet-18 on images with a GPU, an MLP on embeddings without."""
-    model = section.model if section.model != "auto" else ("resnet18" if device == "cuda" else "mlp")
+    """Proxy options: ResNet-18 on images with a GPU, an MLP on embeddings without, or without images (side 0)."""
+    model = section.model if section.model != "auto" else ("resnet18" if device == "cuda" and median_side else "mlp")
     if model != "mlp":
         size, epochs, learning_rate = (32 if median_side <= 48 else 64), 200, RESNET_PROXY_LEARNING_RATE
     else:

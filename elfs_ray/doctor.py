@@ -154,7 +154,7 @@ def _ray(there: RayConfig) -> Finding:
 
 
 def _input(config: RunConfig) -> Finding:
-    from elfs_ray.checks import open_input
+    from elfs_ray.data.sources import open_input
 
     source = open_input(config, config.input)
     return Finding("input", "ok", f"{source.count:,} files or rows ({source.kind}) in {config.input}")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
-from elfs_ray.checks import check_before_start, check_sizes, labeled_signature, open_input
+from elfs_ray.checks import check_before_start, check_sizes, labeled_signature
 from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.console import Reporter
 from elfs_ray.core.pruning import budget_count
@@ -147,9 +147,12 @@ def _check_stage(config: RunConfig, until: str) -> None:
 
 def first_steps(config: RunConfig, source: "Source") -> list[Step]:
     """The steps that are known before the images are counted; `source` is the listed input."""
+    from elfs_ray.data.sources import open_input
 
     def ingest(prefix: str, images: "Source") -> Step:
         options = [without_options(images.location), images.signature(), config.ingest.identity()]
+        # The same table may hold images and embeddings.
+        options += [] if images.has_images else [images.kind]
         return _step("ingest", options, [], prefix=prefix)
 
     steps = [ingest("", source)]
@@ -360,7 +363,7 @@ def _identity(config: RunConfig, store: Store, keep: Sequence[str]) -> dict[str,
     kept = {name: value for name, value in manifest.get("config", {}).items() if name in keep}
     return {
         "name": config.name or store.path().rsplit("/", 1)[-1],
-        "input": config.input,
+        "input": config.location,
         "created": manifest.get("created", _now()),
         "finished": None,
         "config": {**config.model_dump(mode="json"), **kept},

@@ -14,10 +14,10 @@ from typing import Any
 
 from rich.table import Table
 
-from elfs_ray.checks import check_embeddings, check_sizes
+from elfs_ray.checks import check_embeddings, check_pictures, check_sizes
 from elfs_ray.config import RunConfig
 from elfs_ray.core.pruning import beta_grid, budget_count
-from elfs_ray.data.sources import Source, open_source
+from elfs_ray.data.sources import Source, open_input
 from elfs_ray.defaults import choose_neighbors
 from elfs_ray.engine.calibrate import Calibration, calibrate
 from elfs_ray.engine.session import Hardware
@@ -91,21 +91,16 @@ def make_plan(config: RunConfig, *, price_per_hour: float | None = None) -> Plan
         UsageError: as a run would raise before it starts; or hardware that this machine cannot measure.
     """
     check_embeddings(config)
+    check_pictures(config)
     hardware, load = _hardware(config), os.getloadavg()[0]
-    ingest = config.ingest
-    source = open_source(
-        config.input,
-        image_column=ingest.image_column,
-        id_column=ingest.id_column,
-        chunk_rows=ingest.chunk_rows,
-    )
+    source = open_input(config, config.input)
     for budget in config.budgets:
         budget_count(budget, source.count)
     check_sizes(config, source.count)
     first = first_steps(config, source)
     stages = [step.stage for step in [*first, *later_steps(config, first, source.count)]]
     tests = config.evaluate.test_input
-    test_images = open_source(tests).count if tests else 0
+    test_images = open_input(config, tests).count if tests else 0
     measured = _measure(config, source, hardware)
     work = _work(config, (*stages, "report"), source, test_images, measured, hardware)
     found = estimate(work, measured.rates)

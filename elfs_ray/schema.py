@@ -122,17 +122,25 @@ def dynamics(*, tdds: bool = False) -> pa.Schema:
     return pa.schema([SAMPLE_ID, INDEX, *(pa.field(name, kind) for name, kind in types.items())])
 
 
-def samples(*, carries_bytes: bool) -> pa.Schema:
-    """One row for each usable image; `image` holds the encoded bytes where the source is a table of bytes."""
-    fields = [
-        SAMPLE_ID,
-        INDEX,
-        pa.field("uri", pa.string(), nullable=False),
+def samples(*, carries_bytes: bool, has_images: bool = True) -> pa.Schema:
+    """One row for each usable image; `image` holds the encoded bytes where images have no files of their own.
+
+    Where embeddings stand for images, `uri` names a row of theirs, and there are no columns of pictures.
+    """
+    fields = [SAMPLE_ID, INDEX, pa.field("uri", pa.string(), nullable=False)]
+    if not has_images:
+        return pa.schema(fields)
+    fields += [
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("content_hash", pa.string(), nullable=False),
     ]
     return pa.schema([*fields, pa.field("image", pa.binary())] if carries_bytes else fields)
+
+
+def shows_pictures(samples: pa.Schema) -> bool:
+    """Whether samples are images, not embeddings alone."""
+    return "content_hash" in samples.names
 
 
 def embeddings(dim: int) -> pa.Schema:

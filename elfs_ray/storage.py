@@ -5,14 +5,17 @@ what is there: it goes to every process, and into no fingerprint. Credentials ar
 takes those of its own environment, so that no file and no log holds them.
 """
 
+import contextlib
 import getpass
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from elfs_ray.errors import ElfsRayError, RunError, UsageError, one_line
@@ -23,6 +26,7 @@ QUICK_ATTEMPTS = 3
 """... while only looking whether a location is right, with a user who waits."""
 REQUEST_SECONDS = 10
 """Wait so long for an answer: S3 is silent while it copies a large object."""
+HUB = "hf://"
 S3_OPTIONS = ("endpoint_override", "region", "scheme")
 
 _SEPARATOR = "://"
@@ -59,6 +63,10 @@ class S3(pafs.S3FileSystem):  # type: ignore[misc] # pyarrow has no annotations
         return S3, self._arguments
 
 
+class NoAnswerError(ConnectionError):
+    """A store that is reached through Python does not answer."""
+
+
 def resolve(location: str, *, attempts: int | None = None) -> tuple[pafs.FileSystem, str]:
     """File system and path inside it of a local path or a URI.
 
@@ -72,6 +80,8 @@ def resolve(location: str, *, attempts: int | None = None) -> tuple[pafs.FileSys
     if _SEPARATOR not in location:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
     refuse_credentials(location)
+    if location.startswith(HUB):
+        return _resolve_hub(location)
     if location.startswith("s3://"):
         return _resolve_s3(location, attempts or _default_attempts())
     try:
@@ -134,6 +144,8 @@ def check_bucket(location: str) -> None:
     Raises:
         UsageError: nothing answers, the credentials are wrong, or there is no such bucket.
     """
+    if location.startswith(HUB):
+        raise UsageError(f"{location} can only be read; choose another --out")
     filesystem, path = resolve(location, attempts=QUICK_ATTEMPTS)
     if not isinstance(filesystem, S3):
         return
@@ -161,13 +173,17 @@ def reason(error: OSError) -> str:
 
 def is_outage(error: OSError) -> bool:
     """Whether the store failed, not the one file that was asked for."""
+    if isinstance(error, NoAnswerError):
+        return True
     found = _AWS_ERROR.search(str(error))
     return found is not None and found[1] not in _NOT_FOUND_OR_CLOSED
 
 
 def as_expected(error: OSError, unit: str, location: str) -> ElfsRayError | None:
-    """The expected error behind one of S3: the user's to mend, or one that running again may pass; None if not S3's."""
+    """The expected error behind a store: the user's to mend, or one that running again may pass; None if none is."""
     text = str(error)
+    if isinstance(error, NoAnswerError):
+        return RunError(f"{unit} stopped: {text}; when it does, run the same command again to go on from there")
     if _FOR_THE_USER.search(text):
         return UsageError(f"{unit} stopped: {location} refuses ({reason(error)}); {_REMEDY}, and run again")
     if _AWS_ERROR.search(text):
@@ -176,6 +192,54 @@ def as_expected(error: OSError, unit: str, location: str) -> ElfsRayError | None
             "when it does, run the same command again to go on from there"
         )
     return None
+
+
+def _resolve_hub(location: str) -> tuple[pafs.FileSystem, str]:
+    path = location.removeprefix(HUB).rstrip("/")
+    if not re.fullmatch(r"datasets/[^/]+/[^/]+(/.+)?", path):
+        raise UsageError(f"{location} names no data set; pass hf://datasets/OWNER/NAME/FOLDER")
+    return _hub(), path
+
+
+@lru_cache(maxsize=1)
+def _hub() -> pafs.FileSystem:
+    from huggingface_hub import HfFileSystem
+
+    return pafs.PyFileSystem(_Hub(HfFileSystem()))
+
+
+@contextlib.contextmanager
+def _answered() -> Iterator[None]:
+    """Make what the client of the Hub raises, of some HTTP library or other, an `OSError`."""
+    try:
+        yield
+    except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, OSError) and status is None and not isinstance(error, ConnectionError):
+            raise
+        if status is not None and status < 500 and status != 429:
+            raise OSError(f"the Hugging Face Hub refuses with status {status}; is HF_TOKEN set?") from error
+        raise NoAnswerError(f"the Hugging Face Hub does not answer ({one_line(error)})") from error
+
+
+class _Hub(pafs.FSSpecHandler):  # type: ignore[misc] # pyarrow has no annotations
+    """Data sets on the Hugging Face Hub. Other processes log in by themselves, with HF_TOKEN or the saved login."""
+
+    def get_file_info(self, paths: list[str]) -> list[pafs.FileInfo]:
+        with _answered():
+            return super().get_file_info(paths)
+
+    def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+        with _answered():
+            return super().get_file_info_selector(selector)
+
+    def open_input_stream(self, path: str) -> pa.NativeFile:
+        with _answered():
+            return super().open_input_stream(path)
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        with _answered():
+            return super().open_input_file(path)
 
 
 def _resolve_s3(location: str, attempts: int) -> tuple[pafs.FileSystem, str]:

@@ -14,7 +14,12 @@ from elfs_ray.console import LogForm
 OPTIONS: dict[str, tuple[str, Any]] = {
     "input_": (
         "input",
-        Annotated[str | None, typer.Option("--input", "-i", help="Image folder, or Parquet file or folder.")],
+        Annotated[
+            str | None,
+            typer.Option(
+                "--input", "-i", help="Images: a folder, table, tar shards, ...; not with --embeddings alone."
+            ),
+        ],
     ),
     "budget": (
         "budgets",

@@ -1,17 +1,17 @@
 """True labels from where the user has them, for evaluation alone."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.dataset as pads
-import pyarrow.json as pajson
 
 from elfs_ray import storage
+from elfs_ray.data.columns import ID_COLUMNS, listed
 from elfs_ray.data.files import existing
-from elfs_ray.data.sources import ID_COLUMNS
+from elfs_ray.data.sources import Source
+from elfs_ray.data.text_tables import ENDINGS, read_text_table
 from elfs_ray.errors import UsageError, one_line
 
 LABEL_COLUMNS = ("label", "class", "target", "category", "y")
@@ -29,15 +29,15 @@ def labels_signature(spec: str) -> str:
 
 
 def read_labels(
-    spec: str, sample_ids: Sequence[str], *, source: str, id_column: str | None = None
+    spec: str, sample_ids: Sequence[str], *, source: Callable[[], Source], id_column: str | None = None
 ) -> tuple[np.ndarray, list[str]]:
     """Labels of the samples, numbered in order of class name (numbers in order of value).
 
     Args:
         spec: a CSV, TSV, JSON-lines or Parquet file with an id and a label column; `folders`: the name of the folder
-            that each image is in; `column:NAME`: that column of the images' table.
+            that each image is in; `column:NAME`: that column of the images' table, or member of their tar shards.
         sample_ids: ids of the samples, in order.
-        source: where the images came from, for `column:NAME`.
+        source: lists the images, for `column:NAME`.
         id_column: name of the id column, if it is not one of the usual.
 
     Returns:
@@ -76,19 +76,16 @@ def _class_order(name: str) -> tuple[float, str]:
         return (float("inf"), name)
 
 
-def _from_table(spec: str, source: str, id_column: str | None) -> dict[str, str]:
+def _from_table(spec: str, source: Callable[[], Source], id_column: str | None) -> dict[str, str]:
+    where = spec
     if spec.startswith(COLUMN_PREFIX):
-        label_column, where = spec.removeprefix(COLUMN_PREFIX), source
-        filesystem, info = existing(source)
-        data = pads.dataset(info.path, filesystem=filesystem, format="parquet")
-        found_id = _column(where, data.schema.names, id_column, ID_COLUMNS, "id")
-        table = data.to_table(columns=[found_id, _column(where, data.schema.names, label_column, (), "label")])
+        images = source()
+        where, (id_values, values) = images.location, images.read_column(spec.removeprefix(COLUMN_PREFIX))
     else:
-        where, table = spec, _read_file(spec)
-        found_id = _column(where, table.column_names, id_column, ID_COLUMNS, "id")
-        label_column = _column(where, table.column_names, None, LABEL_COLUMNS, "label")
-    ids = table[found_id].cast(pa.string()).to_pylist()
-    labels = table[label_column].cast(pa.string()).to_pylist()
+        table = _read_file(spec)
+        id_values = table[_column(where, table.column_names, id_column, ID_COLUMNS, "id")]
+        values = table[_column(where, table.column_names, None, LABEL_COLUMNS, "label")]
+    ids, labels = (column.cast(pa.string()).to_pylist() for column in (id_values, values))
     by_id: dict[str, str] = {}
     for sample_id, label in zip(ids, labels, strict=True):
         if label is not None and by_id.setdefault(sample_id, label) != label:
@@ -99,36 +96,20 @@ def _from_table(spec: str, source: str, id_column: str | None) -> dict[str, str]
 def _read_file(path: str) -> pa.Table:
     filesystem, info = existing(path)
     ending = info.extension.lower()
+    if ending in ENDINGS:
+        return read_text_table(f"labels file {path}", filesystem, info)
+    if ending != "parquet":
+        raise UsageError(f"labels file {path} is of no known kind; pass .csv, .tsv, .jsonl or .parquet")
     try:
-        with filesystem.open_input_file(info.path) as file:
-            if ending in ("csv", "tsv", "txt"):
-                delimiter = "\t" if ending == "tsv" else ","
-                # Ids such as 007 must stay text.
-                return pacsv.read_csv(
-                    file, parse_options=pacsv.ParseOptions(delimiter=delimiter), convert_options=_as_text(file)
-                )
-            if ending in ("jsonl", "ndjson", "json"):
-                return pajson.read_json(file)
-            if ending == "parquet":
-                return pads.dataset(info.path, filesystem=filesystem, format="parquet").to_table()
+        return pads.dataset(info.path, filesystem=filesystem, format="parquet").to_table()
     except (pa.ArrowException, OSError) as error:
         told = storage.reason(error) if isinstance(error, OSError) else one_line(error)
         raise UsageError(f"labels file {path} cannot be read: {told}") from None
-    raise UsageError(f"labels file {path} is of no known kind; pass .csv, .tsv, .jsonl or .parquet")
-
-
-def _as_text(file: pa.NativeFile) -> pacsv.ConvertOptions:
-    header = file.read(65536).decode("utf-8", errors="replace").splitlines()
-    file.seek(0)
-    names = [name.strip().strip('"') for line in header[:1] for name in line.replace("\t", ",").split(",")]
-    return pacsv.ConvertOptions(column_types={name: pa.string() for name in names})
 
 
 def _column(where: str, names: list[str], asked: str | None, usual: tuple[str, ...], what: str) -> str:
     wanted = (asked,) if asked else usual
     found = next((name for name in wanted if name in names), None)
     if found is None:
-        raise UsageError(
-            f"{where} has no {what} column {' or '.join(map(repr, wanted))}; its columns: {', '.join(names)}"
-        )
+        raise UsageError(f"{where} has no {what} column {' or '.join(map(repr, wanted))}; its columns: {listed(names)}")
     return found

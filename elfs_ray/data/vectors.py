@@ -1,7 +1,9 @@
-"""Embeddings that the user has already: Parquet tables of ids and vectors."""
+"""Embeddings that the user has already: Parquet tables of ids and vectors, or the matrix of an .npy file."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from tokenize import TokenError
 
 import numpy as np
 import pyarrow as pa
@@ -9,103 +11,227 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from elfs_ray import storage
+from elfs_ray.data.columns import ID_COLUMNS, as_text, check_column, ids_of, listed
 from elfs_ray.data.files import existing, files_signature, list_files, open_parquet
-from elfs_ray.data.sources import ID_COLUMNS
-from elfs_ray.errors import UsageError
+from elfs_ray.errors import UsageError, one_line
 
 VECTOR_COLUMNS = ("vector", "embedding", "embeddings", "feature", "features")
+GROUP_BYTES = 64 * 2**20
+"""Of a matrix that are read at once."""
 
 
 @dataclass(frozen=True)
-class VectorTable:
-    """A listed table of vectors; any process can read one of its groups.
+class Group:
+    """Rows that are read at once.
 
     Attributes:
-        location: a Parquet file or a folder of such files, as the user named it.
-        id_column: column with the sample ids.
-        vector_column: column with lists of numbers.
+        path: of the file.
+        number: Parquet: of the row group in the file.
+        first: position of the first row.
+        rows: in it.
+    """
+
+    path: str
+    number: int
+    first: int
+    rows: int
+
+
+class Vectors(ABC):
+    """Listed embeddings; any process can read one of their groups.
+
+    Attributes:
+        location: a file, or a folder of Parquet files, as the user named it.
         dim: width of the vectors.
-        groups: row groups, as path and number within the file.
-        rows: of all groups.
+        groups: of all rows, in order.
+        has_ids: whether the rows have ids; else they go by the order of the samples.
     """
 
     location: str
-    id_column: str
-    vector_column: str
     dim: int
-    groups: tuple[tuple[str, int], ...]
-    rows: int
+    groups: tuple[Group, ...]
+    has_ids: bool
 
+    @property
+    def rows(self) -> int:
+        """Of all groups."""
+        return self.groups[-1].first + self.groups[-1].rows
+
+    @abstractmethod
+    def ids(self, number: int) -> pa.Array:
+        """Ids of one group as text; the numbers of the rows where they have none.
+
+        Raises:
+            UsageError: one is missing.
+        """
+
+    @abstractmethod
     def read(self, number: int) -> tuple[pa.Array, np.ndarray]:
         """Ids and vectors float16 [rows, dim] of one group.
 
         Raises:
             UsageError: an id or a vector is missing, of another width, or not finite in half precision.
         """
-        path, group = self.groups[number]
-        table = open_parquet(path, storage.resolve(self.location)[0]).read_row_group(
-            group, columns=[self.id_column, self.vector_column]
-        )
-        where = f"{path}, row group {group}"
-        ids, lists = (table[name].combine_chunks() for name in (self.id_column, self.vector_column))
+
+    def column(self, name: str) -> pa.Array:
+        """A column of labels of all rows, as text.
+
+        Raises:
+            UsageError: there is none of this name.
+        """
+        raise UsageError(f"{self.location} has no column {name!r}; pass a file of labels")
+
+
+class VectorTable(Vectors):
+    """Parquet tables with a column of ids and one of lists of numbers."""
+
+    has_ids = True
+
+    def __init__(self, location: str, filesystem: pafs.FileSystem, paths: list[str], id_column: str | None) -> None:
+        self.location = location
+        schema = open_parquet(paths[0], filesystem).schema_arrow
+        found = next((name for name in (id_column, *ID_COLUMNS) if name in schema.names), None)
+        vectors = next((name for name in VECTOR_COLUMNS if name in schema.names and _is_vector(schema, name)), None)
+        if found is None or vectors is None:
+            missing, usual = ("ids", ID_COLUMNS) if found is None else ("vectors (lists of numbers)", VECTOR_COLUMNS)
+            raise UsageError(
+                f"{location} has no column of {missing}; call it {' or '.join(usual)} "
+                f"(its columns: {listed(schema.names)})"
+            )
+        self._id_column, self._vector_column = found, vectors
+        groups, first = list[Group](), 0
+        for path in paths:
+            metadata = open_parquet(path, filesystem).metadata
+            for number in range(metadata.num_row_groups):
+                groups.append(Group(path, number, first, metadata.row_group(number).num_rows))
+                first += groups[-1].rows
+        if not first:
+            raise UsageError(f"{location} holds no rows; pass a table with vectors")
+        self.groups = tuple(groups)
+        self.dim = len(next(_vectors(filesystem, paths, vectors)))
+        if not self.dim:
+            raise UsageError(f"{location}: the first vector of column {vectors!r} is empty; mend the table")
+
+    def ids(self, number: int) -> pa.Array:
+        """Of a row group."""
+        where, table = self._read(number, [self._id_column])
+        return ids_of(table[self._id_column], f"column {self._id_column!r} of {where}").combine_chunks()
+
+    def read(self, number: int) -> tuple[pa.Array, np.ndarray]:
+        """A row group."""
+        where, table = self._read(number, [self._id_column, self._vector_column])
+        ids, lists = (table[name].combine_chunks() for name in (self._id_column, self._vector_column))
         if ids.null_count or lists.null_count:
             raise UsageError(f"{where}: {ids.null_count} ids and {lists.null_count} vectors are missing; fill them in")
         ids, values = ids.cast(pa.string()), lists.flatten()
         widths = np.unique(pc.list_value_length(lists).to_numpy(zero_copy_only=False))
         if len(widths) and widths.tolist() != [self.dim]:
             raise UsageError(f"{where}: vectors of {', '.join(map(str, widths))} values; all must have {self.dim}")
-        with np.errstate(over="ignore"):
-            vectors = values.to_numpy(zero_copy_only=False).astype(np.float16).reshape(-1, self.dim)
-        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if len(bad):
-            raise UsageError(
-                f"{where}: the vector of {ids[bad[0]].as_py()!r} holds a value that is not finite in half precision "
-                "(up to 65,504); scale or mend it"
-            )
-        return ids, vectors
+        return ids, _half(values.to_numpy(zero_copy_only=False).reshape(-1, self.dim), ids, where)
+
+    def column(self, name: str) -> pa.Array:
+        """Of all tables."""
+        parts = list[pa.Array]()
+        for number in range(len(self.groups)):
+            path, filesystem = self.groups[number].path, storage.resolve(self.location)[0]
+            check_column(path, open_parquet(path, filesystem).schema_arrow.names, name)
+            where, table = self._read(number, [name])
+            parts.append(as_text(table[name], f"column {name!r} of {where}").combine_chunks())
+        return pa.concat_arrays(parts)
+
+    def _read(self, number: int, columns: list[str]) -> tuple[str, pa.Table]:
+        group = self.groups[number]
+        file = open_parquet(group.path, storage.resolve(self.location)[0])
+        return f"{group.path}, row group {group.number}", file.read_row_group(group.number, columns=columns)
 
 
-def open_vectors(location: str) -> VectorTable:
-    """List a table of embeddings.
+class Matrix(Vectors):
+    """An .npy file of floats [rows, dim], of which only the rows asked for are read, and perhaps its NAME.ids.txt."""
+
+    def __init__(self, location: str, filesystem: pafs.FileSystem, path: str) -> None:
+        self.location = location
+        with filesystem.open_input_file(path) as file:
+            shape, self._dtype = _header(location, file)
+            self._start, size = file.tell(), file.size()
+        rows, self.dim = shape
+        row_bytes = self.dim * self._dtype.itemsize
+        if size < self._start + rows * row_bytes:
+            raise UsageError(f"{location} is cut off: {size:,} bytes for {rows:,} x {self.dim} values; copy it again")
+        step = max(1, GROUP_BYTES // row_bytes)
+        self.groups = tuple(
+            Group(path, number, first, min(step, rows - first)) for number, first in enumerate(range(0, rows, step))
+        )
+        self._ids = _ids_beside(location, filesystem, path, rows)
+        self.has_ids = self._ids is not None
+
+    def ids(self, number: int) -> pa.Array:
+        """Those beside the file, else the numbers of the rows."""
+        group = self.groups[number]
+        if self._ids is not None:
+            return self._ids.slice(group.first, group.rows)
+        return pa.array([str(row) for row in range(group.first, group.first + group.rows)], pa.string())
+
+    def read(self, number: int) -> tuple[pa.Array, np.ndarray]:
+        """Some rows."""
+        group, row_bytes = self.groups[number], self.dim * self._dtype.itemsize
+        with storage.resolve(self.location)[0].open_input_file(group.path) as file:
+            data = file.read_at(group.rows * row_bytes, self._start + group.first * row_bytes)
+        if len(data) < group.rows * row_bytes:
+            raise UsageError(f"{self.location} became shorter while it was read; run the same command again")
+        ids = self.ids(number)
+        matrix = np.frombuffer(data, self._dtype).reshape(-1, self.dim)
+        return ids, _half(matrix, ids, f"{self.location}, rows from {group.first:,} on")
+
+
+def open_vectors(location: str, id_column: str | None = None) -> Vectors:
+    """List embeddings.
+
+    Args:
+        location: Parquet file or folder, or .npy file.
+        id_column: of ids, if it is there and none of the usual.
 
     Raises:
-        UsageError: nothing there, no Parquet files, or no column of ids or of vectors.
+        UsageError: nothing there, of no known form, or no column of ids or of vectors.
     """
-    filesystem, files = _list_tables(location)
-    names = open_parquet(files[0].path, filesystem).schema_arrow
-    id_column = next((name for name in ID_COLUMNS if name in names.names), None)
-    vector_column = next((name for name in VECTOR_COLUMNS if name in names.names and _is_vector(names, name)), None)
-    if id_column is None or vector_column is None:
-        missing, usual = ("ids", ID_COLUMNS) if id_column is None else ("vectors (lists of numbers)", VECTOR_COLUMNS)
-        raise UsageError(
-            f"{location} has no column of {missing}; call it {' or '.join(usual)} "
-            f"(its columns: {', '.join(names.names)})"
-        )
-    groups, rows = list[tuple[str, int]](), 0
-    for file in files:
-        metadata = open_parquet(file.path, filesystem).metadata
-        rows += metadata.num_rows
-        groups += [(file.path, group) for group in range(metadata.num_row_groups)]
-    if not rows:
-        raise UsageError(f"{location} holds no rows; pass a table with vectors")
-    dim = len(next(_vectors(filesystem, files, vector_column)))
-    if not dim:
-        raise UsageError(f"{location}: the first vector of column {vector_column!r} is empty; mend the table")
-    return VectorTable(location, id_column, vector_column, dim, tuple(groups), rows)
+    filesystem, files = _list_files(location)
+    if files[0].extension == "npy":
+        return Matrix(location, filesystem, files[0].path)
+    return VectorTable(location, filesystem, [file.path for file in files], id_column)
 
 
 def vectors_signature(location: str) -> str:
-    """Changes when the files of a table of embeddings do; looks into none of them."""
-    return files_signature(_list_tables(location)[1])
+    """Changes when the files of the embeddings do; looks into none of them."""
+    filesystem, files = _list_files(location)
+    if files[0].extension == "npy":
+        beside = filesystem.get_file_info(_ids_path(files[0].path))
+        files += [beside] if beside.type == pafs.FileType.File else []
+    return files_signature(files)
 
 
-def _list_tables(location: str) -> tuple[pafs.FileSystem, list[pafs.FileInfo]]:
+def _list_files(location: str) -> tuple[pafs.FileSystem, list[pafs.FileInfo]]:
     filesystem, info = existing(location)
+    if info.type == pafs.FileType.File and info.extension == "npy":
+        return filesystem, [info]
     files = [info] if info.type == pafs.FileType.File else list_files(location, filesystem, info.path)
     files = [file for file in files if file.path.endswith(".parquet")]
     if not files:
-        raise UsageError(f"{location} holds no .parquet file; pass a table with a column of ids and one of vectors")
+        raise UsageError(
+            f"{location} holds no .parquet file; pass a table with a column of ids and one of vectors, or an .npy file"
+        )
     return filesystem, files
+
+
+def _half(matrix: np.ndarray, ids: pa.Array, where: str) -> np.ndarray:
+    """In half precision, if all values are finite there."""
+    with np.errstate(over="ignore"):
+        vectors = matrix.astype(np.float16)
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise UsageError(
+            f"{where}: the vector of {ids[bad[0]].as_py()!r} holds a value that is not finite in half precision "
+            "(up to 65,504); scale or mend it"
+        )
+    return vectors
 
 
 def _is_vector(schema: pa.Schema, name: str) -> bool:
@@ -115,8 +241,45 @@ def _is_vector(schema: pa.Schema, name: str) -> bool:
     return pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
 
 
-def _vectors(filesystem: pafs.FileSystem, files: list[pafs.FileInfo], column: str) -> Iterator[list[float]]:
+def _vectors(filesystem: pafs.FileSystem, paths: list[str], column: str) -> Iterator[list[float]]:
     """The vectors, one after the other; `[]` for one that is missing."""
-    for file in files:
-        for batch in open_parquet(file.path, filesystem).iter_batches(1, columns=[column]):
+    for path in paths:
+        for batch in open_parquet(path, filesystem).iter_batches(1, columns=[column]):
             yield batch[column][0].as_py() or []
+
+
+def _header(location: str, file: pa.NativeFile) -> tuple[tuple[int, int], np.dtype]:
+    """Shape and type of an .npy file, which is left where the values begin. Nothing in it is ever unpickled."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = read(file)
+    except (ValueError, EOFError, SyntaxError, TokenError) as error:
+        raise UsageError(f"{location} is no .npy file, or is damaged ({one_line(error)}); save it again") from None
+    if len(shape) != 2 or 0 in shape or dtype.kind != "f" or by_columns:
+        order = ", column by column" if by_columns else ""
+        raise UsageError(
+            f"{location} holds {dtype} of shape {shape}{order}; save a matrix of floats, a row for each image: "
+            "np.save(path, np.ascontiguousarray(vectors, dtype=np.float32))"
+        )
+    return shape, dtype
+
+
+def _ids_beside(location: str, filesystem: pafs.FileSystem, path: str, rows: int) -> pa.Array | None:
+    """Ids on the lines of NAME.ids.txt, if that is there."""
+    beside = _ids_path(path)
+    if filesystem.get_file_info(beside).type != pafs.FileType.File:
+        return None
+    with filesystem.open_input_stream(beside) as stream:
+        data = stream.read()
+    try:
+        lines = data.decode().removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        raise UsageError(f"{beside} is not UTF-8 text; write an id on each line") from None
+    if len(lines) != rows:
+        raise UsageError(f"{beside} has {len(lines):,} lines, and {location} {rows:,} rows; write the id of each row")
+    return ids_of(pa.array([line.removesuffix("\r") for line in lines], pa.string()), beside)
+
+
+def _ids_path(path: str) -> str:
+    return f"{path.removesuffix('.npy')}.ids.txt"

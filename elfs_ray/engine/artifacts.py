@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from elfs_ray.schema import shows_pictures
 from elfs_ray.store import Store
 
 KEY = ["sample_id", "index"]
@@ -32,7 +33,9 @@ def read_column(store: Store, artifact: str, column: str) -> np.ndarray:
 
 
 def median_side(store: Store, artifact: str = "samples") -> float:
-    """Median short side of the images, pixels."""
+    """Median short side of the images, pixels; 0 where embeddings stand for them."""
+    if not shows_pictures(store.dataset(artifact).schema):
+        return 0.0
     sizes = store.read_table(artifact, columns=["width", "height"])
     return float(np.median(np.minimum(sizes["width"].to_numpy(), sizes["height"].to_numpy())))
 

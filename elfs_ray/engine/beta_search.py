@@ -214,7 +214,7 @@ def _load(
     labels = read_column(store, labels_in_use(store, config), "label").astype(np.int64)
     rng, size = np.random.default_rng(seeds[0]), int(options.image_size)
     if size:
-        images, location = store.dataset("samples"), str(config.input)
+        images, location = store.dataset("samples"), config.location
         samples = read_pixels(images, size, config.ingest.max_pixels, location=location)
     else:
         samples = read_vectors(store)

@@ -85,13 +85,13 @@ def calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibrat
 def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibration:
     images, read_seconds = _read_some(source)
     good, check, sides = _check(images, config.ingest.max_pixels)
-    if not good:
+    if source.has_images and not good:
         raise UsageError(
             f"none of {len(images)} images of {source.location} that were looked at can be used; check the input"
         )
-    side = float(np.median(sides))
+    side = float(np.median(sides)) if sides else 0.0
     vectors = config.embed.vectors
-    embedding = _ready_vectors(vectors) if vectors else _encoding(config, source.count, good, side, hardware)
+    embedding = _ready_vectors(config) if vectors else _encoding(config, source.count, good, side, hardware)
     dim, classes = embedding.dim, config.num_classes
     cluster = choose_cluster(config.cluster, hardware.device, hardware.units, source.count, dim)
     proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side)
@@ -112,8 +112,8 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
             if config.evaluate.labels
         },
     )
-    sizes = [len(data) for data in good]
-    image_bytes, weight_bytes = float(np.mean(sizes)), embedding.weight_bytes
+    image_bytes = float(np.mean([len(data) for data in good])) if good else 0.0
+    weight_bytes = embedding.weight_bytes
     return Calibration(rates, cluster, proxy, search, evaluate, dim, image_bytes, weight_bytes, len(good))
 
 
@@ -126,9 +126,9 @@ class _Embedding(NamedTuple):
     weight_bytes: int
 
 
-def _ready_vectors(location: str) -> _Embedding:
+def _ready_vectors(config: RunConfig) -> _Embedding:
     """They are read, written, read again and written in order."""
-    table = open_vectors(location)
+    table = open_vectors(str(config.embed.vectors), config.ingest.id_column)
     started = time.perf_counter()
     rows = len(table.read(0)[0])
     return _Embedding(table.dim, 4 * (time.perf_counter() - started) / max(1, rows), 0.0, 0)

@@ -120,7 +120,7 @@ def _encode(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Run read -> decode -> encode -> save; yields counts and seconds as files are saved."""
     hardware, config, batch_size = context.hardware, context.config, int(options.batch_size)
-    how, location = encoder.preprocessing, config.evaluate.test_input if context.prefix else config.input
+    how, location = encoder.preprocessing, config.evaluate.test_input if context.prefix else config.location
     pixels = Pixels(how.size, how.crop_fraction, how.interpolation, config.ingest.max_pixels, str(location))
     on_gpu = hardware.device == "cuda"
     actors = int(options.actors)

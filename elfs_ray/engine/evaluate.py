@@ -283,7 +283,7 @@ def _load(
     used = np.unique(np.concatenate([sets.rows[training.subset, training.seed] for training in pending]))
     sizes = {int(options[training.model].image_size) for training in pending}
     prefix = "test/" if config.evaluate.test_input else ""
-    location = config.evaluate.test_input or config.input
+    location = config.evaluate.test_input or config.location
     embedded = Store(config.evaluate.embeddings_of or store.uri)
 
     def inputs(size: int, prefix: str, positions: np.ndarray, location: str) -> np.ndarray:
@@ -299,7 +299,7 @@ def _load(
         max(len(_classes(store, "labels")), 2),
         sets,
         used,
-        {size: inputs(size, "", used, config.input) for size in sizes},
+        {size: inputs(size, "", used, config.location) for size in sizes},
         {size: inputs(size, prefix, sets.test, location) for size in sizes},
     )
 

@@ -17,7 +17,7 @@ import ray
 from elfs_ray import schema
 from elfs_ray.config import IngestConfig
 from elfs_ray.data.images import ImageError, inspect
-from elfs_ray.data.sources import Source, open_source
+from elfs_ray.data.sources import Source, open_input
 from elfs_ray.engine.artifacts import part_name
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
@@ -28,15 +28,10 @@ CHECKED = "checked"
 
 
 def run(context: StageContext) -> StageResult:
-    """Check and number the images of the run's input (or of the separate test input)."""
+    """Check and number the images of the run's input (or of the separate test input), or its embeddings' ids."""
     options = context.config.ingest
     location = context.config.evaluate.test_input if context.prefix else context.config.input
-    source = open_source(
-        str(location),
-        image_column=options.image_column,
-        id_column=options.id_column,
-        chunk_rows=options.chunk_rows,
-    )
+    source = open_input(context.config, location)
     started = time.monotonic()
     _check_all(context, source)
     numbers = _number(context, source, options)
@@ -70,13 +65,18 @@ def _check_group(row: dict[str, Any], shared: "ray.ObjectRef[Any]", counter: Cou
     """Read the images of some chunks, check each and save what was found, in a file for each chunk."""
     source, store, folder, max_pixels = ray.get(shared)
     for chunk, table in zip(row["chunks"], source.read_group(row["chunks"]), strict=True):
-        store.write_table(_check(table, max_pixels), _checked_schema(source), folder, part_name(chunk.number))
+        checked = _check(table, max_pixels) if source.has_images else _unchecked(table)
+        store.write_table(checked, _checked_schema(source), folder, part_name(chunk.number))
         counter.advance(table.num_rows)
     return {"chunks": len(row["chunks"])}
 
 
+def _samples_schema(source: Source) -> pa.Schema:
+    return schema.samples(carries_bytes=source.carries_bytes, has_images=source.has_images)
+
+
 def _checked_schema(source: Source) -> pa.Schema:
-    fields = list(schema.samples(carries_bytes=source.carries_bytes))
+    fields = list(_samples_schema(source))
     nullable = [field.with_nullable(True) for field in fields if field.name != "index"]
     return pa.schema([pa.field("position", pa.int64()), pa.field("reason", pa.string()), *nullable])
 
@@ -100,6 +100,11 @@ def _check(table: pa.Table, max_pixels: int) -> pa.Table:
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values, types[name]))
     return table
+
+
+def _unchecked(table: pa.Table) -> pa.Table:
+    """Embeddings stand for the images: there is nothing to decode."""
+    return table.append_column("reason", pa.nulls(table.num_rows, pa.string()))
 
 
 def _number(context: StageContext, source: Source, options: IngestConfig) -> dict[str, int]:
@@ -131,7 +136,7 @@ def _quarantine(store: Store, work: str, location: str, count: int, max_bad_frac
 
 def _write_samples(store: Store, checked: str, target: str, source: Source) -> None:
     """Write the good rows of each chunk with their index, one task a chunk, a few at a time."""
-    full_schema = schema.samples(carries_bytes=source.carries_bytes)
+    full_schema = _samples_schema(source)
 
     @ray.remote(num_cpus=0.5)
     def write(name: str, first_index: int) -> None:
@@ -160,7 +165,7 @@ def _refuse_duplicates(sample_ids: pa.ChunkedArray, location: str) -> None:
         name, count = repeated[0]["values"].as_py(), repeated[0]["counts"].as_py()
         raise UsageError(
             f"sample id {name!r} stands {count} times in {location} ({len(repeated)} ids are repeated); "
-            "ids must be unique: name another column with --set ingest.id_column=NAME"
+            "ids must be unique: mend them, or name another column of a table with --set ingest.id_column=NAME"
         )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from elfs_ray.config import RunConfig
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.data.labels import read_labels
+from elfs_ray.data.sources import open_input
 from elfs_ray.engine.artifacts import fixed_size_matrix, read_column, read_dynamics, read_keys, read_vectors
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import Needs, SelectionInputs, SelectionMethod, balances
@@ -78,7 +79,10 @@ def read_known_labels(store: Store, config: RunConfig) -> np.ndarray | None:
         return None
     ids = read_keys(store)["sample_id"].to_pylist()
     spec = str(config.select.labeled)
-    return read_labels(spec, ids, source=config.input, id_column=config.ingest.id_column)[0]
+    labels, _ = read_labels(
+        spec, ids, source=lambda: open_input(config, config.input), id_column=config.ingest.id_column
+    )
+    return labels
 
 
 def labeled_mask(inputs: SelectionInputs) -> np.ndarray:

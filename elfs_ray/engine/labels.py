@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from elfs_ray import schema
 from elfs_ray.data.labels import read_labels
+from elfs_ray.data.sources import open_input
 from elfs_ray.engine.artifacts import part_name, read_keys
 from elfs_ray.engine.stage import StageContext, StageResult
 
@@ -18,10 +19,13 @@ def run(context: StageContext) -> StageResult:
     config = context.config
     spec, location = config.evaluate.labels, config.input
     if context.prefix:
-        spec, location = config.evaluate.test_labels or spec, str(config.evaluate.test_input)
+        spec, location = config.evaluate.test_labels or spec, config.evaluate.test_input
     keys = read_keys(context.store, context.artifact("samples"))
     labels, classes = read_labels(
-        str(spec), keys["sample_id"].to_pylist(), source=location, id_column=config.ingest.id_column
+        str(spec),
+        keys["sample_id"].to_pylist(),
+        source=lambda: open_input(config, location),
+        id_column=config.ingest.id_column,
     )
     names = pa.array(np.array([*classes, None], dtype=object)[labels], pa.string())
     table = keys.append_column("label", pa.array(labels)).append_column("class_name", names)

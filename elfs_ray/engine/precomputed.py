@@ -1,6 +1,6 @@
 """Embed without an encoder: vectors that are there already, brought into the order of the samples.
 
-Reads: `samples`, and the user's table of ids and vectors. Writes: `embeddings`.
+Reads: `samples`, and the user's vectors, with ids or in the order of the samples. Writes: `embeddings`.
 The table may hold its rows in any order, and more than the samples. So they pass twice: first each row group is split
 over ranges of samples, then each range is put in order. A second run goes on with the groups and ranges that are left.
 Ids are looked up by a 64-bit hash, 16 bytes a sample in the memory of each machine, and compared in full at the end.
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import ray
 
 from elfs_ray import schema
-from elfs_ray.data.vectors import VectorTable, open_vectors
+from elfs_ray.data.vectors import Vectors, open_vectors
 from elfs_ray.engine.artifacts import KEY, fixed_size_matrix, matrix_column, part_name
 from elfs_ray.engine.embed_rows import index_of
 from elfs_ray.engine.stage import StageContext, StageResult
@@ -36,7 +36,9 @@ def run(context: StageContext) -> StageResult:
     """Split what is not split yet, then write the ranges that are not written."""
     store, embed = context.store, context.config.embed
     started = time.monotonic()
-    table = open_vectors(str((embed.test_vectors if context.prefix else None) or embed.vectors))
+    location = (embed.test_vectors if context.prefix else None) or embed.vectors
+    table = open_vectors(str(location), context.config.ingest.id_column)
+    _check_rows(context, table)
     paths = store.part_paths(context.artifact("samples"))
     ranges = [(number, paths[first : first + PARTS_TOGETHER])
               for number, first in enumerate(range(0, len(paths), PARTS_TOGETHER))]  # fmt: skip
@@ -62,32 +64,34 @@ def run(context: StageContext) -> StageResult:
     )
 
 
-def _split(context: StageContext, table: VectorTable, ranges: Sequence[Range]) -> int:
+def _split(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> int:
     """Save the vectors of each row group by range of samples; returns how many belong to samples."""
     store, work = context.store, context.work
     done = set(store.names(work, DONE))
     pending = [number for number in range(len(table.groups)) if f"{number}.json" not in done]
     if pending:
         first = ray.put(np.array([index_of(store, paths[0])[0].as_py() for _, paths in ranges]))
-        keys = _hashed_ids.remote(store, context.artifact("samples"))
+        keys, shared = _hashed_ids.remote(store, context.artifact("samples")), ray.put(table)
+        in_order = None if table.has_ids else context.artifact("samples")
         with context.counting("vectors", len(table.groups), "row groups", len(done)) as counter:
-            tasks = (_split_group.remote(store, work, table, number, first, keys) for number in pending)
+            tasks = (_split_group.remote(store, work, shared, number, first, keys, in_order) for number in pending)
             for _ in _some_at_once(tasks):
                 counter.advance(1)
     return sum(store.read_json(work, DONE, f"{number}.json")["used"] for number in range(len(table.groups)))
 
 
-def _order(context: StageContext, table: VectorTable, ranges: Sequence[Range]) -> list[tuple[int, str]]:
+def _order(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> list[tuple[int, str]]:
     """Write the parts of `embeddings`; returns for ranges that lack vectors how many, and the id of one."""
     store, work = context.store, context.work
     there = set(store.names(work, FOUND))
     pending = [(number, paths) for number, paths in ranges
                if part_name(number * PARTS_TOGETHER + len(paths) - 1) not in there]  # fmt: skip
-    tasks = (_order_range.remote(store, work, table, number, paths) for number, paths in pending)
+    described = table.location, table.dim
+    tasks = (_order_range.remote(store, work, described, number, paths) for number, paths in pending)
     return [lacking for lacking in _some_at_once(tasks) if lacking[0]]
 
 
-def _check_dim(context: StageContext, table: VectorTable) -> None:
+def _check_dim(context: StageContext, table: Vectors) -> None:
     """Test images must lie in the space of the candidates."""
     if not context.prefix:
         return
@@ -97,6 +101,18 @@ def _check_dim(context: StageContext, table: VectorTable) -> None:
             f"{table.location} has vectors of {table.dim} values for the test images, the candidates' have "
             f"{candidates}; take both from the same encoder"
         )
+
+
+def _check_rows(context: StageContext, table: Vectors) -> None:
+    """Rows without ids must be as many as the images, of which none may be set aside."""
+    good, bad = (context.store.count_rows(context.artifact(name)) for name in ("samples", "quarantine"))
+    if table.has_ids or (table.rows == good and not bad):
+        return
+    unusable = f", of which {bad:,} are unusable" if bad else ""
+    raise UsageError(
+        f"{table.location} has {table.rows:,} rows and no ids, for {good + bad:,} images{unusable}; "
+        "write the id of each row on a line of a file NAME.ids.txt beside it"
+    )
 
 
 def _some_at_once(tasks: Iterable["ray.ObjectRef[tuple[int, str]]"]) -> Iterable[tuple[int, str]]:
@@ -128,13 +144,21 @@ def _hashed_ids(store: Store, samples: str) -> tuple[np.ndarray, np.ndarray]:
 def _split_group(
     store: Store,
     work: str,
-    table: VectorTable,
+    table: Vectors,
     number: int,
     first: np.ndarray,
     keys: tuple[np.ndarray, np.ndarray],
+    in_order: str | None,
 ) -> tuple[int, str]:
-    """Save the vectors of one row group that belong to samples, in a file for each range."""
+    """Save the vectors of one row group that belong to samples, in a file for each range.
+
+    `in_order` names the samples whose ids rows without ids have, one after the other.
+    """
     ids, vectors = table.read(number)
+    if in_order is not None:
+        start = table.groups[number].first
+        wanted = (pc.field("index") >= start) & (pc.field("index") < start + len(ids))
+        ids = store.read_table(in_order, columns=["sample_id"], rows=wanted)["sample_id"].combine_chunks()
     sought, (hashes, index) = _hash(ids), keys
     place = np.minimum(np.searchsorted(hashes, sought), len(hashes) - 1)
     rows = np.flatnonzero(hashes[place] == sought)
@@ -155,20 +179,21 @@ def _split_group(
 
 
 @ray.remote(num_cpus=0.5)
-def _order_range(store: Store, work: str, table: VectorTable, number: int, paths: list[str]) -> tuple[int, str]:
+def _order_range(store: Store, work: str, described: tuple[str, int], number: int, paths: list[str]) -> tuple[int, str]:
     """Write the parts of one range, up to the first that lacks vectors; returns how many it lacks, and one id."""
-    held = schema.embeddings(table.dim).empty_table()
+    location, dim = described
+    held = schema.embeddings(dim).empty_table()
     if store.names(work, SPLIT, str(number)):
         held = store.read_table(work, SPLIT, str(number)).sort_by("index")
     lacking, one = 0, ""
     for part, path in enumerate(paths, number * PARTS_TOGETHER):
         keys = pq.read_table(path, filesystem=store.filesystem, columns=KEY)
-        rows, absent = _look_up(held, keys, table.location)
+        rows, absent = _look_up(held, keys, location)
         if absent.any():
             lacking, one = lacking + int(absent.sum()), one or keys["sample_id"][int(absent.argmax())].as_py()
         if not lacking:
             found = held.take(pa.array(rows))
-            store.write_table(found, schema.embeddings(table.dim), work, FOUND, part_name(part))
+            store.write_table(found, schema.embeddings(dim), work, FOUND, part_name(part))
     return lacking, one
 
 

@@ -21,6 +21,7 @@ from elfs_ray.data.files import new_folder
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import annotation, folders, tables
 from elfs_ray.exports.rows import Coreset, only_coreset, read_coreset
+from elfs_ray.schema import shows_pictures
 from elfs_ray.store import Store
 
 __all__ = ["FORMATS", "export_coreset", "only_coreset"]
@@ -38,6 +39,8 @@ FORMATS: dict[str, Callable[[Coreset, Path], None]] = {
     "symlinks": folders.write_symlinks,
 }
 """Name -> what writes a coreset into an empty folder."""
+TABLES = ("csv", "parquet", "jsonl")
+"""Those that need no images."""
 
 
 def export_coreset(
@@ -67,6 +70,10 @@ def export_coreset(
     """
     if form not in FORMATS:
         raise UsageError(f"unknown export format {form!r}; known: {', '.join(FORMATS)}")
+    if form not in TABLES and store.exists("samples") and not shows_pictures(store.dataset("samples").schema):
+        raise UsageError(
+            f"export format {form!r} shows images, and {store.uri} has embeddings alone; use {', '.join(TABLES)}"
+        )
     out = Path(out).expanduser().resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already and is no empty folder; choose another --out")

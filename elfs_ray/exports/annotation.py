@@ -84,7 +84,7 @@ def _whole_image(number: int, image: int, category: int, sample: Sample) -> dict
         "image_id": image,
         "category_id": category,
         "bbox": [0, 0, sample.width, sample.height],
-        "area": sample.width * sample.height,
+        "area": (sample.width or 0) * (sample.height or 0),
         "iscrowd": 0,
     }
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from elfs_ray.data.files import read_uri
 from elfs_ray.errors import UsageError
+from elfs_ray.schema import shows_pictures
 from elfs_ray.storage import without_options
 from elfs_ray.store import Store
 
@@ -33,6 +34,7 @@ class Sample:
     Attributes:
         rank: 0 is the best.
         uri: of the file, or of the table that holds it.
+        width: pixels; None, as the height, where embeddings stand for the images.
         cluster: its pseudo-label as a word; None where there is none or none is wanted.
     """
 
@@ -40,8 +42,8 @@ class Sample:
     index: int
     sample_id: str
     uri: str
-    width: int
-    height: int
+    width: int | None
+    height: int | None
     score: float | None
     pseudo_label: int | None
     labeled: bool
@@ -148,7 +150,9 @@ def read_coreset(store: Store, name: str, *, pre_annotations: bool, url: str | N
         raise UsageError(f"{store.uri} holds no coreset {name!r}; it holds {held}")
     rows = store.read_table(f"coresets/{name}").to_pylist()
     wanted = pc.field("index").isin(pa.array([row["index"] for row in rows]))
-    sizes = store.dataset("samples").to_table(columns=["index", "width", "height"], filter=wanted).to_pylist()
+    every = store.dataset("samples")
+    columns = ["index", *(["width", "height"] if shows_pictures(every.schema) else [])]
+    sizes = every.to_table(columns=columns, filter=wanted).to_pylist()
     by_index = {row["index"]: row for row in sizes}
     labels = {row["pseudo_label"] for row in rows} - {None}
     if pre_annotations and not labels:
@@ -159,8 +163,8 @@ def read_coreset(store: Store, name: str, *, pre_annotations: bool, url: str | N
             index=row["index"],
             sample_id=row["sample_id"],
             uri=row["uri"],
-            width=by_index[row["index"]]["width"],
-            height=by_index[row["index"]]["height"],
+            width=by_index[row["index"]].get("width"),
+            height=by_index[row["index"]].get("height"),
             score=row["score"],
             pseudo_label=row["pseudo_label"],
             labeled=row["labeled"],
@@ -170,7 +174,7 @@ def read_coreset(store: Store, name: str, *, pre_annotations: bool, url: str | N
     ]
     count = store.manifest()["config"]["num_classes"]
     clusters = [_word(number) for number in range(count)] if pre_annotations else []
-    in_table = "image" in store.dataset("samples").schema.names
+    in_table = "image" in every.schema.names
     return Coreset(store, name, samples, clusters, store.manifest()["input"], url, in_table)
 
 

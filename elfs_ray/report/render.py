@@ -32,6 +32,7 @@ class Pair:
     """Two images that are nearly the same."""
 
     similarity: float
+    names: tuple[str, str]
     pictures: list[Thumbnail]
     selected: int
 
@@ -88,7 +89,9 @@ def _duplicates(store: Store, stages: dict[str, Any], pictures: Pictures) -> lis
     found = []
     for row in store.dataset("near_duplicates").head(DUPLICATE_PAIRS).to_pylist():
         both = (row["index"], row["other"])
-        found.append(Pair(row["similarity"], pictures.make(dict.fromkeys(both, "")), len(selected.intersection(both))))
+        names = row["sample_id"], row["other_id"]
+        shown = pictures.make(dict.fromkeys(both, ""))
+        found.append(Pair(row["similarity"], names, shown, len(selected.intersection(both))))
     return found
 
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from elfs_ray.data.files import map_files, read_uri
 from elfs_ray.data.images import ImageError, decode
+from elfs_ray.schema import shows_pictures
 from elfs_ray.store import Store
 
 SIDE = 96
@@ -26,12 +27,15 @@ class Thumbnail:
 
 
 class Pictures:
-    """Makes pictures until their bytes are spent, so that a page stays small whatever a run holds."""
+    """Makes pictures until their bytes are spent, so that a page stays small whatever a run holds.
+
+    None are made where embeddings stand for images.
+    """
 
     def __init__(self, store: Store, most_bytes: int) -> None:
-        self._store, self._left = store, most_bytes
-        dataset = store.dataset("samples")
-        self._column = "image" if "image" in dataset.schema.names else "uri"
+        samples = store.dataset("samples").schema
+        self._store, self._left = store, most_bytes if shows_pictures(samples) else 0
+        self._column = "image" if "image" in samples.names else "uri"
         self._location = store.manifest()["input"]
 
     def make(self, captions: Mapping[int, str], side: int = SIDE) -> list[Thumbnail]:

@@ -51,7 +51,9 @@ def test_cifar10(cifar10, tmp_path):
     # The configuration is one that a run understands.
     assert config.num_classes == 10
     assert [open_source(place).count for place in (config.input, config.evaluate.test_input)] == [15, 4]
-    assert read_labels(config.evaluate.labels, ids, source=config.input)[1] == [str(one) for one in sorted(set(labels))]
+    assert read_labels(config.evaluate.labels, ids, source=lambda: open_source(config.input))[1] == [
+        str(one) for one in sorted(set(labels))
+    ]
 
 
 def test_cifar100_takes_the_fine_labels(tmp_path, rng):

@@ -5,13 +5,14 @@ import pytest
 from elfs_ray.data.digits import write_digits
 from elfs_ray.data.images import inspect
 from elfs_ray.data.labels import labels_signature, read_labels
+from elfs_ray.data.sources import open_source
 from elfs_ray.errors import UsageError
 
 IDS = ["001", "002", "003"]
 
 
-def read(spec, ids=IDS, source="/nowhere"):
-    labels, classes = read_labels(str(spec), ids, source=source)
+def read(spec, ids=IDS, source=None):
+    labels, classes = read_labels(str(spec), ids, source=lambda: open_source(source))
     return labels.tolist(), classes
 
 
@@ -34,7 +35,7 @@ def test_parquet_file(tmp_path):
 
 
 def test_column_of_the_source(tmp_path):
-    pq.write_table(pa.table({"id": IDS, "kind": ["b", "a", None]}), tmp_path / "images.parquet")
+    pq.write_table(pa.table({"id": IDS, "kind": ["b", "a", None], "path": IDS}), tmp_path / "images.parquet")
     assert read("column:kind", source=str(tmp_path / "images.parquet")) == ([1, 0, -1], ["a", "b"])
 
 

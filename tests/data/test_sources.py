@@ -6,8 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from elfs_ray.data import sources
-from elfs_ray.data.sources import open_source
+from elfs_ray.data.sources import base, open_source
 from elfs_ray.errors import UsageError
 
 
@@ -106,7 +105,7 @@ class TestTable:
             assert table["sample_id"].to_pylist() == [str(chunk.first + row) for row in range(chunk.rows)]
 
     def test_a_chunk_of_large_images_holds_few(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(sources, "CHUNK_BYTES", 3 * len(png()))
+        monkeypatch.setattr(base, "CHUNK_BYTES", 3 * len(png()))
         rng = np.random.default_rng(0)
         images = [rng.bytes(len(png())) for _ in range(7)]
         for number, data in enumerate(images):

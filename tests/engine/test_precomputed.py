@@ -1,5 +1,7 @@
 """Embeddings that the user has already: in any order, with more than the samples, and wrong ones refused."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,6 +9,7 @@ import pytest
 
 from elfs_ray.config import load_config
 from elfs_ray.console import Reporter
+from elfs_ray.data import vectors as data_vectors
 from elfs_ray.engine import precomputed
 from elfs_ray.engine.artifacts import fixed_size_matrix
 from elfs_ray.errors import RunError, UsageError
@@ -138,6 +141,41 @@ def test_wrong_tables_are_refused_before_the_run(vectors, embed, tmp_path, colum
     with pytest.raises(UsageError, match=message):
         embed()
     assert not (tmp_path / "run" / "samples").exists()
+
+
+class TestMatrix:
+    """An .npy file in the place of a table."""
+
+    def save(self, tmp_path, matrix, ids=None):
+        np.save(tmp_path / "v.npy", matrix)
+        if ids is not None:
+            (tmp_path / "v.ids.txt").write_text("".join(f"{one}\n" for one in ids))
+        return {"embed.vectors": str(tmp_path / "v.npy")}
+
+    def test_in_the_order_of_the_images(self, embed, small_run, tmp_path, monkeypatch):
+        there = Store(small_run.run_dir).read_table("embeddings")
+        matrix = fixed_size_matrix(there["vector"]).astype(np.float64)
+        monkeypatch.setattr(data_vectors, "GROUP_BYTES", 100 * matrix[0].nbytes)
+        _, store = embed(**self.save(tmp_path, matrix))
+        assert store.read_table("embeddings").equals(there)
+        with pytest.raises(UsageError, match=r"v\.npy has 239 rows and no ids, and .* 240 images; give a row for each"):
+            embed(**self.save(tmp_path, matrix[1:]))
+
+    def test_with_ids_beside_it(self, vectors, embed, small_run, tmp_path):
+        ids, matrix = vectors
+        _, store = embed(**self.save(tmp_path, matrix.astype(np.float32), ids))
+        assert store.read_table("embeddings").equals(Store(small_run.run_dir).read_table("embeddings"))
+        (tmp_path / "v.ids.txt").write_text("\n".join(ids[::-1]))
+        _, store = embed(**self.save(tmp_path, matrix.astype(np.float32)))
+        assert not store.read_table("embeddings").equals(Store(small_run.run_dir).read_table("embeddings"))
+
+    def test_an_unusable_image_leaves_rows_without_owners(self, embed, small_input, tmp_path):
+        images = shutil.copytree(small_input[0], tmp_path / "images")
+        (images / "digit-0003.png").write_bytes(b"x")
+        with pytest.raises(
+            UsageError, match=r"240 rows and no ids, for 240 images, of which 1 are unusable; write the id"
+        ):
+            embed(input=str(images), **self.save(tmp_path, np.ones((NUM_IMAGES, 3), np.float16)))
 
 
 def test_vectors_of_test_images_alone(embed):

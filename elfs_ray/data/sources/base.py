@@ -1,0 +1,144 @@
+"""What all sources of images share: chunks, the table that a chunk is read into, and reading files."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pyarrow as pa
+
+from elfs_ray import storage
+from elfs_ray.data.files import map_files, read_uri
+from elfs_ray.errors import RunError, UsageError, one_line
+
+CHUNK_BYTES = 64 * 2**20
+"""A chunk of large images holds fewer of them: all are in memory at once."""
+
+T = TypeVar("T")
+Encoded = tuple[bytes | None, str | None]
+"""The bytes of an image, or why there are none."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A run of inputs that is read at once.
+
+    Attributes:
+        number: of the chunk, from 0.
+        first: position of its first input.
+        rows: inputs in it.
+        paths: the files (folder), or the one table, archive or Arrow file.
+        row_group: Parquet: which row group; Arrow: which record batch.
+        offset: Parquet, Arrow: first row within it.
+    """
+
+    number: int
+    first: int
+    rows: int
+    paths: tuple[str, ...]
+    row_group: int = 0
+    offset: int = 0
+
+
+class Source(ABC):
+    """A listed source of images.
+
+    Attributes:
+        kind: a word for it.
+        location: as the user named it.
+        count: inputs.
+        carries_bytes: whether images have no files of their own, so that the run folder keeps their bytes.
+        has_images: False for embeddings alone.
+        chunks: of all inputs, in order.
+    """
+
+    kind: str
+    location: str
+    count: int
+    carries_bytes: bool
+    has_images = True
+    chunks: list[Chunk]
+
+    @abstractmethod
+    def signature(self) -> str:
+        """Hash of the names, sizes and times of the files: changes when the inputs change."""
+
+    @abstractmethod
+    def read(self, chunk: Chunk) -> pa.Table:
+        """Position int64, sample_id, uri, image (encoded bytes) and error (null, or why there are no bytes)."""
+
+    def read_column(self, name: str) -> tuple[pa.Array, pa.Array]:
+        """Ids of all inputs, and what a column says of them as text, null where nothing.
+
+        Raises:
+            UsageError: there is no such column.
+        """
+        raise UsageError(f"{self.location} has no column {name!r}; pass a file of labels, or `folders`")
+
+    def groups(self, chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+        """The chunks, in order, with those together that are cheaper to read together."""
+        return [[chunk] for chunk in chunks]
+
+    def read_group(self, chunks: Sequence[Chunk]) -> Iterator[pa.Table]:
+        """The table of each chunk of a group, one in memory at a time."""
+        return map(self.read, chunks)
+
+
+def runs(sizes: Iterable[int], most: int) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of each run of at most `most` rows and, unless of one row, `CHUNK_BYTES` bytes."""
+    first, held, position = 0, 0, 0
+    for position, size in enumerate(sizes):
+        if position - first == most or (position > first and held + size > CHUNK_BYTES):
+            yield first, position - first
+            first, held = position, 0
+        held += size
+    yield first, position + 1 - first
+
+
+def even_runs(rows: int, row_bytes: int, most: int) -> Iterator[tuple[int, int]]:
+    """The same for rows of which only the mean size is known."""
+    step = max(1, min(most, CHUNK_BYTES // max(row_bytes, 1)))
+    for first in range(0, rows, step):
+        yield first, min(step, rows - first)
+
+
+def read_files(uris: Sequence[str], location: str) -> list[Encoded]:
+    """Bytes of each file, or why there are none; raises as `attempt`."""
+
+    def read(uri: str) -> Encoded:
+        if not uri:
+            return None, "the row names no file"
+        return attempt(lambda: read_uri(uri, location), uri)
+
+    return list(map_files(read, location, uris))
+
+
+def attempt(read: Callable[[], T], name: str) -> tuple[T | None, str | None]:
+    """What a call reads or opens, or why it does not.
+
+    Raises:
+        RunError: the store does not answer; that says nothing of the images.
+    """
+    try:
+        return read(), None
+    except OSError as error:
+        if storage.is_outage(error):
+            raise RunError(
+                f"{name} cannot be read now ({storage.reason(error)}); run the same command again to go on from here"
+            ) from None
+        return None, f"the file cannot be read: {storage.reason(error)}"
+    except (UsageError, pa.ArrowInvalid) as error:  # such as a path that cannot be one
+        return None, f"the file cannot be read: {one_line(error)}"
+
+
+def table_of(chunk: Chunk, ids: Sequence[str], uris: Sequence[str], encoded: Sequence[Encoded]) -> pa.Table:
+    """What `Source.read` gives."""
+    return pa.table(
+        {
+            "position": pa.array(range(chunk.first, chunk.first + chunk.rows), pa.int64()),
+            "sample_id": pa.array(ids, pa.string()),
+            "uri": pa.array(uris, pa.string()),
+            "image": pa.array([data for data, _ in encoded], pa.binary()),
+            "error": pa.array([error for _, error in encoded], pa.string()),
+        }
+    )

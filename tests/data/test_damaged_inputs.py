@@ -1,0 +1,108 @@
+"""Whatever a damaged file holds, a reader gives rows or says in one line what is wrong: it fails in no other way."""
+
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kinds_of_input import write_csv, write_hugging_face, write_jsonl, write_shards
+
+from elfs_ray.data.sources import open_source
+from elfs_ray.data.vectors import open_vectors
+from elfs_ray.errors import ElfsRayError
+
+EXAMPLES = 150
+
+
+def refusal(read, *arguments):
+    """What a reader says against its input, on one line; empty where it says nothing."""
+    try:
+        read(*arguments)
+    except ElfsRayError as error:
+        return str(error)
+    return ""
+
+
+def read_images(path):
+    source = open_source(str(path))
+    rows = pa.concat_tables([source.read(chunk) for chunk in source.chunks])
+    assert rows.num_rows == source.count
+    for row in rows.select(["image", "error"]).to_pylist():
+        assert (row["image"] is None) != (row["error"] is None)
+    for name in ("label", "cls", "kind"):
+        assert "\n" not in refusal(read_labels, source, name)
+
+
+def read_labels(source, name):
+    ids, values = source.read_column(name)
+    assert len(ids) == len(values) == source.count
+
+
+def read_vectors(path):
+    found = open_vectors(str(path))
+    for number in range(len(found.groups)):
+        ids, rows = found.read(number)
+        assert rows.shape == (len(ids), found.dim)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A good file of each kind, and what reads it."""
+    folder = tmp_path_factory.mktemp("whole")
+    for name in ("csv", "jsonl", "tar", "hf"):
+        (folder / name).mkdir()
+    np.save(folder / "v.npy", np.ones((6, 3), dtype=np.float32))
+    shards, saved = write_shards(folder / "tar"), write_hugging_face(folder / "hf")
+    return {
+        "csv": (write_csv(folder / "csv").read_bytes(), read_images),
+        "jsonl": (write_jsonl(folder / "jsonl").read_bytes(), read_images),
+        "tar": ((shards / "shard-00.tar").read_bytes(), read_images),
+        "arrow": (next(saved.glob("*.arrow")).read_bytes(), read_images),
+        "npy": ((folder / "v.npy").read_bytes(), read_vectors),
+    }
+
+
+def damaged(data, how, seed):
+    """Some bytes replaced, bits turned, cut off, cut out or said twice."""
+    rng = random.Random(seed)
+    data = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randrange(len(data) or 1)
+        length = min(rng.choice([1, 2, 8, 100, 512]), max(1, len(data) - place))
+        if how == "cut off":
+            del data[place:]
+        elif how == "cut out":
+            del data[place : place + length]
+        elif how == "twice":
+            data[place:place] = data[place : place + length]
+        elif how == "turned" and data:
+            data[place] ^= 1 << rng.randrange(8)
+        else:
+            data[place : place + length] = rng.choice(
+                [rng.randbytes(length), bytes(length), b"\xff" * length, b"7" * length]
+            )
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "tar", "arrow", "npy"])
+@settings(max_examples=EXAMPLES)
+@given(how=st.sampled_from(["replaced", "turned", "cut off", "cut out", "twice"]), seed=st.integers(0, 2**32))
+def test_damaged(whole, tmp_path_factory, kind, how, seed):
+    data, read = whole[kind]
+    path = tmp_path_factory.getbasetemp() / f"damaged.{kind}"
+    path.write_bytes(damaged(data, how, seed))
+    told = refusal(read, path)
+    assert "\n" not in told
+    assert not told or "damaged." in told
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "tar", "arrow", "npy"])
+@settings(max_examples=EXAMPLES // 3)
+@given(data=st.binary(max_size=2000))
+def test_any_bytes(tmp_path_factory, kind, data):
+    path = tmp_path_factory.getbasetemp() / f"damaged.{kind}"
+    path.write_bytes(data)
+    with pytest.raises(ElfsRayError, match=r"damaged\."):
+        (read_vectors if kind == "npy" else read_images)(path)
