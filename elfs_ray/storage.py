@@ -77,7 +77,9 @@ def resolve(location: str, *, attempts: int | None = None) -> tuple[pafs.FileSys
     try:
         filesystem, path = pafs.FileSystem.from_uri(location)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{location} cannot be opened: {one_line(error)}") from None
+        raise UsageError(
+            f"{location} cannot be opened ({one_line(error)}); pass a local path, s3://BUCKET/PATH or gs://BUCKET/PATH"
+        ) from None
     return filesystem, path.rstrip("/")
 
 

@@ -87,10 +87,17 @@ def read_uri(uri: str, like: str = "") -> bytes:
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to write in; becomes `target`, not there or empty, when the block ends well, and else is removed."""
+    """A folder to write in; becomes `target`, not there or empty, when the block ends well, and else is removed.
+
+    Raises:
+        UsageError: no folder can be made there.
+    """
     aside = target.with_name(f".{target.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    try:
+        aside.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{target} cannot be made ({one_line(error)}); choose another --out") from None
     try:
         yield aside
     except BaseException:

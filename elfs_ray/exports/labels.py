@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from elfs_ray.data.annotations import read_annotations
-from elfs_ray.errors import UsageError
+from elfs_ray.errors import UsageError, one_line
 from elfs_ray.exports.rows import coreset_names
 from elfs_ray.store import Store
 
@@ -34,7 +34,10 @@ def write_labels(store: Store, annotations: str | Path, out: str | Path) -> int:
     out = Path(out).expanduser().resolve()
     if out.is_dir():
         raise UsageError(f"{out} is a folder; pass the CSV file to write as --out")
-    Store(str(out.parent)).write_bytes(table.getvalue().encode(), out.name)
+    try:
+        Store(str(out.parent)).write_bytes(table.getvalue().encode(), out.name)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written ({one_line(error)}); choose another --out") from None
     return len(labels)
 
 
