@@ -67,11 +67,27 @@ def open_parquet(path: str, filesystem: pafs.FileSystem) -> pq.ParquetFile:
     """A Parquet file that the user names.
 
     Raises:
-        UsageError: it is damaged or none; `OSError` where the store does not answer.
+        UsageError: it is damaged or none, or two columns have one name; `OSError` where the store does not answer.
+    """
+    with reading_parquet(path):
+        file = pq.ParquetFile(path, filesystem=filesystem, buffer_size=READ_BUFFER_BYTES)
+        names = file.schema_arrow.names
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"{path} has {names.count(twice)} columns {twice!r}; rename all but one")
+    return file
+
+
+@contextlib.contextmanager
+def reading_parquet(path: str) -> Iterator[None]:
+    """A block that reads a Parquet file of the user's, of which any part may be damaged.
+
+    Raises:
+        UsageError: it is; `OSError` where the store does not answer.
     """
     try:
-        return pq.ParquetFile(path, filesystem=filesystem, buffer_size=READ_BUFFER_BYTES)
-    except (OSError, pa.ArrowInvalid) as error:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError, StopIteration) as error:
         if isinstance(error, OSError) and storage.is_outage(error):
             raise
         raise UsageError(f"{path} cannot be read as Parquet ({one_line(error)}); mend or remove it") from None

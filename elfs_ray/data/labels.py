@@ -1,7 +1,8 @@
 """True labels from where the user has them, for evaluation alone."""
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -77,18 +78,13 @@ def _class_order(name: str) -> tuple[float, str]:
 
 
 def _from_table(spec: str, source: str, id_column: str | None) -> dict[str, str]:
-    if spec.startswith(COLUMN_PREFIX):
-        label_column, where = spec.removeprefix(COLUMN_PREFIX), source
-        filesystem, info = existing(source)
-        data = pads.dataset(info.path, filesystem=filesystem, format="parquet")
-        found_id = _column(where, data.schema.names, id_column, ID_COLUMNS, "id")
-        table = data.to_table(columns=[found_id, _column(where, data.schema.names, label_column, (), "label")])
-    else:
-        where, table = spec, _read_file(spec)
+    where = source if spec.startswith(COLUMN_PREFIX) else spec
+    with _readable(where):
+        table = _read_column(spec, source, id_column) if where == source else _read_file(spec)
         found_id = _column(where, table.column_names, id_column, ID_COLUMNS, "id")
-        label_column = _column(where, table.column_names, None, LABEL_COLUMNS, "label")
-    ids = table[found_id].cast(pa.string()).to_pylist()
-    labels = table[label_column].cast(pa.string()).to_pylist()
+        wanted = spec.removeprefix(COLUMN_PREFIX) if where == source else None
+        ids = table[found_id].cast(pa.string()).to_pylist()
+        labels = table[_column(where, table.column_names, wanted, LABEL_COLUMNS, "label")].cast(pa.string()).to_pylist()
     by_id: dict[str, str] = {}
     for sample_id, label in zip(ids, labels, strict=True):
         if label is not None and by_id.setdefault(sample_id, label) != label:
@@ -96,24 +92,39 @@ def _from_table(spec: str, source: str, id_column: str | None) -> dict[str, str]
     return by_id
 
 
+def _read_column(spec: str, source: str, id_column: str | None) -> pa.Table:
+    """The column of labels of the images' table, and that of the ids."""
+    filesystem, info = existing(source)
+    data = pads.dataset(info.path, filesystem=filesystem, format="parquet")
+    names = data.schema.names
+    found_id = _column(source, names, id_column, ID_COLUMNS, "id")
+    return data.to_table(columns=[found_id, _column(source, names, spec.removeprefix(COLUMN_PREFIX), (), "label")])
+
+
+@contextlib.contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """A block that reads labels; raises `UsageError` where they are damaged, or no text."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        told = storage.reason(error) if isinstance(error, OSError) else one_line(error)
+        raise UsageError(f"labels file {where} cannot be read: {told}; mend it") from None
+
+
 def _read_file(path: str) -> pa.Table:
     filesystem, info = existing(path)
     ending = info.extension.lower()
-    try:
-        with filesystem.open_input_file(info.path) as file:
-            if ending in ("csv", "tsv", "txt"):
-                delimiter = "\t" if ending == "tsv" else ","
-                # Ids such as 007 must stay text.
-                return pacsv.read_csv(
-                    file, parse_options=pacsv.ParseOptions(delimiter=delimiter), convert_options=_as_text(file)
-                )
-            if ending in ("jsonl", "ndjson", "json"):
-                return pajson.read_json(file)
-            if ending == "parquet":
-                return pads.dataset(info.path, filesystem=filesystem, format="parquet").to_table()
-    except (pa.ArrowException, OSError) as error:
-        told = storage.reason(error) if isinstance(error, OSError) else one_line(error)
-        raise UsageError(f"labels file {path} cannot be read: {told}") from None
+    with filesystem.open_input_file(info.path) as file:
+        if ending in ("csv", "tsv", "txt"):
+            delimiter = "\t" if ending == "tsv" else ","
+            # Ids such as 007 must stay text.
+            return pacsv.read_csv(
+                file, parse_options=pacsv.ParseOptions(delimiter=delimiter), convert_options=_as_text(file)
+            )
+        if ending in ("jsonl", "ndjson", "json"):
+            return pajson.read_json(file)
+    if ending == "parquet":
+        return pads.dataset(info.path, filesystem=filesystem, format="parquet").to_table()
     raise UsageError(f"labels file {path} is of no known kind; pass .csv, .tsv, .jsonl or .parquet")
 
 
@@ -131,4 +142,6 @@ def _column(where: str, names: list[str], asked: str | None, usual: tuple[str, .
         raise UsageError(
             f"{where} has no {what} column {' or '.join(map(repr, wanted))}; its columns: {', '.join(names)}"
         )
+    if names.count(found) > 1:
+        raise UsageError(f"{where} has {names.count(found)} columns {found!r}; rename all but one")
     return found

@@ -14,7 +14,15 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from elfs_ray import storage
-from elfs_ray.data.files import existing, files_signature, list_files, map_files, open_parquet, read_uri
+from elfs_ray.data.files import (
+    existing,
+    files_signature,
+    list_files,
+    map_files,
+    open_parquet,
+    read_uri,
+    reading_parquet,
+)
 from elfs_ray.errors import RunError, UsageError, one_line
 
 CHUNK_BYTES = 64 * 2**20
@@ -188,15 +196,16 @@ class _ParquetSource(Source):
     def read_group(self, chunks: Sequence[Chunk]) -> Iterator[pa.Table]:
         """The table of each chunk, from one pass over their row group that holds few of its rows."""
         path, columns = chunks[0].paths[0], [self._image_column, *([self._id_column] if self._id_column else [])]
-        file, group = open_parquet(path, self._filesystem), chunks[0].row_group
-        batches = file.iter_batches(chunks[0].rows, row_groups=[group], columns=columns)
-        held, start = pa.Table.from_batches([next(batches)]), 0
-        for chunk in chunks:
-            while start + held.num_rows < chunk.offset + chunk.rows:
-                passed = max(0, min(chunk.offset - start, held.num_rows))
-                held = pa.concat_tables([held.slice(passed), pa.Table.from_batches([next(batches)])])
-                start += passed
-            yield self._table_of(chunk, path, held.slice(chunk.offset - start, chunk.rows))
+        with reading_parquet(path):
+            file, group = open_parquet(path, self._filesystem), chunks[0].row_group
+            batches = file.iter_batches(chunks[0].rows, row_groups=[group], columns=columns)
+            held, start = pa.Table.from_batches([next(batches)]), 0
+            for chunk in chunks:
+                while start + held.num_rows < chunk.offset + chunk.rows:
+                    passed = max(0, min(chunk.offset - start, held.num_rows))
+                    held = pa.concat_tables([held.slice(passed), pa.Table.from_batches([next(batches)])])
+                    start += passed
+                yield self._table_of(chunk, path, held.slice(chunk.offset - start, chunk.rows))
 
     def _table_of(self, chunk: Chunk, path: str, rows: pa.Table) -> pa.Table:
         name = path.rsplit("/", 1)[-1]

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from elfs_ray import storage
-from elfs_ray.data.files import existing, files_signature, list_files, open_parquet
+from elfs_ray.data.files import existing, files_signature, list_files, open_parquet, reading_parquet
 from elfs_ray.data.sources import ID_COLUMNS
 from elfs_ray.errors import UsageError
 
@@ -43,9 +43,11 @@ class VectorTable:
             UsageError: an id or a vector is missing, of another width, or not finite in half precision.
         """
         path, group = self.groups[number]
-        table = open_parquet(path, storage.resolve(self.location)[0]).read_row_group(
-            group, columns=[self.id_column, self.vector_column]
-        )
+        with reading_parquet(path):
+            table = open_parquet(path, storage.resolve(self.location)[0]).read_row_group(
+                group, columns=[self.id_column, self.vector_column]
+            )
+            table.validate(full=True)  # what a damaged file holds may be no text, or lie outside of the memory read
         where = f"{path}, row group {group}"
         ids, lists = (table[name].combine_chunks() for name in (self.id_column, self.vector_column))
         if ids.null_count or lists.null_count:
@@ -118,5 +120,6 @@ def _is_vector(schema: pa.Schema, name: str) -> bool:
 def _vectors(filesystem: pafs.FileSystem, files: list[pafs.FileInfo], column: str) -> Iterator[list[float]]:
     """The vectors, one after the other; `[]` for one that is missing."""
     for file in files:
-        for batch in open_parquet(file.path, filesystem).iter_batches(1, columns=[column]):
-            yield batch[column][0].as_py() or []
+        with reading_parquet(file.path):
+            for batch in open_parquet(file.path, filesystem).iter_batches(1, columns=[column]):
+                yield batch[column][0].as_py() or []
