@@ -9,7 +9,7 @@ CANDIDATES := python3.12 python3.13 python3.11 python3 python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c "$(SUPPORTED)" 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test lint format types imports check lock clean
+.PHONY: help install demo test lint format types imports check lock audit fuzz clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -42,7 +42,13 @@ types: $(READY) ## check types
 imports: $(READY) ## check which layer imports which
 	@$(BIN)/lint-imports --no-logo
 
+fuzz: $(READY) ## pass some ten thousand damaged files and options to the readers (minutes)
+	@$(BIN)/python benchmarks/fuzz.py
+
 check: lint types imports test ## all that CI runs
+
+audit: $(READY) ## look up known vulnerabilities of the pinned versions (needs a network)
+	@$(BIN)/uv tool run pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 lock: $(READY) ## resolve constraints.txt again
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-header --no-annotate \

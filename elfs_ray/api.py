@@ -48,7 +48,7 @@ class Result:
 def select(
     input: str | Path | None,
     *,
-    budget: float | Sequence[float],
+    budget: float | str | Sequence[float | str],
     num_classes: int,
     out: str | Path,
     config: str | Path | None = None,
@@ -75,7 +75,7 @@ def select(
     """
     from elfs_ray import pipeline
 
-    budgets = list(budget) if isinstance(budget, Sequence) else [budget]
+    budgets = list(budget) if isinstance(budget, Sequence) and not isinstance(budget, str) else [budget]
     values = {name.replace("__", "."): value for name, value in options.items()}
     values.update(input=None if input is None else str(input), budgets=budgets, num_classes=num_classes)
     store = Store(str(out))

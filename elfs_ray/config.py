@@ -36,7 +36,7 @@ def parse_budget(value: float | str) -> float:
     if isinstance(value, (int, float)):
         return value
     for kind in (int, float):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, TypeError):
             return kind(value)
     raise ValueError(_BUDGET_FORMS)
 
@@ -341,25 +341,26 @@ def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UsageError(f"configuration file {path} cannot be read: {reason}") from None
-    content = _parse_yaml(text, str(path))
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UsageError(
-            f"configuration file {path} holds a {type(content).__name__}, not options; see `elfs-ray run --help`"
-        )
-    return content
+        content = _parse_yaml(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UsageError(f"configuration file {path} cannot be read: {error.strerror}; check the path") from None
+    if not isinstance(content, (dict, type(None))):
+        raise UsageError(f"configuration file {path} holds a {type(content).__name__}, not options; write NAME: VALUE")
+    return content or {}
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def _parse_yaml(text: str | bytes, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{where} is not valid YAML: {one_line(error)}") from None
+        has_alias = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
+        content = None if has_alias else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is in no calendar
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or one_line(error)
+        raise UsageError(f"{where} is not valid YAML{place} ({problem}); mend it, or put the value in quotes") from None
+    if has_alias:  # it can stand for itself, or for more than fits in memory
+        raise UsageError(f"{where} has an alias, `*NAME`; write its value out")
+    return content
 
 
 def _assign(target: dict[str, Any], path: list[str], value: Any, where: str) -> None:
@@ -376,9 +377,7 @@ def _explain(error: ValidationError) -> str:
     # Which member of a union a value was tried against is no part of the option's name.
     inner_types = ("function-", "constrained-", "literal[", "list[")
     location = [str(part) for part in first["loc"] if not str(part).startswith(inner_types)]
-    if location[:1] == ["budgets"]:
-        location = ["budget"]
-    name = ".".join(location)
+    name = "budget" if location[:1] == ["budgets"] else ".".join(location)
     if first["type"] == "extra_forbidden":
         known = _known_options(location[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1)
@@ -387,6 +386,8 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "missing":
         flag = {"budget": "--budget", "num_classes": "--num-classes"}.get(name, f"--{name}")
         return f"option {name!r} is missing; pass {flag} or set it in the configuration file"
+    if first["type"] == "model_type":
+        return f"option {name!r} has the value {first['input']!r}, but is a section; set {name}.OPTION=VALUE"
     message = first["msg"].removeprefix("Value error, ")
     return f"option {name!r} has the value {first['input']!r}: {message[0].lower()}{message[1:]}"
 

@@ -31,6 +31,7 @@ S3_OPTIONS = ("endpoint_override", "region", "scheme")
 
 _SEPARATOR = "://"
 _LEFT_AS_THEY_ARE = "/!$&'()*+,;=:@~"
+_SECRET_OPTION = re.compile(r"[?&][^=&]*(secret|token|password|key|signature|sas)[^=&]*=", re.IGNORECASE)
 _AWS_ERROR = re.compile(r"AWS Error (\w+)")
 _NOT_FOUND_OR_CLOSED = ("ACCESS_DENIED", "NO_SUCH_KEY", "RESOURCE_NOT_FOUND")
 # Trying again helps with none of these. An answer without a body has no code of its own, only an HTTP status.
@@ -87,7 +88,9 @@ def resolve(location: str, *, attempts: int | None = None) -> tuple[pafs.FileSys
     try:
         filesystem, path = pafs.FileSystem.from_uri(location)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{location} cannot be opened: {one_line(error)}") from None
+        raise UsageError(
+            f"{location} cannot be opened ({one_line(error)}); pass a local path, s3://BUCKET/PATH or gs://BUCKET/PATH"
+        ) from None
     return filesystem, path.rstrip("/")
 
 
@@ -97,10 +100,13 @@ def refuse_credentials(location: str) -> None:
     Raises:
         UsageError: it has one.
     """
+    if _SEPARATOR not in location:
+        return
     scheme, _, rest = location.partition(_SEPARATOR)
     host = rest.partition("/")[0]
     # A secret key may hold a slash, so that no @ is left in what looks like the host; a bucket's name has no colon.
-    if re.search(r":.*@", host) or (scheme == "s3" and re.search("[:@]", host)):
+    in_host = re.search(r":.*@", host) or (scheme == "s3" and re.search("[:@]", host))
+    if in_host or _SECRET_OPTION.search(rest):
         raise UsageError(
             f"a {scheme}:// location must not hold credentials, as it is written into the run folder; set them in the "
             "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or in ~/.aws/credentials"

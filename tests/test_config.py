@@ -67,6 +67,8 @@ WRONG = [
     ("embed.dtype=int8", "option 'embed.dtype' has the value 'int8': input should be"),
     ("seed.value=3", "option 'seed' has the value {'value': 3}: input should be a valid integer"),
     ("embed.image_size=[", "--set embed.image_size=[ is not valid YAML"),
+    ("embed=&a {x: *a}", "--set embed=&a {x: *a} has an alias, `*NAME`; write its value out"),
+    ("seed=2020-99-99", "--set seed=2020-99-99 is not valid YAML (month must be in 1..12); mend it"),
     ("budgets=[]", "option 'budget' has the value []: list should have at least 1 item"),
     ("budgets=[true]", "option 'budget' has the value True"),
     ("beta_search.betas=[1.0]", "option 'beta_search.betas.0' has the value 1.0: input should be less than 1"),
@@ -97,7 +99,7 @@ def test_missing_option_names_its_flag(name, flag):
     [
         (b"- 1\n", "holds a list, not options"),
         (b"a: [", "is not valid YAML"),
-        (b"\xff\xfe\x00", "cannot be read: not UTF-8 text"),
+        (b"\xff\xfe\x00", "is not valid YAML"),
         (b"embed: 3\n", "option 'embed' has the value 3"),
     ],
 )

@@ -15,6 +15,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from elfs_ray import storage
+from elfs_ray.data.columns import refuse_repeated
 from elfs_ray.errors import UsageError, one_line
 
 T = TypeVar("T")
@@ -67,11 +68,25 @@ def open_parquet(path: str, filesystem: pafs.FileSystem) -> pq.ParquetFile:
     """A Parquet file that the user names.
 
     Raises:
-        UsageError: it is damaged or none; `OSError` where the store does not answer.
+        UsageError: it is damaged or none, or two columns have one name; `OSError` where the store does not answer.
+    """
+    with reading_parquet(path):
+        file = pq.ParquetFile(path, filesystem=filesystem, buffer_size=READ_BUFFER_BYTES)
+        names = file.schema_arrow.names
+    refuse_repeated(path, names)
+    return file
+
+
+@contextlib.contextmanager
+def reading_parquet(path: str) -> Iterator[None]:
+    """A block that reads a Parquet file of the user's, of which any part may be damaged.
+
+    Raises:
+        UsageError: it is; `OSError` where the store does not answer.
     """
     try:
-        return pq.ParquetFile(path, filesystem=filesystem, buffer_size=READ_BUFFER_BYTES)
-    except (OSError, pa.ArrowInvalid) as error:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError, StopIteration) as error:
         if isinstance(error, OSError) and storage.is_outage(error):
             raise
         raise UsageError(f"{path} cannot be read as Parquet ({one_line(error)}); mend or remove it") from None
@@ -87,10 +102,17 @@ def read_uri(uri: str, like: str = "") -> bytes:
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to write in; becomes `target`, not there or empty, when the block ends well, and else is removed."""
+    """A folder to write in; becomes `target`, not there or empty, when the block ends well, and else is removed.
+
+    Raises:
+        UsageError: no folder can be made there.
+    """
     aside = target.with_name(f".{target.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    try:
+        aside.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{target} cannot be made ({one_line(error)}); choose another --out") from None
     try:
         yield aside
     except BaseException:

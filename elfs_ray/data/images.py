@@ -28,6 +28,9 @@ _RESAMPLING = {
 # What Pillow's decoders raise on damaged data; anything else is a fault of this program.
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
 _DRAFT_SIDE = 64
+Image.init()
+# Encapsulated PostScript is a program: Pillow would have Ghostscript run it.
+_KINDS = sorted(set(Image.OPEN) - {"EPS"})
 
 
 class ImageError(ValueError):
@@ -136,7 +139,7 @@ def read_pixels(
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise ImageError("the file is empty (0 bytes)")
-    image = Image.open(io.BytesIO(data))
+    image = Image.open(io.BytesIO(data), formats=_KINDS)
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(f"{width} x {height} pixels are more than ingest.max_pixels={max_pixels}")

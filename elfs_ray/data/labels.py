@@ -1,14 +1,15 @@
 """True labels from where the user has them, for evaluation alone."""
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 
 from elfs_ray import storage
-from elfs_ray.data.columns import ID_COLUMNS, listed
+from elfs_ray.data.columns import ID_COLUMNS, listed, refuse_repeated
 from elfs_ray.data.files import existing
 from elfs_ray.data.sources import Source
 from elfs_ray.data.text_tables import ENDINGS, read_text_table
@@ -78,19 +79,39 @@ def _class_order(name: str) -> tuple[float, str]:
 
 def _from_table(spec: str, source: Callable[[], Source], id_column: str | None) -> dict[str, str]:
     where = spec
-    if spec.startswith(COLUMN_PREFIX):
-        images = source()
-        where, (id_values, values) = images.location, images.read_column(spec.removeprefix(COLUMN_PREFIX))
-    else:
-        table = _read_file(spec)
-        id_values = table[_column(where, table.column_names, id_column, ID_COLUMNS, "id")]
-        values = table[_column(where, table.column_names, None, LABEL_COLUMNS, "label")]
-    ids, labels = (column.cast(pa.string()).to_pylist() for column in (id_values, values))
+    with _readable(spec):
+        if spec.startswith(COLUMN_PREFIX):
+            images = source()
+            where, (id_values, values) = images.location, images.read_column(spec.removeprefix(COLUMN_PREFIX))
+        else:
+            table = _read_file(spec)
+            id_values = table[_column(where, table.column_names, id_column, ID_COLUMNS, "id")]
+            values = table[_column(where, table.column_names, None, LABEL_COLUMNS, "label")]
+        ids, labels = (column.cast(pa.string()).to_pylist() for column in (id_values, values))
     by_id: dict[str, str] = {}
     for sample_id, label in zip(ids, labels, strict=True):
         if label is not None and by_id.setdefault(sample_id, label) != label:
             raise UsageError(f"{where} gives {sample_id!r} two labels, {by_id[sample_id]!r} and {label!r}; keep one")
     return by_id
+
+
+def _read_column(spec: str, source: str, id_column: str | None) -> pa.Table:
+    """The column of labels of the images' table, and that of the ids."""
+    filesystem, info = existing(source)
+    data = pads.dataset(info.path, filesystem=filesystem, format="parquet")
+    names = data.schema.names
+    found_id = _column(source, names, id_column, ID_COLUMNS, "id")
+    return data.to_table(columns=[found_id, _column(source, names, spec.removeprefix(COLUMN_PREFIX), (), "label")])
+
+
+@contextlib.contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """A block that reads labels; raises `UsageError` where they are damaged, or no text."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        told = storage.reason(error) if isinstance(error, OSError) else one_line(error)
+        raise UsageError(f"labels file {where} cannot be read: {told}; mend it") from None
 
 
 def _read_file(path: str) -> pa.Table:
@@ -100,11 +121,9 @@ def _read_file(path: str) -> pa.Table:
         return read_text_table(f"labels file {path}", filesystem, info)
     if ending != "parquet":
         raise UsageError(f"labels file {path} is of no known kind; pass .csv, .tsv, .jsonl or .parquet")
-    try:
-        return pads.dataset(info.path, filesystem=filesystem, format="parquet").to_table()
-    except (pa.ArrowException, OSError) as error:
-        told = storage.reason(error) if isinstance(error, OSError) else one_line(error)
-        raise UsageError(f"labels file {path} cannot be read: {told}") from None
+    table = pads.dataset(info.path, filesystem=filesystem, format="parquet").to_table()
+    refuse_repeated(path, table.column_names)
+    return table
 
 
 def _column(where: str, names: list[str], asked: str | None, usual: tuple[str, ...], what: str) -> str:

@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 
 from elfs_ray import storage
 from elfs_ray.data.columns import ID_COLUMNS, as_text, check_column, ids_of, listed
-from elfs_ray.data.files import existing, files_signature, list_files, open_parquet
+from elfs_ray.data.files import existing, files_signature, list_files, open_parquet, reading_parquet
 from elfs_ray.errors import UsageError, one_line
 
 VECTOR_COLUMNS = ("vector", "embedding", "embeddings", "feature", "features")
@@ -141,8 +141,11 @@ class VectorTable(Vectors):
 
     def _read(self, number: int, columns: list[str]) -> tuple[str, pa.Table]:
         group = self.groups[number]
-        file = open_parquet(group.path, storage.resolve(self.location)[0])
-        return f"{group.path}, row group {group.number}", file.read_row_group(group.number, columns=columns)
+        with reading_parquet(group.path):
+            file = open_parquet(group.path, storage.resolve(self.location)[0])
+            table = file.read_row_group(group.number, columns=columns)
+            table.validate(full=True)  # what a damaged file holds may be no text, or lie outside of the memory read
+        return f"{group.path}, row group {group.number}", table
 
 
 class Matrix(Vectors):
@@ -244,8 +247,9 @@ def _is_vector(schema: pa.Schema, name: str) -> bool:
 def _vectors(filesystem: pafs.FileSystem, paths: list[str], column: str) -> Iterator[list[float]]:
     """The vectors, one after the other; `[]` for one that is missing."""
     for path in paths:
-        for batch in open_parquet(path, filesystem).iter_batches(1, columns=[column]):
-            yield batch[column][0].as_py() or []
+        with reading_parquet(path):
+            for batch in open_parquet(path, filesystem).iter_batches(1, columns=[column]):
+                yield batch[column][0].as_py() or []
 
 
 def _header(location: str, file: pa.NativeFile) -> tuple[tuple[int, int], np.dtype]:

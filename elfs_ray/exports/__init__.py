@@ -4,14 +4,15 @@
 |---|---|
 | csv, parquet, jsonl | one table: rank, sample_id, uri, width, height, score, pseudo_label, labeled |
 | label-studio | `tasks.json` to import, and `labels.xml`, the labelling interface |
-| cvat | `annotations.xml`, CVAT for images 1.1 |
+| cvat | `annotations.xml`, CVAT for images 1.1, and `images.txt`, what to upload to the task |
 | coco | `annotations.json`; pseudo-labels as boxes around whole images |
 | fiftyone | `samples.json` and `metadata.json` of a FiftyOneDataset |
 | huggingface | Parquet with an `image` column that `datasets` decodes |
 | webdataset | tar shards of `KEY.jpg` (or png, ...) and `KEY.json` |
 | symlinks | a folder of links to the images, in rank order |
 
-Pictures that lie in a table, not in files, are written to `images/` beside what names them.
+Pictures that lie in a table, not in files, are written to `images/` beside what names them. Label Studio shows no file
+by its path: give it URLs (`--url`), for files that it serves itself `--url '/data/local-files/?d=FOLDER'`.
 """
 
 from collections.abc import Callable

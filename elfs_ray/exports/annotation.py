@@ -1,13 +1,17 @@
 """Coresets for annotation tools: Label Studio, CVAT, and whatever reads COCO."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from elfs_ray.data.annotations import LABEL_CONTROL
+from elfs_ray.errors import UsageError
 from elfs_ray.exports.rows import Coreset, Sample
 
 MODEL = "elfs_ray pseudo-labels"
+_NOT_IN_XML = re.compile("[^\t\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write_label_studio(coreset: Coreset, folder: Path) -> None:
@@ -20,7 +24,7 @@ def write_label_studio(coreset: Coreset, folder: Path) -> None:
         }
         if sample.cluster is not None:
             choice = {
-                "from_name": "label",
+                "from_name": LABEL_CONTROL,
                 "to_name": "image",
                 "type": "choices",
                 "value": {"choices": [sample.cluster]},
@@ -30,14 +34,18 @@ def write_label_studio(coreset: Coreset, folder: Path) -> None:
     (folder / "tasks.json").write_text(json.dumps(tasks, indent=1))
     view = ET.Element("View")
     ET.SubElement(view, "Image", name="image", value="$image")
-    choices = ET.SubElement(view, "Choices", name="label", toName="image", choice="single")
+    choices = ET.SubElement(view, "Choices", name=LABEL_CONTROL, toName="image", choice="single")
     for cluster in coreset.clusters or ["rename me"]:
         ET.SubElement(choices, "Choice", value=cluster)
     _write_xml(view, folder / "labels.xml")
 
 
 def write_cvat(coreset: Coreset, folder: Path) -> None:
-    """`annotations.xml` in the format CVAT for images 1.1; pseudo-labels as tags."""
+    """`annotations.xml` in the format CVAT for images 1.1, pseudo-labels as tags; `images.txt`, what to upload.
+
+    CVAT finds the frame of an image by its name, which is a path below the folder that was uploaded, and takes the
+    frame of that number if there is none. Frames are in order of name, so the images are, too.
+    """
     root = ET.Element("annotations")
     ET.SubElement(root, "version").text = "1.1"
     task = ET.SubElement(ET.SubElement(root, "meta"), "task")
@@ -48,13 +56,18 @@ def write_cvat(coreset: Coreset, folder: Path) -> None:
         label = ET.SubElement(labels, "label")
         ET.SubElement(label, "name").text = cluster
         ET.SubElement(label, "type").text = "tag"
-    for number, (sample, place) in enumerate(coreset.places(folder)):
+    named = list(coreset.names(folder))
+    for number, (sample, name) in enumerate(sorted(named, key=lambda one: one[1])):
+        if _NOT_IN_XML.search(name):
+            raise UsageError(f"XML cannot hold all characters of {name!r}; rename the image, or use another format")
         image = ET.SubElement(
-            root, "image", id=str(number), name=place, width=str(sample.width), height=str(sample.height)
+            root, "image", id=str(number), name=name, width=str(sample.width), height=str(sample.height)
         )
         if sample.cluster is not None:
             ET.SubElement(image, "tag", label=sample.cluster, source="auto")
     _write_xml(root, folder / "annotations.xml")
+    uploads = "".join(f"{coreset.place(sample, name)}\n" for sample, name in named)
+    (folder / "images.txt").write_text(uploads, encoding="utf-8")
 
 
 def write_coco(coreset: Coreset, folder: Path) -> None:
@@ -90,5 +103,6 @@ def _whole_image(number: int, image: int, category: int, sample: Sample) -> dict
 
 
 def _write_xml(root: ET.Element, path: Path) -> None:
+    """Without a declaration: what is UTF-8 needs none, and tools that read the file as text refuse one."""
     ET.indent(root)
-    ET.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    path.write_bytes(ET.tostring(root, encoding="utf-8", xml_declaration=False))

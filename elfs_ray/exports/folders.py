@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from elfs_ray.errors import UsageError
-from elfs_ray.exports.rows import Coreset, Sample, file_name
+from elfs_ray.exports.rows import LONGEST_NAME, Coreset, Sample, file_name
 
 SHARD_BYTES = 256 * 2**20
 ROWS_PER_FILE = 1000
@@ -100,7 +100,9 @@ def write_symlinks(coreset: Coreset, folder: Path) -> None:
 
 
 def _flat(sample: Sample, name: str) -> str:
-    return f"{sample.rank:06d}-{name.replace('/', '_')}"
+    """The end of a long name: it must fit in a file system."""
+    end = name.replace("/", "_").encode()[-LONGEST_NAME + 20 :].decode(errors="ignore")
+    return f"{sample.rank:06d}-{end}"
 
 
 def _described(sample: Sample) -> dict[str, Any]:

@@ -25,6 +25,8 @@ _MAGIC = (
     (b"II", "tif"),
 )
 ROWS_AT_ONCE = 256
+LONGEST_NAME = 255
+"""Of a file or a folder, in bytes, in the usual file systems."""
 
 
 @dataclass(frozen=True)
@@ -103,19 +105,38 @@ class Coreset:
 
     def places(self, folder: Path) -> Iterator[tuple[Sample, str]]:
         """Each sample with the path or URL of its picture; pictures in a table are written below `folder` first."""
+        for sample, name in self.names(folder):
+            yield sample, self.place(sample, name)
+
+    def place(self, sample: Sample, name: str) -> str:
+        """The path or URL of a picture with one of `names`."""
+        if self.url is not None:
+            return f"{self.url.rstrip('/')}/{quote(f'{IMAGES}/{name}' if self.in_table else name)}"
+        return str(self.out / IMAGES / name) if self.in_table else sample.uri
+
+    def names(self, folder: Path) -> Iterator[tuple[Sample, str]]:
+        """Each sample with the path of its picture below the folder of all; those in a table are written there first.
+
+        The folder is the input of the run; for pictures in a table, `images` in `folder`.
+        """
         if not self.in_table:
-            root = without_options(self.location).rstrip("/")
-            for sample in self.samples:
-                below = sample.uri.removeprefix(f"{root}/")
-                below = unquote(below) if "://" in sample.uri else below
-                yield sample, sample.uri if self.url is None else f"{self.url.rstrip('/')}/{quote(below)}"
+            yield from ((sample, self._below_input(sample.uri)) for sample in self.samples)
             return
         for sample, data in self.pictures():
-            name = f"{IMAGES}/{file_name(sample, data)}"
-            path = folder / name
+            name = _free_name(folder / IMAGES, sample, data)
+            path = folder / IMAGES / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-            yield sample, str(self.out / name) if self.url is None else f"{self.url.rstrip('/')}/{quote(name)}"
+            yield sample, name
+
+    def _below_input(self, uri: str) -> str:
+        root = without_options(self.location).rstrip("/")
+        if "://" in uri:
+            root, uri = unquote(root), unquote(uri)
+        for folder in (root, root.rpartition("/")[0]):  # a table names files beside it
+            if uri.startswith(f"{folder}/"):
+                return uri.removeprefix(f"{folder}/")
+        return (uri.partition("://")[2] or uri).lstrip("/")
 
 
 def only_coreset(store: Store) -> str:
@@ -184,6 +205,16 @@ def file_name(sample: Sample, data: bytes) -> str:
     name = "/".join(parts) or f"index-{sample.index}"
     ending = next((ending for magic, ending in _MAGIC if data.startswith(magic)), "img")
     return name if name.lower().endswith((f".{ending}", ".jpeg", ".tiff")) else f"{name}.{ending}"
+
+
+def _free_name(folder: Path, sample: Sample, data: bytes) -> str:
+    """`file_name`, unless that is too long for a file or another sample's: then `index-NUMBER`."""
+    name = file_name(sample, data)
+    path = folder / name
+    is_long = max(map(len, path.parts)) > LONGEST_NAME
+    if is_long or path.exists() or any(parent.is_file() for parent in path.parents):
+        return f"index-{sample.index}.{name.rpartition('.')[2]}"
+    return name
 
 
 def _word(label: int) -> str:

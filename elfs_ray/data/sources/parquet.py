@@ -8,7 +8,7 @@ import pyarrow.fs as pafs
 
 from elfs_ray import storage
 from elfs_ray.data.columns import Wanted, as_text, beside, check_column, find_ids, find_images, ids_of, is_text
-from elfs_ray.data.files import files_signature, open_parquet
+from elfs_ray.data.files import files_signature, open_parquet, reading_parquet
 from elfs_ray.data.sources.base import Chunk, Source, even_runs, read_files, table_of
 from elfs_ray.errors import UsageError
 
@@ -70,23 +70,25 @@ class ParquetSource(Source):
     def read_group(self, chunks: Sequence[Chunk]) -> Iterator[pa.Table]:
         """The table of each chunk, from one pass over their row group that holds few of its rows."""
         path, columns = chunks[0].paths[0], [self._image_column, *([self._id_column] if self._id_column else [])]
-        file, group = open_parquet(path, self._filesystem), chunks[0].row_group
-        batches = file.iter_batches(chunks[0].rows, row_groups=[group], columns=columns)
-        held, start = pa.Table.from_batches([next(batches)]), 0
-        for chunk in chunks:
-            while start + held.num_rows < chunk.offset + chunk.rows:
-                passed = max(0, min(chunk.offset - start, held.num_rows))
-                held = pa.concat_tables([held.slice(passed), pa.Table.from_batches([next(batches)])])
-                start += passed
-            yield self._table_of(chunk, path, held.slice(chunk.offset - start, chunk.rows))
+        with reading_parquet(path):
+            file, group = open_parquet(path, self._filesystem), chunks[0].row_group
+            batches = file.iter_batches(chunks[0].rows, row_groups=[group], columns=columns)
+            held, start = pa.Table.from_batches([next(batches)]), 0
+            for chunk in chunks:
+                while start + held.num_rows < chunk.offset + chunk.rows:
+                    passed = max(0, min(chunk.offset - start, held.num_rows))
+                    held = pa.concat_tables([held.slice(passed), pa.Table.from_batches([next(batches)])])
+                    start += passed
+                yield self._table_of(chunk, path, held.slice(chunk.offset - start, chunk.rows))
 
     def read_column(self, name: str) -> tuple[pa.Array, pa.Array]:
         """The columns of ids and labels of all tables."""
         ids, values, first = list[pa.ChunkedArray](), list[pa.ChunkedArray](), 0
         for path in dict.fromkeys(chunk.paths[0] for chunk in self.chunks):
-            file = open_parquet(path, self._filesystem)
-            check_column(path, file.schema_arrow.names, name)
-            rows = file.read(columns=[name, *([self._id_column] if self._id_column else [])])
+            with reading_parquet(path):
+                file = open_parquet(path, self._filesystem)
+                check_column(path, file.schema_arrow.names, name)
+                rows = file.read(columns=[name, *([self._id_column] if self._id_column else [])])
             ids.append(self._ids(path, rows, first))
             values.append(as_text(rows[name], f"column {name!r} of {path}"))
             first += rows.num_rows

@@ -1,0 +1,206 @@
+"""Readers and configuration on damaged input: a result, or one of the errors that they promise, and nothing else.
+
+CI tries some hundred inputs for each reader, the same every time. `make fuzz` tries more than ten thousand, and others
+every time: the profile is chosen by ELFS_RAY_FUZZ, the number of examples for each test.
+"""
+
+import contextlib
+import io
+import json
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from elfs_ray.config import load_config
+from elfs_ray.data.annotations import read_annotations
+from elfs_ray.data.images import ImageError, decode, inspect
+from elfs_ray.data.labels import read_labels
+from elfs_ray.data.sources import open_source
+from elfs_ray.data.vectors import open_vectors
+from elfs_ray.errors import RunError, UsageError
+
+EXAMPLES = int(os.environ.get("ELFS_RAY_FUZZ", "0"))
+fuzz = settings(
+    max_examples=EXAMPLES or 100,
+    derandomize=not EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+MAX_PIXELS = 1_000_000
+IDS = ["a", "b", "ü/c"]
+pytestmark = pytest.mark.timeout(0 if EXAMPLES else 300)
+
+
+def encoded(kind, **options):
+    rows, columns = np.mgrid[:24, :32]
+    pixels = np.stack([columns * 7, rows * 9, columns + rows], axis=2).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(options.pop("mode", "RGB")).save(file, kind, **options)
+    return file.getvalue()
+
+
+IMAGES = [
+    encoded("JPEG"), encoded("JPEG", progressive=True, exif=b"Exif\0\0II*\0\x08\0\0\0"), encoded("PNG"),
+    encoded("PNG", mode="P"), encoded("PNG", mode="LA"), encoded("PNG", mode="I;16"), encoded("GIF"),
+    encoded("WEBP"), encoded("WEBP", lossless=True), encoded("BMP"), encoded("TIFF"),
+    encoded("TIFF", compression="tiff_lzw"), encoded("ICO"), encoded("PPM"), encoded("TGA"), encoded("JPEG2000"),
+]  # fmt: skip
+
+
+def as_parquet(columns, **options):
+    file = pa.BufferOutputStream()
+    named = columns.items() if isinstance(columns, dict) else columns  # pairs, where two may have one name
+    table = pa.table([pa.array(values) for _, values in named], names=[name for name, _ in named])
+    pq.write_table(table, file, **options)
+    return file.getvalue().to_pybytes()
+
+
+LABELS = {
+    "csv": [b"sample_id,label\na,1\nb,2\n", 'id,class,x\n"a","c,d",\nb,,3\nü/c,e,4\n'.encode()],
+    "tsv": [b"id\tlabel\na\t1\nb\t2\n", b"id\tlabel\tid\na\t1\tb\n"],
+    "jsonl": ['{"id": "a", "label": "x"}\n{"id": "ü/c", "label": 3}\n'.encode(), b'{"id": 1, "label": [2]}\n'],
+    "parquet": [
+        as_parquet({"id": ["a", "b"], "label": [1, 2]}),
+        as_parquet({"id": [1, 2], "y": ["x", None]}, compression="zstd"),
+        as_parquet({"id": ["a"], "label": [[1, 2]]}),
+        as_parquet([("id", ["a"]), ("label", [1]), ("id", ["b"])]),
+    ],
+}
+TABLES = [
+    as_parquet({"id": ["a", "b"], "image": [IMAGES[0], IMAGES[2]]}),
+    as_parquet({"id": [1, 2], "image": [{"bytes": IMAGES[6], "path": "x"}, None]}, compression="zstd"),
+    as_parquet({"id": ["a", "b"], "path": ["x.png", None]}, row_group_size=1),
+    as_parquet([("id", ["a"]), ("path", ["x.png"]), ("id", ["b"])]),
+    as_parquet([("id", ["a"]), ("path", ["x.png"]), ("path", ["y.png"])]),
+]
+VECTORS = [
+    as_parquet({"id": ["a", "b"], "vector": [[1.0, 2.0], [3.0, 4.0]]}),
+    as_parquet({"id": ["a", "b"], "vector": [[1.0], None]}, compression="zstd"),
+    as_parquet({"id": [1, 2], "embedding": pa.array([[1, 2], [3, 4]], pa.list_(pa.int8(), 2))}, row_group_size=1),
+    as_parquet([("id", ["a"]), ("vector", [[1.0]]), ("id", ["b"])]),
+    as_parquet([("id", ["a"]), ("vector", [[1.0]]), ("vector", [[2.0]])]),
+]
+TASK = {"data": {"image": "a", "sample_id": "a"}, "annotations": [{"result": [{"type": "choices", "value": {"choices": ["x"]}}]}]}  # fmt: skip  # noqa: E501
+COCO = {"images": [{"id": 1, "file_name": "a"}], "categories": [{"id": 1, "name": "x"}], "annotations": [{"image_id": 1, "category_id": 1}]}  # fmt: skip  # noqa: E501
+ANNOTATIONS = [
+    json.dumps([TASK, TASK]).encode(), json.dumps(COCO).encode(),
+    b'<?xml version="1.0"?><annotations><image name="a"><tag label="x&amp;"/></image></annotations>',
+    b'<!DOCTYPE a [<!ENTITY b "cc">]><annotations><image name="&b;"/></annotations>',
+]  # fmt: skip
+
+
+@st.composite
+def damaged(draw, originals):
+    """A real file with bytes replaced, put in, taken out or repeated, or its end cut off; or any bytes."""
+    data = bytearray(draw(st.sampled_from(originals)))
+    for _ in range(draw(st.integers(1, 6))):
+        at = draw(st.integers(0, max(0, len(data) - 1)))
+        length = draw(st.integers(0, 12))
+        change = draw(st.sampled_from(["replace", "flip", "put in", "take out", "repeat", "cut"]))
+        if change == "replace":
+            new = draw(st.binary(min_size=1, max_size=8))
+            data[at : at + len(new)] = new
+        elif change == "flip" and data:
+            data[at] ^= 1 << draw(st.integers(0, 7))
+        elif change == "put in":
+            data[at:at] = draw(st.binary(min_size=1, max_size=8))
+        elif change == "take out":
+            del data[at : at + length]
+        elif change == "repeat":
+            data[at:at] = data[at : at + length]
+        elif change == "cut" and draw(st.integers(0, 3)) == 0:
+            del data[at:]
+    return bytes(data)
+
+
+KEYS = (
+    "data image images id image_id annotations result type value choices name categories category_id file_name "
+    "sample_id was_cancelled ground_truth from_name"
+)
+leaves = st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(["a", "x", "", "ü", "label"])
+json_values = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS.split()), inner, max_size=4),
+    max_leaves=12,
+)
+promised = contextlib.suppress(UsageError, RunError)
+
+
+@fuzz
+@given(damaged(IMAGES) | st.binary(max_size=200))
+@pytest.mark.parametrize("reader", [decode, inspect])
+def test_images(reader, data):
+    with contextlib.suppress(ImageError):
+        found = reader(data, max_pixels=MAX_PIXELS)
+        assert found.width * found.height <= MAX_PIXELS
+
+
+@fuzz
+@given(data=st.data())
+@pytest.mark.parametrize("ending", LABELS)
+def test_label_files(tmp_path, ending, data):
+    path = tmp_path / f"labels.{ending}"
+    path.write_bytes(data.draw(damaged(LABELS[ending]) | st.binary(max_size=100)))
+    with promised:
+        numbers, classes = read_labels(str(path), IDS, source="")
+        assert len(numbers) == len(IDS)
+        assert numbers.max() < len(classes)
+
+
+@fuzz
+@given(damaged(ANNOTATIONS) | st.binary(max_size=100) | json_values.map(lambda value: json.dumps(value).encode()))
+@example(b"[" * 100_000)
+def test_annotations(tmp_path, data):
+    path = tmp_path / "annotations"
+    path.write_bytes(data)
+    with promised:
+        labels = read_annotations(path, {"a": "a", "x": "x"}.get)
+        assert all(isinstance(label, str) and label for label in labels.values())
+
+
+@fuzz
+@given(damaged(TABLES) | st.binary(max_size=100))
+def test_image_tables(tmp_path, data):
+    (tmp_path / "images.parquet").write_bytes(data)
+    with promised:
+        source = open_source(str(tmp_path / "images.parquet"))
+        rows = [source.read(chunk) for chunk in source.chunks]
+        assert sum(table.num_rows for table in rows) == source.count
+
+
+@fuzz
+@given(damaged(VECTORS) | st.binary(max_size=100))
+def test_vector_tables(tmp_path, data):
+    (tmp_path / "vectors.parquet").write_bytes(data)
+    with promised:
+        table = open_vectors(str(tmp_path / "vectors.parquet"))
+        for number in range(len(table.groups)):
+            ids, vectors = table.read(number)
+            assert vectors.shape == (len(ids), table.dim)
+
+
+YAML = ["seed: 1\nembed: {batch_size: 8, encoder: timm:resnet18}\n", "budgets: [1, 0.5]\nselect:\n  method: elfs\n"]
+names = st.sampled_from(
+    ["seed", "input", "embed.batch_size", "select.options", "budgets", "evaluate.models", "cluster"]
+)
+values = st.text(max_size=20) | st.sampled_from(
+    ["1", "-1", "[1", "{a: 1}", "&a [*a]", "!!python/name:os.system", "0x", ".nan"]
+)
+overrides = st.text(max_size=20) | st.builds("{}={}".format, names | st.text(max_size=10), values)
+
+
+@fuzz
+@given(damaged([text.encode() for text in YAML]) | st.binary(max_size=60), st.lists(overrides, max_size=3))
+def test_configuration(tmp_path, data, texts):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(data)
+    with promised:
+        config = load_config({"input": "/x", "num_classes": 2, "budgets": [1]}, path, texts)
+        assert repr(load_config({}, base=config.model_dump(mode="json"))) == repr(config)

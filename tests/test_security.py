@@ -1,0 +1,141 @@
+"""What docs/security.md promises, where no other test already checks it."""
+
+import ast
+import io
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from elfs_ray import storage
+from elfs_ray.config import load_config
+from elfs_ray.data.images import ImageError, decode, inspect
+from elfs_ray.errors import UsageError
+from elfs_ray.exports import FORMATS, export_coreset
+from elfs_ray.report.render import write_report
+from elfs_ray.store import Store
+from test_exports import NAME, make_run
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [path for folder in ("elfs_ray", "jobs") for path in sorted((ROOT / folder).rglob("*.py"))]
+# Calls that run, or can be made to run, what a file says; `pickle.Unpickler` is subclassed in datasets.py, and checked.
+NEVER = {
+    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "pickle.load", "pickle.loads", "pickle.Unpickler",
+    "dill.load", "joblib.load", "marshal.load", "marshal.loads", "shelve.open", "yaml.load", "yaml.unsafe_load",
+    "yaml.full_load", "pd.read_pickle", "ET.parse", "ET.fromstring", "tempfile.mktemp",
+}  # fmt: skip
+
+
+def calls(path):
+    """Every call of a module: its dotted name as written, and its keyword arguments as source text."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_runs_what_a_file_says(path):
+    for name, options in calls(path):
+        assert name not in NEVER
+        assert not name.endswith((".extractall", ".extract"))
+        assert options.get("shell") != "True"
+        assert options.get("allow_pickle") != "True"
+        if name == "torch.load":
+            assert options["weights_only"] == "True"
+
+
+def test_the_scan_sees_calls():
+    found = [(name, options) for path in SOURCES for name, options in calls(path)]
+    assert {"torch.load", "yaml.safe_load"} <= {name for name, _ in found}
+
+
+def test_code_is_fetched_in_one_place_alone():
+    places = [path.name for path in SOURCES for name, _ in calls(path) if name == "torch.hub.load"]
+    assert places == ["torchvision_models.py"]
+
+
+def bomb():
+    """A small file of very many pixels, all of which are there."""
+    file = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("reader", [decode, inspect])
+def test_an_image_bomb_is_refused_from_its_header(reader):
+    data = bomb()
+    assert len(data) < 200_000
+    with pytest.raises(ImageError, match=r"10000 x 10000 pixels are more than ingest\.max_pixels=50000000"):
+        reader(data, max_pixels=50_000_000)
+
+
+@pytest.mark.parametrize("reader", [decode, inspect])
+def test_postscript_is_no_image(reader):
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "EPS")
+    with pytest.raises(ImageError, match="not an image, or of a kind"):
+        reader(file.getvalue(), max_pixels=1000)
+
+
+HOSTILE = ["<img src=x onerror=alert(1)>.png", "\"><script>alert(2)<'script>.png", "{{7*7}}.png"]
+
+
+def test_names_of_images_are_escaped_in_the_report(tmp_path):
+    store = make_run(tmp_path, in_table=True, ids=HOSTILE)
+    metrics = {"budget": 3, "beta": None, "cluster_sizes": [1, 1, 1]}
+    record = {
+        "fingerprint": "x",
+        "metrics": metrics,
+        "rows": {NAME: 3},
+        "seconds": 1,
+        "peak_memory_mb": 1,
+        "chosen": {},
+    }
+    config = load_config({"input": "x", "num_classes": 3, "budgets": [3]}).model_dump(mode="json")
+    store.update_manifest(name="run", config=config, stages={f"coresets/{NAME}": record}, versions={}, hardware={})
+    write_report(store)
+    page = store.read_bytes("report.html").decode()
+    body = page[page.rindex("</script>", 0, page.index("<h1>")) :]
+    assert body.count("data:image/jpeg;base64,") == 3
+    assert "<img src=x" not in body
+    assert "<script>alert" not in body
+    assert "49.png" not in body
+    assert "&lt;img src=x onerror=alert(1)&gt;.png" in body
+
+
+SECRET = "a-secret-that-stands-nowhere"
+WITH_SECRETS = [
+    f"s3://key:{SECRET}@photos/x",
+    f"s3://photos/x?secret_key={SECRET}",
+    f"s3://photos/x?region=eu&Session_Token={SECRET}",
+    f"gs://user:{SECRET}@photos/x",
+    f"abfs://photos@account/x?client_secret={SECRET}",
+    f"abfs://photos@account/x?sas_token={SECRET}",
+]
+
+
+@pytest.mark.parametrize("location", WITH_SECRETS)
+def test_a_secret_in_a_location_is_refused_and_not_repeated(location):
+    for use in (storage.resolve, Store):
+        with pytest.raises(UsageError, match="must not hold credentials") as caught:
+            use(location)
+        assert SECRET not in str(caught.value)
+
+
+def test_a_location_without_a_secret_is_taken():
+    for location in ("/photos/key=1?token=2", "s3://photos/monkey=1/x?region=eu", "gs://photos/tokens/x"):
+        storage.refuse_credentials(location)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_an_export_says_nothing_of_how_a_store_is_reached(tmp_path, form):
+    store = make_run(tmp_path, in_table=True)
+    store.update_manifest(input="s3://photos/x?endpoint_override=inner.example:9000")
+    folder = export_coreset(store, NAME, form, tmp_path / "out")
+    assert not [path for path in folder.rglob("*") if path.is_file() and b"inner.example" in path.read_bytes()]
+
+
+def test_a_local_ray_asks_for_a_token_and_reports_to_nobody(ray_session):
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
