@@ -20,13 +20,13 @@ from pydantic.fields import FieldInfo
 from elfs_ray.config import EXECUTION, RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-# Files outside docs/ that are pages of the site, by their place in the repository; on GitHub, README.md is the index.
+# Files outside docs/ that are pages of the site, by their place in the repository.
 OUTSIDE = {
-    "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "configs/README.md": "papers-settings.md",
 }
+TARGETS = {**OUTSIDE, "README.md": "index.md"}
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
 GENERATED = re.compile(r"^<!-- generated: (?P<name>[a-z]+) -->$", re.MULTILINE)
 
@@ -44,9 +44,8 @@ def _math(source: str, *_: Any, **__: Any) -> str:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that lie outside docs/."""
-    for source, page in OUTSIDE.items():
-        if page != "index.md":
-            files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    for source, name in OUTSIDE.items():
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / source)))
     return files
 
 
@@ -54,16 +53,16 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Fill in what is generated, and point links that leave or enter docs/ to pages of the site."""
     markdown = GENERATED.sub(lambda found: GENERATORS[found["name"]](), markdown)
     here = page.file.src_uri
-    source = {target: source for source, target in OUTSIDE.items()}.get(here, "")
-    return LINK.sub(lambda found: _moved(found, here, source if here != "index.md" else ""), markdown)
+    source = {name: source for source, name in OUTSIDE.items()}.get(here, f"docs/{here}")
+    return LINK.sub(lambda found: _moved(found, here, source), markdown)
 
 
 def _moved(found: re.Match[str], here: str, source: str) -> str:
     """A link as it is right in the site; one that the site does not hold stays as it is, and fails the build."""
     if "://" in found["target"] or found["target"].startswith("mailto:"):
         return found[0]
-    in_repository = posixpath.normpath(posixpath.join(posixpath.dirname(source or f"docs/{here}"), found["target"]))
-    in_site = OUTSIDE.get(in_repository)
+    in_repository = posixpath.normpath(posixpath.join(posixpath.dirname(source), found["target"]))
+    in_site = TARGETS.get(in_repository)
     if in_site is None and in_repository.startswith("docs/"):
         in_site = in_repository.removeprefix("docs/")
     if in_site is None:
