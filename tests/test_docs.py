@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-import yaml
 from markdown_it import MarkdownIt
 
 from elfs_ray import cli, schema, select
@@ -142,8 +141,7 @@ def test_yaml_blocks_are_configurations(page, tmp_path):
     for language, _, text in blocks(page):
         if language == "yaml":
             (tmp_path / "run.yaml").write_text(text)
-            config = load_config({}, tmp_path / "run.yaml")
-            assert yaml.safe_load(text).keys() <= config.model_dump().keys()
+            load_config({}, tmp_path / "run.yaml")
 
 
 def check_command(words):
