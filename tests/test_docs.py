@@ -305,6 +305,7 @@ def shape(line, folder):
     return " ".join(line.split())
 
 
+@pytest.mark.slow
 def test_the_tutorial_from_the_first_line_to_the_last(call, small_run, small_input, tmp_path, monkeypatch):
     """On 240 of its images, with half of its budgets and options that end in seconds.
 
