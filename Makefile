@@ -9,7 +9,7 @@ CANDIDATES := python3.12 python3.13 python3.11 python3 python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c "$(SUPPORTED)" 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test lint format types imports check lock audit fuzz clean
+.PHONY: help install demo test lint format types imports docs check lock audit fuzz clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -19,7 +19,7 @@ install: $(READY) ## create .venv with everything at the versions of constraints
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 found; install one, or pass make PYTHON=/path/to/python" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,docs,dev]'
 	@touch $@
 
 demo: $(READY) ## run the whole pipeline on 1,797 real images (a few minutes)
@@ -42,10 +42,14 @@ types: $(READY) ## check types
 imports: $(READY) ## check which layer imports which
 	@$(BIN)/lint-imports --no-logo
 
+# (--quiet would hide the warnings from --strict, too.)
+docs: $(READY) ## build the documentation into site/, every warning an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs/mkdocs.yml
+
+check: lint types imports docs test ## all that CI runs
+
 fuzz: $(READY) ## pass some ten thousand damaged files and options to the readers (minutes)
 	@$(BIN)/python benchmarks/fuzz.py
-
-check: lint types imports test ## all that CI runs
 
 audit: $(READY) ## look up known vulnerabilities of the pinned versions (needs a network)
 	@$(BIN)/uv tool run pip-audit --requirement constraints.txt --no-deps --disable-pip
@@ -55,4 +59,4 @@ lock: $(READY) ## resolve constraints.txt again
 		--no-emit-index-url --no-emit-find-links --quiet --output-file constraints.txt
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) demo-run .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache build dist *.egg-info
+	rm -rf $(VENV) demo-run site .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache build dist *.egg-info

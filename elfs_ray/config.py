@@ -137,12 +137,12 @@ class ClusterConfig(Section):
     weight_decay: float = Field(1e-4, ge=0, description="AdamW, on matrices")
     warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of the epochs in which the learning rate rises")
     beta: float = Field(0.6, gt=0, le=1, description="exponent of the pointwise mutual information")
-    student_temperature: float = Field(0.1, gt=0)
-    teacher_temperature: float = Field(0.1, gt=0)
+    student_temperature: float = Field(0.1, gt=0, description="divides the student's logits")
+    teacher_temperature: float = Field(0.1, gt=0, description="divides the teacher's logits")
     teacher_momentum: Annotated[float, Field(ge=0, lt=1)] | Auto = Field(
         "auto", description="share of the old teacher kept at each step; auto: 0.996, less where steps are few"
     )
-    prior_momentum: float = Field(0.9, ge=0, lt=1)
+    prior_momentum: float = Field(0.9, ge=0, lt=1, description="share of the old class prior kept at each step")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the heads; sums stay float32")
     assignment: Literal["mean", "best_head"] = Field(
         "mean", description="mean of the aligned heads' probabilities, or the head with the lowest training loss"
@@ -162,8 +162,8 @@ class ProxyConfig(Section):
     epochs: AutoInt = Field("auto", description="passes over the samples")
     batch_size: int = Field(256, ge=1, description="samples in one step, over all workers")
     learning_rate: AutoFloat = Field("auto", description="SGD with Nesterov momentum, cosine to zero")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="of SGD, on all parameters")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on images with a GPU")
     folds: int = Field(1, ge=1, description="above 1: dynamics of samples not trained on, one training for each fold")
     tdds: bool = Field(False, description="record TDDS too, which holds N x C probabilities in memory")
@@ -175,14 +175,10 @@ class BetaSearchConfig(Section):
     """Search of beta, the share of hardest samples dropped (and, for `auto`, of the method), on pseudo-labels."""
 
     betas: list[Annotated[float, Field(ge=0, lt=1)]] | Auto = Field("auto", description="candidates; auto: 0, 0.1, ...")
-    model: EvaluationModel = Field(
-        "mlp",
-        description="what each trial trains, on embeddings or on images: best what you will train on the coreset. "
-        "A network that starts from nothing needs easier images than a classifier on embeddings, and so a larger beta",
-    )
+    model: EvaluationModel = Field("mlp", description="what trials train: best what you will train on the coreset")
     image_size: AutoInt = Field("auto", description="on images: pixels a side")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on images with a GPU")
-    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the samples that trials are judged on")
     seeds: int = Field(3, ge=1, description="trainings for each candidate")
     steps: int = Field(500, ge=1, description="optimizer steps of each training, whatever the budget")
     scheduler: Literal["none", "asha"] = Field(
@@ -235,7 +231,7 @@ class EvaluateConfig(Section):
     )
     batch_size: AutoInt = Field("auto", description="samples in one step; auto: 128, and 256 for resnet18 and larger")
     learning_rate: AutoFloat = Field("auto", description="SGD with Nesterov momentum, cosine to zero")
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, description="of SGD, on all parameters")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on images with a GPU")
     hide: float = Field(0.0, ge=0, lt=1, description="KAKURENBO: hide up to this share, the learned, in each epoch")
     embeddings_of: Location | None = Field(
