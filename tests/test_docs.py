@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from elfs_ray.options import OPTIONS
 from markdown_it import MarkdownIt
 
 from elfs_ray import cli, schema, select
+from elfs_ray.cli.options import OPTIONS
+from elfs_ray.cli.runs import configurations
 from elfs_ray.config import RunConfig, load_config
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
@@ -155,7 +156,7 @@ def check_command(words):
         options = {option: value for option, value in given.items() if option in OPTIONS and value != ()}
         files = [file for file in given["config"] or [] if (ROOT / file).exists()]
         methods = [given["method"]] if isinstance(given.get("method"), str) else given.get("method")
-        cli._configs(methods, options, files, given["set_"], REQUIRED)
+        configurations(methods, {**options, "config": files, "set_": given["set_"]}, REQUIRED)
 
 
 def check_options(name, words):
@@ -202,7 +203,7 @@ def test_names_in_the_text_exist(page):
                 if hasattr(field.annotation, "model_fields")}  # fmt: skip
     for code in inline_code(page):
         program, *words = code.split()
-        if program == "elfs-ray" and words and words[0].islower():
+        if program == "elfs-ray" and words and re.match("[a-z]", words[0]):
             check_options(words[0], words)
         for section, option in re.findall(r"(?:^|--set )([a-z_]+)\.([a-z_]+)(?:=\S+)?$", code):
             if section in sections and option not in ("py", "yaml", "html"):

@@ -39,7 +39,7 @@ def run(
 
     Several methods run one after the other in one run folder; what they share runs once.
     """
-    start(_configs(method, options), Store(out_dir), until, options)
+    start(configurations(method, options), Store(out_dir), until, options)
 
 
 @app.command()
@@ -51,10 +51,10 @@ def sweep(
     **options: Any,
 ) -> None:
     """Compare methods and budgets: the same as `run` with several methods."""
-    start(_configs(method, options), Store(out_dir), "report", options)
+    start(configurations(method, options), Store(out_dir), "report", options)
 
 
-def _configs(
+def configurations(
     methods: Sequence[str] | None, options: Mapping[str, Any], base: dict[str, Any] | None = None
 ) -> list[RunConfig]:
     """The configuration of each method; a wrong name is refused before the first one has run for hours."""
@@ -88,7 +88,7 @@ def _add_stage_command(stage: str, summary: str) -> None:
     @takes_options("input_", "budget", "num_classes", "address")
     def command(*, run_dir: RunArgument, **options: Any) -> None:
         store, saved = _saved(run_dir, options["config"], options["input_"])
-        start(_configs(None, options, saved), store, stage, options)
+        start(configurations(None, options, saved), store, stage, options)
 
     command.__doc__ = f"{summary} Stages before it that are not complete run first."
     app.command(name=stage, rich_help_panel="One stage")(command)
@@ -119,7 +119,7 @@ def evaluate(*, run_dir: RunArgument, method: MethodOption = None, **options: An
     Stages before it that are not complete run first. The run keeps its own method, budgets and search.
     """
     store, saved = _saved(run_dir, options["config"])
-    start(_configs(method, options, saved), store, "evaluate", options, keep=("select", "budgets", "beta_search"))
+    start(configurations(method, options, saved), store, "evaluate", options, keep=("select", "budgets", "beta_search"))
 
 
 @app.command(rich_help_panel="One stage")
@@ -136,7 +136,7 @@ def report(
     """Write the HTML report. Stages before it that are not complete run first."""
     store, saved = _saved(run_dir, options["config"])
     if not (serve and store.exists(REPORT)):
-        start(_configs(None, options, saved), store, "report", options)
+        start(configurations(None, options, saved), store, "report", options)
     if serve:
         _serve(store, port)
 
@@ -166,7 +166,7 @@ def plan(
     """Estimate rows, bytes, time and money of a run on this hardware, from a few seconds of measuring."""
     from elfs_ray.plan import make_plan
 
-    chosen = _configs([method] if method else None, options)
+    chosen = configurations([method] if method else None, options)
     made = make_plan(chosen[0], price_per_hour=price_per_hour)
     if as_json:
         out.print_json(data=made.as_json())
