@@ -1,11 +1,12 @@
 """The report in a real browser: no error, and what a person does with the map."""
 
+import contextlib
 import io
 import json
 import shutil
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageStat
 from playwright.sync_api import sync_playwright
 
 from elfs_ray.report.render import write_report
@@ -44,20 +45,42 @@ def report(small_run, tmp_path_factory):
     return run_dir / "report.html"
 
 
-@pytest.fixture(params=["light", "dark"])
-def page(request, browser, report):
-    """The page once it is drawn; at the end, what the console said must be no error."""
-    opened = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme=request.param)
-    said = []
-    opened.on("console", lambda message: said.append((message.type, message.text)))
-    opened.on("pageerror", lambda error: said.append(("error", str(error))))
-    opened.on("request", lambda sent: said.append(("error", sent.url)) if sent.url.startswith("http") else None)
-    opened.goto(f"file://{report}")
-    opened.wait_for_selector("#map-plot .main-svg")
-    yield opened
-    assert [text for kind, text in said if kind == "error"] == []
-    assert opened.title() == f"{NAME} - elfs_ray"
-    opened.close()
+@pytest.fixture(scope="module")
+def open_page(browser, report):
+    """Opens the page in a colour scheme; at the end, what the console said must be no error."""
+
+    @contextlib.contextmanager
+    def opened(scheme):
+        page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme=scheme)
+        said = []
+        page.on("console", lambda message: said.append((message.type, message.text)))
+        page.on("pageerror", lambda error: said.append(("error", str(error))))
+        page.on("request", lambda sent: said.append(("error", sent.url)) if sent.url.startswith("http") else None)
+        page.goto(f"file://{report}")
+        page.wait_for_selector("#map-plot .main-svg")
+        yield page
+        assert [text for kind, text in said if kind == "error"] == []
+        assert page.title() == f"{NAME} - elfs_ray"
+        page.close()
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def page(open_page):
+    with open_page("light") as page:
+        yield page
+
+
+def darkness(page):
+    """Mean of all pixels that are seen, 255 where all is black."""
+    return 255 - ImageStat.Stat(Image.open(io.BytesIO(page.screenshot())).convert("L")).mean[0]
+
+
+def test_dark_where_the_reader_wants_it(open_page, page):
+    with open_page("dark") as dark:
+        assert darkness(dark) > 180
+    assert darkness(page) < 75
 
 
 def test_charts_are_drawn(page):
@@ -89,6 +112,7 @@ def test_filters(page):
     members = [point for point, cluster in enumerate(data["cluster"]) if cluster == 3]
     chosen = set(data["selected"]["elfs/40"]).intersection(members)
     assert count.inner_text() == f"{len(members)} images shown, {len(chosen)} of them selected"
+    page.select_option("#map-cluster", "")
 
 
 def test_by_keyboard_alone(page):
