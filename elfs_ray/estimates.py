@@ -66,6 +66,9 @@ STAGE_SECONDS = {
     "beta-search": 6.0,
     "select": 0.1,
     "evaluate": 1.0,
+    "duplicates": 0.5,
+    "map": 1.5,
+    "coverage": 0.3,
     "report": 2.0,
 }
 SESSION_SECONDS = 5.0
@@ -73,8 +76,10 @@ SESSION_SECONDS = 5.0
 LIST_SLOWDOWN, RANKING_FLOPS = 8.0, 2e9
 KMEANS_POINTS, KMEANS_STEPS = 39, 10
 TRIALS_ON_A_GPU = 4
+# Of a point of the map, on one core; more than some do not help.
+MAP_POINT_SECONDS, MAP_CORES = 3e-3, 8
 # Bytes of a row in the run folder beside vectors: names, numbers, hashes.
-ROW_BYTES = {"samples": 150, "pseudo_labels": 20, "dynamics": 60}
+ROW_BYTES = {"samples": 150, "pseudo_labels": 20, "dynamics": 60, "map": 40}
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ class Work:
         trials: of the beta search for one budget.
         trainings: of the evaluation of one budget, with each model.
         tested: samples that each training of the evaluation is tested on.
+        map_points: images that the report's map places.
     """
 
     stages: tuple[str, ...]
@@ -125,6 +131,7 @@ class Work:
     trials: int
     trainings: int
     tested: int
+    map_points: int
     neighbors: NeighborsConfig
     cluster: ClusterConfig
     proxy: ProxyConfig
@@ -159,7 +166,7 @@ def estimate(work: Work, rates: Rates) -> list[StageEstimate]:
     """One line for each stage, in order; a stage that runs for each budget has one line for all."""
     found = []
     for stage in dict.fromkeys(work.stages):
-        times = work.stages.count(stage) if stage in ("beta-search", "select", "evaluate") else 1
+        times = work.stages.count(stage) if stage in ("beta-search", "select", "evaluate", "coverage") else 1
         seconds = STAGE_SECONDS[stage] + _stage_seconds(stage, work, rates)
         rows, disk = _written(stage, work)
         actors, memory = _held(stage, work)
@@ -192,6 +199,8 @@ def _stage_seconds(stage: str, work: Work, rates: Rates) -> float:
         return search_seconds(work.neighbors, work.images, work.dim, rates.search_flops * max(1, work.gpus), work.cpus)
     if stage in ("cluster", "proxy"):
         return _network_seconds(stage, work, rates)
+    if stage == "map":
+        return work.map_points * MAP_POINT_SECONDS / min(work.cpus, MAP_CORES)
     return _classifier_seconds(stage, work, rates) if stage in ("beta-search", "evaluate") else 0.0
 
 
@@ -222,19 +231,19 @@ def _classifier_seconds(stage: str, work: Work, rates: Rates) -> float:
 
 def _written(stage: str, work: Work) -> tuple[int, int]:
     """Rows and bytes that a stage leaves in the run folder."""
-    images = work.images + work.test_images
-    if stage == "ingest":
-        return images, int(images * (ROW_BYTES["samples"] + work.image_bytes))
-    if stage == "embed":
-        return images, 2 * images * work.dim
-    if stage == "neighbors":
-        return work.images, 12 * work.images * work.neighbors.k
-    if stage in ("cluster", "anchor"):
-        return work.images, work.images * ROW_BYTES["pseudo_labels"]
-    if stage == "proxy":
-        return work.images, work.images * ROW_BYTES["dynamics"]
-    rows = {"beta-search": work.trials, "evaluate": work.trainings * len(work.evaluate)}
-    return rows.get(stage, 0), 0
+    images, of_pseudo_labels = work.images + work.test_images, work.images * ROW_BYTES["pseudo_labels"]
+    written = {
+        "ingest": (images, int(images * (ROW_BYTES["samples"] + work.image_bytes))),
+        "embed": (images, 2 * images * work.dim),
+        "neighbors": (work.images, 12 * work.images * work.neighbors.k),
+        "cluster": (work.images, of_pseudo_labels),
+        "anchor": (work.images, of_pseudo_labels),
+        "proxy": (work.images, work.images * ROW_BYTES["dynamics"]),
+        "beta-search": (work.trials, 0),
+        "evaluate": (work.trainings * len(work.evaluate), 0),
+        "map": (work.map_points, work.map_points * ROW_BYTES["map"]),
+    }
+    return written.get(stage, (0, 0))
 
 
 def _held(stage: str, work: Work) -> tuple[int, int]:

@@ -160,6 +160,7 @@ def _work(
         trials=len(method.candidates(betas)) * config.beta_search.seeds,
         trainings=subsets * config.evaluate.seeds,
         tested=test_images or max(0, images - round(subsets * sum(budgets) / len(budgets))),
+        map_points=min(config.report.map_points, images),
         neighbors=neighbors,
         cluster=measured.cluster,
         proxy=measured.proxy,

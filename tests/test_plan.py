@@ -31,6 +31,7 @@ def work(images=50_000, **changes):
         trials=27,
         trainings=10,
         tested=10_000,
+        map_points=20_000,
         neighbors=choose_neighbors(config.neighbors, 2, 0, images, 1280),
         cluster=choose_cluster(config.cluster, "cpu", 1, images, 1280),
         proxy=choose_proxy(config.proxy, "cpu", 1, images, 32),
@@ -123,7 +124,7 @@ class TestOnTheDigits:
             cli.main()
         assert ended.value.code == 0
         shown = json.loads(capsys.readouterr().out)
-        assert [one["stage"] for one in shown["stages"]] == ["ingest", "embed", "select", "report"]
+        assert [one["stage"] for one in shown["stages"]] == ["ingest", "embed", "select", "map", "coverage", "report"]
         assert shown["stages"][1]["disk_bytes"] == 2 * 24 * 240
         assert (shown["calibration"]["dim"], shown["calibration"]["encoder_bytes"]) == (24, 0)
         assert shown["money"] == pytest.approx(2 * shown["seconds"] / 3600)
