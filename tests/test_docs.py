@@ -252,6 +252,9 @@ def test_documented_columns_are_those_of_the_schema():
         "coresets": schema.CORESET,
         "evaluation": schema.EVALUATION,
         "comparison": schema.COMPARISON,
+        "near_duplicates": schema.NEAR_DUPLICATES,
+        "map": schema.MAP,
+        "coverage": schema.COVERAGE,
     }
     parts = re.split(r"^## `(\w+)`$", (ROOT / "docs/reference/artifacts.md").read_text(), flags=re.MULTILINE)
     documented = {

@@ -196,7 +196,7 @@ class TestPackage:
     def test_is_small_and_holds_what_a_job_needs(self, tmp_path):
         create_package(str(ROOT), tmp_path / "package.zip", include_gitignore=True)
         sizes = {file.filename: file.compress_size for file in zipfile.ZipFile(tmp_path / "package.zip").infolist()}
-        assert {"elfs_ray/cli.py", "jobs/select.py"} <= set(sizes)
+        assert {"elfs_ray/cli/__init__.py", "jobs/select.py"} <= set(sizes)
         assert not {name.split("/")[0] for name in sizes} & {".git", ".venv", "benchmarks", "demo-run", "docs", "tests"}
         assert not [name for name in sizes if "__pycache__" in name]
         # Whatever else somebody keeps in a checkout is theirs.
