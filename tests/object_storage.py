@@ -65,7 +65,8 @@ class ObjectStorage:
     def _set_requests_without_check(self, count: str) -> None:
         address, plain = f"{self.endpoint}/moto-api/reset-auth", {"Content-Type": "text/plain"}
         request = urllib.request.Request(address, count.encode(), plain, method="POST")
-        urllib.request.urlopen(request, timeout=10).close()
+        # `urlopen` keeps for ever the proxies that the environment named when it was first called, in whatever test.
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10).close()
 
 
 @contextlib.contextmanager

@@ -5,8 +5,6 @@ Symbols: n rows, d dimensions.
 
 import numpy as np
 from jaxtyping import Float32
-from openTSNE import TSNE
-from openTSNE.affinity import PerplexityBasedNN
 
 from elfs_ray.core.features import PrincipalComponents
 
@@ -36,6 +34,9 @@ def neighbor_map(vectors: Float32[np.ndarray, "n d"], seed: int, threads: int) -
         seed: of what is drawn in the search of neighbours.
         threads: to compute with; their number moves the points by rounding.
     """
+    from openTSNE import TSNE  # takes a second, and brings pyarrow
+    from openTSNE.affinity import PerplexityBasedNN
+
     if len(vectors) < MIN_ROWS:
         return principal_plane(vectors)
     components = PrincipalComponents(vectors, min(COMPONENTS, *vectors.shape)).project(vectors)

@@ -11,6 +11,7 @@ import ray
 
 from elfs_ray import schema
 from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.projection import neighbor_map, principal_plane
 from elfs_ray.engine.artifacts import KEY, part_name, read_vectors_at
 from elfs_ray.engine.session import use_threads
 from elfs_ray.engine.stage import StageContext, StageResult
@@ -31,8 +32,6 @@ def run(context: StageContext) -> StageResult:
 
 @ray.remote(num_cpus=1)
 def _place(store: Store, work: str, rows: np.ndarray, kind: str, seed: int, threads: int) -> None:
-    from elfs_ray.core.projection import neighbor_map, principal_plane  # a second, which other stages need not wait for
-
     threads = min(threads, os.cpu_count() or 1)
     use_threads(threads)  # nothing else of the stage runs
     vectors = normalize_rows(read_vectors_at(store, rows))
