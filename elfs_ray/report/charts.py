@@ -102,6 +102,32 @@ def accuracies(results: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     return _html(figure, "Test accuracy of each training on the coreset and on random subsets")
 
 
+def gains(results: Mapping[str, Mapping[int, tuple[float, float]]]) -> str:
+    """Accuracy less that of random subsets, by budget: a curve for each method, at first those of the best.
+
+    Args:
+        results: method -> budget -> difference and half width of its interval, as shares.
+    """
+    means = {name: float(np.mean([gain for gain, _ in row.values()])) for name, row in results.items()}
+    best = sorted(means, key=means.__getitem__, reverse=True)
+    figure = go.Figure()
+    for number, name in enumerate(best):
+        points = sorted(results[name].items())
+        figure.add_scatter(
+            x=[f"{budget:,}" for budget, _ in points],
+            y=[100 * gain for _, (gain, _) in points],
+            error_y={"array": [100 * width for _, (_, width) in points]},
+            mode="lines+markers",
+            name=name,
+            visible=_visible(number),
+        )
+    figure.add_hline(y=0, line={"color": MUTED, "width": 1.5})
+    figure.update_layout(yaxis_title="accuracy less random, points")
+    figure.update_xaxes(type="category", title="images labelled")
+    ranked = "; ".join(f"{name} {100 * means[name]:+.1f}" for name in best)
+    return _html(figure, f"Accuracy less random subsets by budget. Mean over budgets, points: {ranked}")
+
+
 def _visible(number: int) -> bool | str:
     return True if number < SHOWN else "legendonly"
 
@@ -117,11 +143,13 @@ def _html(figure: go.Figure, summary: str) -> str:
         margin={"l": 56, "r": 16, "t": 36, "b": 48},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        colorway=[ACCENT, "#0f9d77", "#b4690e", "#8b5cf6", "#c2417c"],
+        colorway=[ACCENT, "#0f9d77", "#b4690e", "#8b5cf6", "#c2417c", "#0891b2"],
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": ACCENT},
         font={"color": "#7b8491", "family": "system-ui, sans-serif"},
         legend={"orientation": "h", "y": 1.12},
     )
+    if len(figure.data) > 2 * SHOWN:  # a long legend needs a place of its own
+        figure.update_layout(legend={"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"})
     figure.update_xaxes(gridcolor="rgba(128,128,128,0.2)", zeroline=False)
     figure.update_yaxes(gridcolor="rgba(128,128,128,0.2)", zeroline=False)
     config: dict[str, Any] = {"displaylogo": False, "responsive": True}

@@ -23,6 +23,8 @@ DUPLICATE_PAIRS = 12
 GALLERY_BYTES, MAP_BYTES = 5 * 2**20, 2 * 2**20
 MOST_THUMBNAILS = 1500
 """Of all coresets together, so that a run with many of them does not spend minutes on pictures."""
+MOST_BOXES = 3
+"""Methods beside random whose single trainings a chart still shows."""
 FEW_CORESETS = 4
 """So many are described one by one at the top of the page, and shown unfolded."""
 
@@ -47,6 +49,7 @@ def write_report(store: Store) -> str:
     coresets = describe_coresets(store, manifest, gallery, min(limit, MOST_THUMBNAILS // _count(stages, "coresets/")))
     names = [coreset.name for coreset in coresets]
     points = map_data(store, names, Pictures(store, MAP_BYTES), MOST_PICTURES if limit else 0)
+    comparison = store.read_table(COMPARISON).to_pylist() if store.exists(COMPARISON) else []
     environment = Environment(loader=PackageLoader("elfs_ray.report", "page"), autoescape=True, trim_blocks=True)
     page = environment.get_template("report.html").render(
         manifest=manifest,
@@ -61,8 +64,8 @@ def write_report(store: Store) -> str:
         signals=label_free_signals(stages),
         # The charts escape their own texts; Plotly is the library's, style and script are ours.
         charts={name: Markup(html) for name, html in _charts(store, stages, coresets).items()},  # noqa: S704
-        accuracies={model: Markup(html) for model, html in _accuracy_charts(store, coresets).items()},  # noqa: S704
-        comparison=store.read_table(COMPARISON).to_pylist() if store.exists(COMPARISON) else [],
+        accuracies={model: Markup(html) for model, html in _accuracy_charts(store, coresets, comparison).items()},  # noqa: S704
+        comparison=comparison,
         quarantine=_quarantine(store),
         plotly=Markup(get_plotlyjs()),  # noqa: S704
         style=_page_file("style.css"),
@@ -137,8 +140,15 @@ def _cluster_chart(stages: dict[str, Any], coresets: list[Coreset]) -> str:
     return charts.cluster_shares(stages["cluster"]["metrics"]["cluster_sizes"], sizes)
 
 
-def _accuracy_charts(store: Store, coresets: list[Coreset]) -> dict[str, str]:
-    """A chart for each model that was evaluated."""
+def _accuracy_charts(store: Store, coresets: list[Coreset], comparison: list[dict[str, Any]]) -> dict[str, str]:
+    """A chart for each model that was evaluated: of each training, or of many methods their gains."""
+    gains: dict[str, dict[str, dict[int, tuple[float, float]]]] = {}
+    for row in comparison:
+        if row["difference"] is not None:
+            by_method = gains.setdefault(row["model"], {}).setdefault(row["method"], {})
+            by_method[row["budget"]] = row["difference"], row["difference_half_width"]
+    if any(len(by_method) > MOST_BOXES for by_method in gains.values()):
+        return {model: charts.gains(by_method) for model, by_method in gains.items()}
     trainings: dict[str, dict[str, Any]] = {}
     for coreset in coresets:
         if coreset.evaluation:

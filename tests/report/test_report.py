@@ -1,6 +1,7 @@
 """The report of a real run: whole, self-contained, honest and safe; looked at in a real browser where there is one."""
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 
@@ -11,6 +12,7 @@ import pytest
 from elfs_ray import schema
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.engine.artifacts import read_vectors
+from elfs_ray.report import charts
 from elfs_ray.report.coresets import describe_coresets
 from elfs_ray.report.map_data import map_data
 from elfs_ray.report.render import write_report
@@ -181,3 +183,10 @@ def test_coverage_is_that_of_the_coreset(small_run):
     assert rows[0]["redundancy"] == pytest.approx(among.max(axis=1).mean(), abs=1e-3)
     assert [row["subset"] for row in rows] == ["coreset", *["random"] * 5]
     assert len({row["coverage"] for row in rows}) == 6
+
+
+def test_of_many_methods_the_best_are_shown_at_first():
+    results = {f"m{number}": {50: (number / 100, 0.01), 100: (number / 50, 0.02)} for number in range(8)}
+    html = charts.gains(results)
+    assert 'aria-label="Accuracy less random subsets by budget. Mean over budgets, points: m7 +10.5; m6 +9.0;' in html
+    assert re.findall(r'"name":"(m\d)"[^}]*?"visible":"legendonly"', html) == ["m1", "m0"]
