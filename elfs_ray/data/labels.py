@@ -95,15 +95,6 @@ def _from_table(spec: str, source: Callable[[], Source], id_column: str | None) 
     return by_id
 
 
-def _read_column(spec: str, source: str, id_column: str | None) -> pa.Table:
-    """The column of labels of the images' table, and that of the ids."""
-    filesystem, info = existing(source)
-    data = pads.dataset(info.path, filesystem=filesystem, format="parquet")
-    names = data.schema.names
-    found_id = _column(source, names, id_column, ID_COLUMNS, "id")
-    return data.to_table(columns=[found_id, _column(source, names, spec.removeprefix(COLUMN_PREFIX), (), "label")])
-
-
 @contextlib.contextmanager
 def _readable(where: str) -> Iterator[None]:
     """A block that reads labels; raises `UsageError` where they are damaged, or no text."""
