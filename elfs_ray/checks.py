@@ -6,7 +6,7 @@ from elfs_ray.config import RunConfig
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.defaults import ON_EMBEDDINGS
 from elfs_ray.errors import UsageError
-from elfs_ray.methods import Needs, balances, get_method
+from elfs_ray.methods import Needs, SelectionMethod, balances, get_method
 from elfs_ray.storage import check_bucket, without_options
 from elfs_ray.store import MANIFEST, Store
 
@@ -22,7 +22,9 @@ def check_before_start(config: RunConfig, store: Store) -> "Source":
     """
     from elfs_ray.data.sources import open_input
 
-    _check_supervision(config)
+    method = get_method(config.select.method, **config.select.options)
+    _check_scores(config, method)
+    _check_supervision(config, method)
     check_embeddings(config)
     check_pictures(config)
     labeled_signature(config)
@@ -95,9 +97,18 @@ def _check_rows(config: RunConfig, source: "Source") -> None:
         )
 
 
-def _check_supervision(config: RunConfig) -> None:
+def _check_scores(config: RunConfig, method: SelectionMethod) -> None:
+    """Refuse a method that goes by a score which the proxy will not record."""
+    if getattr(method, "score", None) == "tdds" and not config.proxy.tdds:
+        raise UsageError(
+            f"method {method.name!r} goes by the score 'tdds', which the proxy records only on demand; "
+            "pass --set proxy.tdds=true"
+        )
+
+
+def _check_supervision(config: RunConfig, method: SelectionMethod) -> None:
     """Refuse a supervised baseline that has no labels, or that labels would not change."""
-    select, method = config.select, get_method(config.select.method, **config.select.options)
+    select = config.select
     if not select.supervised:
         return
     if config.evaluate.labels is None:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from elfs_ray.errors import UsageError, one_line
+from elfs_ray.errors import UsageError, one_line, wrong_value
 
 Auto = Literal["auto"]
 EXECUTION = "execution_only"
@@ -384,8 +384,7 @@ def _explain(error: ValidationError) -> str:
         return f"option {name!r} is missing; pass {flag} or set it in the configuration file"
     if first["type"] == "model_type":
         return f"option {name!r} has the value {first['input']!r}, but is a section; set {name}.OPTION=VALUE"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"option {name!r} has the value {first['input']!r}: {message[0].lower()}{message[1:]}"
+    return wrong_value(name, first)
 
 
 def _known_options(section: list[str]) -> list[str]:

@@ -58,7 +58,14 @@ IMAGE_SIZES = ((48, 32), (80, 64), (128, 96), (math.inf, 224))
 
 
 def choose_embed(
-    section: EmbedConfig, cpus: int, gpus: int, num_samples: int, native_size: int, median_side: float
+    section: EmbedConfig,
+    cpus: int,
+    gpus: int,
+    num_samples: int,
+    native_size: int,
+    median_side: float,
+    *,
+    cpu_bfloat16: bool,
 ) -> EmbedConfig:
     """Encoder options.
 
@@ -69,12 +76,14 @@ def choose_embed(
         num_samples: images to embed.
         native_size: pixels a side that the encoder was trained with.
         median_side: median short side of the images, pixels.
+        cpu_bfloat16: whether the processors have instructions for bfloat16.
     """
     if gpus:
         size, dtype, batch, actors = native_size, "bfloat16", 256, gpus
     else:
         # A CPU affords small inputs only, and enlarging tiny images further adds cost but no detail.
-        size, dtype, batch = min(native_size, 128 if median_side <= 64 else 160), "bfloat16", 64
+        size, batch = min(native_size, 128 if median_side <= 64 else 160), 64
+        dtype = "bfloat16" if cpu_bfloat16 else "float32"
         actors = min(cpus, math.ceil(num_samples / IMAGES_PER_CPU_ENCODER))
     return _fill(section, image_size=size, dtype=dtype, batch_size=batch, actors=actors)
 

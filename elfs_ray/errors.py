@@ -1,6 +1,8 @@
 """The errors that a user can cause or mend: one line each, naming the thing, the value seen and the remedy."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 _REASON_LENGTH = 200
 
@@ -19,6 +21,12 @@ class UsageError(ElfsRayError, ValueError):
 
 class RunError(ElfsRayError, RuntimeError):
     """A stage could not finish for a cause that running again may pass: a lost worker, no memory (exit status 1)."""
+
+
+def wrong_value(option: str, problem: Mapping[str, Any]) -> str:
+    """What pydantic says of the value of an option (one of `ValidationError.errors`), as a sentence of ours."""
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"option {option!r} has the value {problem['input']!r}: {message[0].lower()}{message[1:]}"
 
 
 def one_line(error: BaseException) -> str:

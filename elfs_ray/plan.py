@@ -20,7 +20,7 @@ from elfs_ray.core.pruning import beta_grid, budget_count
 from elfs_ray.data.sources import Source, open_input
 from elfs_ray.defaults import choose_neighbors
 from elfs_ray.engine.calibrate import Calibration, calibrate
-from elfs_ray.engine.session import Hardware
+from elfs_ray.engine.session import Hardware, has_bfloat16
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.estimates import SESSION_SECONDS, StageEstimate, Work, estimate
 from elfs_ray.methods import get_method
@@ -132,7 +132,7 @@ def _hardware(config: RunConfig) -> Hardware:
             f"ray.num_gpus={gpus}, but this machine has no GPU to measure on; plan on a machine like the cluster's"
         )
     cpus = config.ray.num_cpus or len(os.sched_getaffinity(0))
-    return Hardware("cuda" if gpus else "cpu", cpus, gpus)
+    return Hardware("cuda" if gpus else "cpu", cpus, gpus, has_bfloat16())
 
 
 def _work(

@@ -1,9 +1,11 @@
 """The app that the commands enter, how it ends, and what several commands share."""
 
+import signal
 import sys
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from elfs_ray import __version__
@@ -29,6 +31,7 @@ app = typer.Typer(
 def main() -> None:
     """Entry point of the `elfs-ray` command; exit status 0, 1 (failed), 2 (wrong use) or 130 (interrupted)."""
     debug = "--debug" in sys.argv[1:]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         code = app(standalone_mode=False) or 0
         if code == EXIT_INTERRUPTED:  # Typer makes Ctrl-C an exit without a word
@@ -37,7 +40,7 @@ def main() -> None:
     except CommandLineError as error:
         if error.format_message():  # without a command, Typer has shown the help
             command = error.ctx.command_path if error.ctx else "elfs-ray"
-            _complain(f"{error.format_message().rstrip('.')}; see `{command} -h`")
+            _complain(f"{error.format_message().rstrip('.')}{_value_seen(error)}; see `{command} -h`")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _complain(INTERRUPTED)
@@ -78,6 +81,12 @@ def run_folder(run_dir: str, *, may_be_new: bool = False) -> Store:
 def say(text: str) -> None:
     """Print a line as it is, however long."""
     out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _value_seen(error: BaseException) -> str:
+    """What was given, where Typer's message does not say it."""
+    cause = error.__cause__
+    return f", not {cause.errors()[0]['input']!r}" if isinstance(cause, ValidationError) else ""
 
 
 def _complain(message: str) -> None:

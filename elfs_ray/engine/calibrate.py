@@ -137,7 +137,8 @@ def _ready_vectors(config: RunConfig) -> _Embedding:
 def _encoding(config: RunConfig, images: int, good: list[bytes], side: float, hardware: Hardware) -> _Embedding:
     """With the encoder and the options that a run would choose."""
     native = load_encoder(config.embed.encoder, weights=config.embed.weights).preprocessing.size
-    embed = choose_embed(config.embed, hardware.cpus, hardware.gpus, images, native, side)
+    has = hardware.bfloat16
+    embed = choose_embed(config.embed, hardware.cpus, hardware.gpus, images, native, side, cpu_bfloat16=has)
     encoder = load_encoder(embed.encoder, weights=embed.weights, image_size=int(embed.image_size))
     pixels, decode_seconds = _decode(good, encoder, config.ingest.max_pixels)
     encode = _encode_seconds(encoder, pixels, embed.dtype, int(embed.batch_size), hardware)

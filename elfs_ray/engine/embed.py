@@ -34,6 +34,7 @@ from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import RunError
 
+CHOSEN = "chosen.json"
 # What a process of Ray with torch loaded takes, and how much more than its pixels a batch needs, in bytes and times.
 PROCESS_BYTES, DECODE_COPIES, ENCODE_COPIES = 512 * 2**20, 4, 24
 
@@ -74,11 +75,15 @@ def _choose(context: StageContext) -> tuple[EmbedConfig, Encoder]:
         # Test images must go through exactly what the candidates went through.
         options = EmbedConfig.model_validate(context.chosen("embed"))
     else:
-        section, hardware = context.config.embed, context.hardware
+        section, hardware, store = context.config.embed, context.hardware, context.store
         native = load_encoder(section.encoder, weights=section.weights).preprocessing.size
-        num_samples = context.store.count_rows("samples")
-        sizes = native, median_side(context.store)
-        options = choose_embed(section, hardware.cpus, hardware.gpus, num_samples, *sizes)
+        sizes = store.count_rows("samples"), native, median_side(store)
+        options = choose_embed(section, hardware.cpus, hardware.gpus, *sizes, cpu_bfloat16=hardware.bfloat16)
+        if store.exists(context.work, CHOSEN):
+            # Rows from another machine stand beside those from here: what decides their values stays as it was.
+            decided = {name: store.read_json(context.work, CHOSEN)[name] for name in ("image_size", "dtype")}
+            options = options.model_copy(update=decided)
+        store.write_json(options.model_dump(mode="json"), context.work, CHOSEN)
     encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
     return options, encoder
 

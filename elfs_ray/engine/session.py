@@ -39,11 +39,20 @@ from elfs_ray.errors import RunError, UsageError, one_line
 
 @dataclass(frozen=True)
 class Hardware:
-    """What stages plan with."""
+    """What stages plan with.
+
+    Attributes:
+        device: what computes.
+        cpus: processors of the machine or cluster.
+        gpus: GPUs of the machine or cluster.
+        bfloat16: whether the processors have instructions for bfloat16; where not, torch takes ten times as long as
+            with float32.
+    """
 
     device: Literal["cpu", "cuda"]
     cpus: int
     gpus: int
+    bfloat16: bool = False
 
     @property
     def units(self) -> int:
@@ -102,7 +111,16 @@ def _hardware(config: RayConfig, resources: dict[str, float]) -> Hardware:
     """What is there, or what the configuration says will be: Ray does not tell what an autoscaler may start."""
     cpus = int(resources.get("CPU", 1)) if config.num_cpus is None else config.num_cpus
     gpus = int(resources.get("GPU", 0)) if config.num_gpus is None else config.num_gpus
-    return Hardware("cuda" if gpus else "cpu", max(1, cpus), gpus)
+    return Hardware("cuda" if gpus else "cpu", max(1, cpus), gpus, has_bfloat16())
+
+
+def has_bfloat16() -> bool:
+    """Whether the processors of this machine (x86 alone: torch uses no others') have instructions for bfloat16."""
+    import torch
+
+    # From torch 2.11 on, or somewhat later.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _start(config: RayConfig, verbose: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from elfs_ray.errors import UsageError
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, ShareBelowOne
 from elfs_ray.methods.ccs import Ccs
 from elfs_ray.methods.d2 import D2
 from elfs_ray.methods.dual import Dual
@@ -41,7 +41,7 @@ class Auto(SelectionMethod):
 
     among: Sequence[str] = tuple(CANDIDATES)
     choice: str = "random"
-    beta: float = 0.0
+    beta: ShareBelowOne = 0.0
 
     name = "auto"
     summary = "the method and beta that do best on held-out pseudo-labels"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import PositiveInt
 
 from elfs_ray.core.centers import k_means_plus_plus
 from elfs_ray.core.probe import last_layer_gradients, train_probe
@@ -17,7 +18,7 @@ class Badge(SelectionMethod):
         steps: optimizer steps of the probe on the pseudo-labels.
     """
 
-    steps: int = 1000
+    steps: PositiveInt = 1000
 
     name = "badge"
     summary = "large and diverse gradients of a probe's last layer, drawn by k-means++"

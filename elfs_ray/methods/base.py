@@ -2,16 +2,23 @@
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any, ClassVar
+from functools import cache
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, Shaped
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from elfs_ray.core.dynamics import Score
 from elfs_ray.core.pruning import check_scores
-from elfs_ray.errors import UsageError
+from elfs_ray.errors import UsageError, wrong_value
+
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+_validator: Callable[[Any], Any] = cache(TypeAdapter)
 
 
 class Needs(StrEnum):
@@ -106,7 +113,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class SelectionMethod(ABC):
-    """One way to select. Its options are its dataclass fields, with defaults.
+    """One way to select. Its options are its dataclass fields, with defaults; pydantic checks their types and ranges.
 
     A package adds a method by a subclass under the entry point group `elfs_ray.methods`.
     """
@@ -118,6 +125,7 @@ class SelectionMethod(ABC):
     searched: ClassVar[bool] = False  # has options that the search finds for each budget: see `candidates`
     takes_first_within_noise: ClassVar[bool] = False  # the search takes an earlier candidate that is about as good
     balanced: ClassVar[bool] = False  # does better with a share of the budget for each cluster
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)  # in methods of other packages
     knows_labeled: ClassVar[bool] = False  # sees the samples with labels, as covered; others are not shown them
 
     @abstractmethod
@@ -156,7 +164,7 @@ class SelectionMethod(ABC):
         """Build the method from named options.
 
         Raises:
-            UsageError: an option that the method does not have.
+            UsageError: an option that the method does not have, or a value of a wrong type or out of range.
         """
         known = [field.name for field in fields(cls)]
         for name in options:
@@ -164,7 +172,15 @@ class SelectionMethod(ABC):
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(known) or 'none'}"
                 raise UsageError(f"method {cls.name!r} has no option {name!r}; {hint}")
-        return cls(**options)
+        try:
+            return _validator(cls).validate_python(dict(options))
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            cause = problem.get("ctx", {}).get("error")
+            if isinstance(cause, UsageError):  # from a method's own check
+                raise cause from None
+            name = str(problem["loc"][0]) if problem["loc"] else ""
+            raise UsageError(f"method {cls.name!r}: {wrong_value(name, problem)}") from None
 
 
 @dataclass(frozen=True)
@@ -176,8 +192,8 @@ class DropsHardest(SelectionMethod):
         beta: share of the hardest to drop, found by the beta search.
     """
 
-    score: str = "aum"
-    beta: float = 0.0
+    score: Score = "aum"
+    beta: ShareBelowOne = 0.0
 
     needs = frozenset({Needs.DYNAMICS})
     searched = True

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import PositiveInt
 
 from elfs_ray.core.dynamics import hardness
 from elfs_ray.core.pruning import stratified_prune
@@ -17,7 +18,7 @@ class Ccs(DropsHardest):
         strata: parts of equal width that the range of scores is cut into.
     """
 
-    strata: int = 50
+    strata: PositiveInt = 50
 
     name = "ccs"
     summary = "drop the hardest beta N, draw evenly over the range of difficulty"

@@ -1,11 +1,13 @@
 """D2: diversity and difficulty by message passing on the neighbour graph (Maharana et al., ICLR 2024)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
+from pydantic import NonNegativeFloat, PositiveInt
 
-from elfs_ray.core.dynamics import hardness
+from elfs_ray.core.dynamics import Score, hardness
 from elfs_ray.core.features import unit_distances
 from elfs_ray.core.graph import select_by_density, start_density
 from elfs_ray.errors import UsageError
@@ -23,9 +25,9 @@ class D2(SelectionMethod):
         product: multiply, not add, a sample's importance and its neighbours' messages.
     """
 
-    score: str = "none"
-    num_neighbors: int = 10
-    gamma: float = 1.0
+    score: Literal["none", Score] = "none"
+    num_neighbors: PositiveInt = 10
+    gamma: NonNegativeFloat = 1.0
     product: bool = False
 
     name = "d2"

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import PositiveInt
 
 from elfs_ray.core.probe import learning_complexity
 from elfs_ray.core.pruning import hardness_order
 from elfs_ray.errors import UsageError
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, Share, check_budget, given
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class Dlc(SelectionMethod):
         easiest: where it ends. The defaults take the hardest alone, as top-k does, once the range holds the budget.
     """
 
-    capacities: int = 10
-    hardest: float = 0.0
-    easiest: float = 0.0
+    capacities: PositiveInt = 10
+    hardest: Share = 0.0
+    easiest: Share = 0.0
 
     name = "dlc"
     summary = "a range of learning complexity, measured without training"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import NonNegativeFloat
 
 from elfs_ray.core.dynamics import hardness
 from elfs_ray.core.pruning import beta_sampling_weights, hardness_order, weighted_order
@@ -19,7 +20,7 @@ class Dual(SelectionMethod):
     """
 
     sampling: bool = True
-    exponent: float = 5.5
+    exponent: NonNegativeFloat = 5.5
 
     name = "dual"
     summary = "difficulty times uncertainty early in training; easier samples for smaller budgets"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import PositiveInt
 
 from elfs_ray.core.centers import centroid_distances, k_means
 from elfs_ray.core.pruning import hardness_order
@@ -19,7 +20,7 @@ class Prototypicality(SelectionMethod):
         nearest: take the prototypes themselves, which pays where the budget is tiny.
     """
 
-    num_clusters: int = 10
+    num_clusters: PositiveInt = 10
     nearest: bool = False
 
     name = "prototypicality"

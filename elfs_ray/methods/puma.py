@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import PositiveInt
 
 from elfs_ray.core.probe import boundary_distances, train_probe
 from elfs_ray.core.pruning import hardness_order
@@ -19,7 +20,7 @@ class Puma(SelectionMethod):
         steps: optimizer steps of the probe on the pseudo-labels.
     """
 
-    steps: int = 1000
+    steps: PositiveInt = 1000
 
     name = "puma"
     summary = "nearest to the decision boundary of a probe (DeepFool)"

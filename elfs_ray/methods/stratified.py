@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import PositiveInt
 
 from elfs_ray.core.centers import regions
 from elfs_ray.core.pruning import rank_within
@@ -21,7 +22,7 @@ class Stratified(SelectionMethod):
         max_regions: of k-means; never more than the budget.
     """
 
-    max_regions: int = 500
+    max_regions: PositiveInt = 500
 
     name = "stratified"
     summary = "uniform draw with its share for each of many regions of the embeddings"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import PositiveInt
 
 from elfs_ray.core.centers import regions
 from elfs_ray.core.features import unit_distances
@@ -20,9 +21,9 @@ class TypiClust(SelectionMethod):
         min_size: smaller clusters come last, as outliers.
     """
 
-    max_clusters: int = 500
-    num_neighbors: int = 20
-    min_size: int = 5
+    max_clusters: PositiveInt = 500
+    num_neighbors: PositiveInt = 20
+    min_size: PositiveInt = 5
 
     name = "typiclust"
     summary = "the samples with the nearest neighbours, one cluster after the other; for small budgets"

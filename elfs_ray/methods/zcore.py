@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import NonNegativeFloat, PositiveInt
 
 from elfs_ray.core.pruning import hardness_order
 from elfs_ray.core.zcore import coverage_scores, draw, min_max
@@ -21,10 +22,10 @@ class ZCore(SelectionMethod):
         random_start: add a uniform draw to each score before scaling, as published.
     """
 
-    draws: int = 100_000
-    view_dims: int = 2
-    num_neighbors: int = 1000
-    exponent: float = 4.0
+    draws: PositiveInt = 100_000
+    view_dims: PositiveInt = 2
+    num_neighbors: PositiveInt = 1000
+    exponent: NonNegativeFloat = 4.0
     random_start: bool = True
 
     name = "zcore"

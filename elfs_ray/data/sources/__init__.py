@@ -79,7 +79,10 @@ def open_source(
         shards = [file for file in files if file.extension == "tar"]
         return WebDatasetSource(location, filesystem, info.path, shards, wanted)
     if image_column or id_column:
-        raise UsageError(f"{location} is a folder of images: ingest.image_column and ingest.id_column are for tables")
+        raise UsageError(
+            f"{location} is a folder of images, and ingest.image_column and ingest.id_column are for tables; "
+            "leave them out"
+        )
     return FolderSource(location, info.path, files, chunk_rows)
 
 
