@@ -7,7 +7,7 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -118,8 +118,8 @@ def has_bfloat16() -> bool:
     """Whether the processors of this machine (x86 alone: torch uses no others') have instructions for bfloat16."""
     import torch
 
-    # From torch 2.11 on, or somewhat later.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    ask: Callable[[], Mapping[str, Any]] | None = getattr(torch.cpu, "get_capabilities", None)  # not in each torch 2
+    capabilities = ask() if ask else {}
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
