@@ -20,6 +20,7 @@ def check_before_start(config: RunConfig, store: Store) -> "Source":
     Returns:
         The listed input, since listing it is the longest of the checks.
     """
+    from elfs_ray.data.labels import check_labels
     from elfs_ray.data.sources import open_input
 
     method = get_method(config.select.method, **config.select.options)
@@ -32,6 +33,8 @@ def check_before_start(config: RunConfig, store: Store) -> "Source":
         if budget <= 0 or isinstance(budget, float):
             budget_count(budget, 10**12)
     source = open_input(config, config.input)
+    if config.select.labeled is not None:
+        check_labels(config.select.labeled, source, config.ingest.id_column)
     for budget in config.budgets:
         budget_count(budget, source.count)
     _check_rows(config, source)

@@ -31,6 +31,6 @@ def wrong_value(option: str, problem: Mapping[str, Any]) -> str:
 
 def one_line(error: BaseException) -> str:
     """What an exception says, in one short line: the system's own words for an error number, else its text."""
-    if isinstance(error, OSError) and error.errno:
+    if isinstance(error, OSError) and error.errno and error.errno > 0:  # that of an unknown host is negative
         return os.strerror(error.errno)
     return " ".join(str(error).split())[:_REASON_LENGTH] or type(error).__name__

@@ -157,10 +157,11 @@ def first_steps(config: RunConfig, source: "Source") -> list[Step]:
 
     steps = [ingest("", source)]
     if config.evaluate.labels:
-        steps.append(_labels_step(config, steps[0], ""))
+        steps.append(_labels_step(config, source, steps[0], ""))
     if config.evaluate.test_input:
-        test = ingest(_TEST_PREFIX, open_input(config, config.evaluate.test_input))
-        steps += [test, _labels_step(config, test, _TEST_PREFIX)]
+        test_source = open_input(config, config.evaluate.test_input)
+        test = ingest(_TEST_PREFIX, test_source)
+        steps += [test, _labels_step(config, test_source, test, _TEST_PREFIX)]
     return steps
 
 
@@ -258,12 +259,13 @@ def _embed_options(config: RunConfig, *, test: bool = False) -> Any:
     return options if weights is None else {**options, "weights_signature": weights_signature(weights)}
 
 
-def _labels_step(config: RunConfig, ingest: Step, prefix: str) -> Step:
-    from elfs_ray.data.labels import labels_signature
+def _labels_step(config: RunConfig, source: "Source", ingest: Step, prefix: str) -> Step:
+    from elfs_ray.data.labels import check_labels, labels_signature
 
     spec = (config.evaluate.test_labels if prefix else None) or config.evaluate.labels
     if spec is None:
         raise UsageError("test images are given without labels; pass --labels, and --test-labels if they differ")
+    check_labels(spec, source, config.ingest.id_column)
     return _step("labels", [without_options(spec), labels_signature(spec)], [ingest], prefix=prefix)
 
 

@@ -45,7 +45,7 @@ def made(tmp_path_factory):
         (here / "input" / f"{number}.png").write_bytes(picture(number))
     for name, text in {
         "other/thesis.txt": "mine", "damaged/manifest.json": "{", "notes.txt": "x", "bad.parquet": "PAR1",
-        "list.yaml": "- 1\n", "labels.csv": "id,label\n0.png,1\n", "empty.json": "[]",
+        "list.yaml": "- 1\n", "labels.csv": "id,label\n0.png,1\n", "wrong.tsv": "a\tb\n1\t2\n", "empty.json": "[]",
         "others.json": TASK % "q", "finished.json": TASK % "1",
     }.items():  # fmt: skip
         (here / name).write_text(text)

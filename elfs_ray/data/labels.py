@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
+import pyarrow.fs as pafs
 
 from elfs_ray import storage
-from elfs_ray.data.columns import ID_COLUMNS, listed, refuse_repeated
+from elfs_ray.data.columns import ID_COLUMNS, check_column, listed, refuse_repeated
 from elfs_ray.data.files import existing
 from elfs_ray.data.sources import Source
-from elfs_ray.data.text_tables import ENDINGS, read_text_table
+from elfs_ray.data.text_tables import ENDINGS, read_text_table, text_table_schema
 from elfs_ray.errors import UsageError, one_line
 
 LABEL_COLUMNS = ("label", "class", "target", "category", "y")
@@ -27,6 +28,26 @@ def labels_signature(spec: str) -> str:
         return spec
     _, info = existing(spec)
     return hashlib.blake2b(f"{info.path}\0{info.size}\0{info.mtime_ns}".encode(), digest_size=16).hexdigest()
+
+
+def check_labels(spec: str, source: Source, id_column: str | None = None) -> None:
+    """Refuse labels of which columns or names of folders show, before any image is read, that they cannot be read.
+
+    Raises:
+        UsageError: as `read_labels`, which takes the same.
+    """
+    if spec == FOLDERS:
+        for sample_id in source.ids():
+            _folder(sample_id)
+    elif spec.startswith(COLUMN_PREFIX):
+        name, columns = spec.removeprefix(COLUMN_PREFIX), source.columns()
+        if columns:
+            check_column(source.location, columns, name)
+        elif columns is not None:
+            source.read_column(name)  # which has none, and says what else to pass
+    else:
+        with _readable(spec):
+            _id_and_label(spec, _file_columns(spec), id_column)
 
 
 def read_labels(
@@ -85,8 +106,7 @@ def _from_table(spec: str, source: Callable[[], Source], id_column: str | None) 
             where, (id_values, values) = images.location, images.read_column(spec.removeprefix(COLUMN_PREFIX))
         else:
             table = _read_file(spec)
-            id_values = table[_column(where, table.column_names, id_column, ID_COLUMNS, "id")]
-            values = table[_column(where, table.column_names, None, LABEL_COLUMNS, "label")]
+            id_values, values = (table[name] for name in _id_and_label(where, table.column_names, id_column))
         ids, labels = (column.cast(pa.string()).to_pylist() for column in (id_values, values))
     by_id: dict[str, str] = {}
     for sample_id, label in zip(ids, labels, strict=True):
@@ -106,15 +126,33 @@ def _readable(where: str) -> Iterator[None]:
 
 
 def _read_file(path: str) -> pa.Table:
-    filesystem, info = existing(path)
-    ending = info.extension.lower()
-    if ending in ENDINGS:
+    filesystem, info, as_text = _existing_table(path)
+    if as_text:
         return read_text_table(f"labels file {path}", filesystem, info)
-    if ending != "parquet":
-        raise UsageError(f"labels file {path} is of no known kind; pass .csv, .tsv, .jsonl or .parquet")
     table = pads.dataset(info.path, filesystem=filesystem, format="parquet").to_table()
     refuse_repeated(path, table.column_names)
     return table
+
+
+def _file_columns(path: str) -> list[str]:
+    filesystem, info, as_text = _existing_table(path)
+    if as_text:
+        return list(text_table_schema(f"labels file {path}", filesystem, info).names)
+    return list(pads.dataset(info.path, filesystem=filesystem, format="parquet").schema.names)
+
+
+def _existing_table(path: str) -> tuple[pafs.FileSystem, pafs.FileInfo, bool]:
+    """A file of labels, and whether it is text."""
+    filesystem, info = existing(path)
+    ending = info.extension.lower()
+    if ending not in (*ENDINGS, "parquet"):
+        raise UsageError(f"labels file {path} is of no known kind; pass .csv, .tsv, .jsonl or .parquet")
+    return filesystem, info, ending in ENDINGS
+
+
+def _id_and_label(where: str, names: list[str], id_column: str | None) -> tuple[str, str]:
+    """The columns of ids and of labels."""
+    return _column(where, names, id_column, ID_COLUMNS, "id"), _column(where, names, None, LABEL_COLUMNS, "label")
 
 
 def _column(where: str, names: list[str], asked: str | None, usual: tuple[str, ...], what: str) -> str:

@@ -73,6 +73,10 @@ class Vectors(ABC):
             UsageError: an id or a vector is missing, of another width, or not finite in half precision.
         """
 
+    def columns(self) -> list[str]:
+        """Names of the columns that `column` reads."""
+        return []
+
     def column(self, name: str) -> pa.Array:
         """A column of labels of all rows, as text.
 
@@ -128,6 +132,10 @@ class VectorTable(Vectors):
         if len(widths) and widths.tolist() != [self.dim]:
             raise UsageError(f"{where}: vectors of {', '.join(map(str, widths))} values; all must have {self.dim}")
         return ids, _half(values.to_numpy(zero_copy_only=False).reshape(-1, self.dim), ids, where)
+
+    def columns(self) -> list[str]:
+        """Of the first table."""
+        return list(open_parquet(self.groups[0].path, storage.resolve(self.location)[0]).schema_arrow.names)
 
     def column(self, name: str) -> pa.Array:
         """Of all tables."""

@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,8 @@ from threadpoolctl import threadpool_limits
 
 from elfs_ray.config import RayConfig
 from elfs_ray.errors import RunError, UsageError, one_line
+
+CONNECT_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -127,10 +130,13 @@ def _start(config: RayConfig, verbose: bool) -> None:
     address = config.address or os.environ.get("RAY_ADDRESS")
     # Workers must find this package and the user's plug-ins when it is run from a checkout.
     common: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+    quiet = contextlib.nullcontext() if verbose else _standard_error_closed()
     if address:
         try:
-            ray.init(address=address, **common)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+            _knock(address)
+            with quiet:
+                ray.init(address=address, **common)
+        except (OSError, OverflowError, ValueError, RuntimeError) as error:
             reason = one_line(error)
             raise UsageError(
                 f"no Ray cluster answers at {address!r} ({reason}); start one or leave out ray.address"
@@ -140,7 +146,7 @@ def _start(config: RayConfig, verbose: bool) -> None:
     # No one takes this machine away with notice; the watcher would be one more process for each training.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
-        with contextlib.nullcontext() if verbose else _standard_error_closed():
+        with quiet:
             ray.init(
                 address="local",
                 num_cpus=config.num_cpus,
@@ -152,6 +158,13 @@ def _start(config: RayConfig, verbose: bool) -> None:
     except (OSError, ValueError, RuntimeError, ConnectionError) as error:
         reason = one_line(error)
         raise RunError(f"a local Ray could not be started: {reason}; check free memory and disk in /tmp") from error
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` where nothing listens at a HOST:PORT or ray://HOST:PORT: Ray itself would try for minutes."""
+    host, separator, port = address.rpartition("://")[2].rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,9 @@
-"""What stages plan with."""
+"""What stages plan with, and a cluster that is not there."""
+
+import os
+import socket
+import subprocess
+import sys
 
 from elfs_ray.config import RayConfig
 from elfs_ray.engine import session
@@ -13,3 +18,19 @@ def test_what_an_autoscaling_cluster_may_start(ray_session):
     """Without workers such a cluster has no GPU, and would be planned for as one that will never have any."""
     with session.ray_session(RayConfig(num_cpus=32, num_gpus=4)) as hardware:
         assert hardware == session.Hardware("cuda", 32, 4, session.has_bfloat16())
+
+
+def test_no_cluster_at_an_address(small_input, tmp_path):
+    """Ray itself would try for minutes; the variable counts as the option does."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    command = ["run", f"--input={small_input[0]}", "--budget=3", "--num-classes=2", f"--out={tmp_path / 'run'}"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "elfs_ray.cli", *command],
+        env={**os.environ, "RAY_ADDRESS": address}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.stderr == (
+        f"elfs-ray: no Ray cluster answers at '{address}' (Connection refused); start one or leave out ray.address\n"
+    )
+    assert ended.returncode == 2

@@ -67,6 +67,10 @@ class Source(ABC):
     def read(self, chunk: Chunk) -> pa.Table:
         """Position int64, sample_id, uri, image (encoded bytes) and error (null, or why there are no bytes)."""
 
+    def columns(self) -> list[str] | None:
+        """What labels may be read from by `read_column`; None where only reading everything tells."""
+        return []
+
     def read_column(self, name: str) -> tuple[pa.Array, pa.Array]:
         """Ids of all inputs, and what a column says of them as text, null where nothing.
 
@@ -74,6 +78,10 @@ class Source(ABC):
             UsageError: there is no such column.
         """
         raise UsageError(f"{self.location} has no column {name!r}; pass a file of labels, or `folders`")
+
+    def ids(self) -> Iterator[str]:
+        """Of the inputs, as far as they are known without reading anything."""
+        return iter(())
 
     def groups(self, chunks: Sequence[Chunk]) -> list[list[Chunk]]:
         """The chunks, in order, with those together that are cheaper to read together."""

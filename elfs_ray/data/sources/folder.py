@@ -1,5 +1,7 @@
 """A folder of image files, searched in depth; ids are paths below it."""
 
+from collections.abc import Iterator
+
 import pyarrow as pa
 import pyarrow.fs as pafs
 
@@ -26,8 +28,15 @@ class FolderSource(Source):
         """Of the files."""
         return self._signature
 
+    def ids(self) -> Iterator[str]:
+        """Paths below the folder."""
+        return (self._id(path) for chunk in self.chunks for path in chunk.paths)
+
     def read(self, chunk: Chunk) -> pa.Table:
         """Each file of the chunk."""
         uris = [storage.uri_of(path, self.location) for path in chunk.paths]
-        ids = [path[len(self._root) :].lstrip("/") for path in chunk.paths]
+        ids = [self._id(path) for path in chunk.paths]
         return table_of(chunk, ids, uris, read_files(uris, self.location))
+
+    def _id(self, path: str) -> str:
+        return path[len(self._root) :].lstrip("/")

@@ -82,6 +82,10 @@ class HuggingFaceSource(Source):
             encoded = read_files(uris, self.location)
         return table_of(chunk, self._ids(batch, chunk.first).to_pylist(), uris, encoded)
 
+    def columns(self) -> list[str] | None:
+        """Of the data set."""
+        return list(self._schema.names)
+
     def read_column(self, name: str) -> tuple[pa.Array, pa.Array]:
         """A column; of classes, their names."""
         check_column(self.location, self._schema.names, name)

@@ -50,10 +50,15 @@ class ManifestSource(Source):
         ids = self._ids.slice(chunk.first, chunk.rows).to_pylist()
         return table_of(chunk, ids, uris, read_files(uris, self.location))
 
+    def columns(self) -> list[str] | None:
+        """Of the manifest."""
+        info = self._filesystem.get_file_info(self._path)
+        return list(text_table_schema(self.location, self._filesystem, info).names)
+
     def read_column(self, name: str) -> tuple[pa.Array, pa.Array]:
         """A column of the manifest; an empty text says nothing."""
         info = self._filesystem.get_file_info(self._path)
-        check_column(self.location, text_table_schema(self.location, self._filesystem, info).names, name)
+        check_column(self.location, self.columns() or [], name)
         column = read_text_table(self.location, self._filesystem, info, [name])[name]
         values = as_text(column, f"column {name!r} of {self.location}").combine_chunks()
         return self._ids, pc.if_else(pc.equal(values, ""), None, values)

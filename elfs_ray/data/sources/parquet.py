@@ -81,6 +81,12 @@ class ParquetSource(Source):
                     start += passed
                 yield self._table_of(chunk, path, held.slice(chunk.offset - start, chunk.rows))
 
+    def columns(self) -> list[str] | None:
+        """Of the first table."""
+        path = self.chunks[0].paths[0]
+        with reading_parquet(path):
+            return list(open_parquet(path, self._filesystem).schema_arrow.names)
+
     def read_column(self, name: str) -> tuple[pa.Array, pa.Array]:
         """The columns of ids and labels of all tables."""
         ids, values, first = list[pa.ChunkedArray](), list[pa.ChunkedArray](), 0

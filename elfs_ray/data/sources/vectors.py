@@ -34,6 +34,10 @@ class VectorSource(Source):
         ids = self._vectors.ids(chunk.row_group).slice(0, chunk.rows).to_pylist()
         return table_of(chunk, ids, uris, [(None, None)] * chunk.rows)
 
+    def columns(self) -> list[str] | None:
+        """Of the table of embeddings."""
+        return self._vectors.columns()
+
     def read_column(self, name: str) -> tuple[pa.Array, pa.Array]:
         """A column of the table of embeddings."""
         values = self._vectors.column(name)

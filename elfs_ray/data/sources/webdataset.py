@@ -97,6 +97,10 @@ class WebDatasetSource(Source):
         ids = self._ids.slice(chunk.first, chunk.rows).to_pylist()
         return table_of(chunk, ids, [f"{uri}#{key}" for key in keys], encoded)
 
+    def columns(self) -> list[str] | None:
+        """What the samples have beside their images, no one knows before the end."""
+        return None
+
     def read_column(self, name: str) -> tuple[pa.Array, pa.Array]:
         """What the member of each sample with this ending holds, or its `.json` under this name."""
         exact, described = dict[int, str](), dict[int, str]()
