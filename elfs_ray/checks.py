@@ -37,7 +37,7 @@ def check_before_start(config: RunConfig, store: Store) -> "Source":
         check_labels(config.select.labeled, source, config.ingest.id_column)
     for budget in config.budgets:
         budget_count(budget, source.count)
-    _check_rows(config, source)
+    check_rows(config.embed.vectors, config, source)
     check_bucket(store.uri)
     if store.is_file:
         raise UsageError(f"{store.uri} is a file, not a folder; choose another --out")
@@ -62,8 +62,14 @@ def check_embeddings(config: RunConfig) -> None:
             raise UsageError("embed.test_vectors needs embed.vectors, those of the candidates; pass --embeddings")
         check_encoder(embed.encoder, embed.weights)
         return
-    for location in dict.fromkeys([embed.vectors, embed.test_vectors or embed.vectors]):
-        open_vectors(location, config.ingest.id_column)
+    vectors = open_vectors(embed.vectors, config.ingest.id_column)
+    if embed.test_vectors is not None:
+        open_vectors(embed.test_vectors, config.ingest.id_column)
+    elif config.evaluate.test_input and not vectors.has_ids:
+        raise UsageError(
+            f"{vectors.location} has no ids, so that its rows are those of the candidates; "
+            "pass those of the test images with --set embed.test_vectors=FILE"
+        )
 
 
 def check_pictures(config: RunConfig) -> None:
@@ -86,13 +92,13 @@ def check_pictures(config: RunConfig) -> None:
         )
 
 
-def _check_rows(config: RunConfig, source: "Source") -> None:
-    """Refuse vectors that have no ids and are not as many as the images."""
+def check_rows(location: str | None, config: RunConfig, source: "Source") -> None:
+    """Refuse vectors, if any, that have no ids and are not as many as the images."""
     from elfs_ray.data.vectors import open_vectors
 
-    if config.embed.vectors is None:
+    if location is None:
         return
-    vectors = open_vectors(config.embed.vectors, config.ingest.id_column)
+    vectors = open_vectors(location, config.ingest.id_column)
     if not vectors.has_ids and vectors.rows != source.count:
         raise UsageError(
             f"{vectors.location} has {vectors.rows:,} rows and no ids, and {source.location} {source.count:,} images; "

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
-from elfs_ray.checks import check_before_start, check_sizes, labeled_signature
+from elfs_ray.checks import check_before_start, check_rows, check_sizes, labeled_signature
 from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.console import Reporter
 from elfs_ray.core.pruning import budget_count
@@ -160,6 +160,7 @@ def first_steps(config: RunConfig, source: "Source") -> list[Step]:
         steps.append(_labels_step(config, source, steps[0], ""))
     if config.evaluate.test_input:
         test_source = open_input(config, config.evaluate.test_input)
+        check_rows(config.embed.test_vectors or config.embed.vectors, config, test_source)
         test = ingest(_TEST_PREFIX, test_source)
         steps += [test, _labels_step(config, test_source, test, _TEST_PREFIX)]
     return steps

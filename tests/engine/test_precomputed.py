@@ -178,6 +178,17 @@ class TestMatrix:
             embed(input=str(images), **self.save(tmp_path, np.ones((NUM_IMAGES, 3), np.float16)))
 
 
+def test_vectors_without_ids_and_test_images(embed, small_input, tmp_path):
+    """Rows of the candidates are never taken for those of the test images."""
+    np.save(tmp_path / "v.npy", np.ones((240, 3), np.float32))
+    np.save(tmp_path / "t.npy", np.ones((239, 3), np.float32))
+    separate = {"evaluate.test_input": str(small_input[0]), "evaluate.labels": str(small_input[1])}
+    with pytest.raises(UsageError, match=r"v\.npy has no ids, .* pass those of the test images with --set embed\.test"):
+        embed(**separate, **{"embed.vectors": str(tmp_path / "v.npy")})
+    with pytest.raises(UsageError, match=r"t\.npy has 239 rows and no ids, and .* 240 images"):
+        embed(**separate, **{"embed.vectors": str(tmp_path / "v.npy"), "embed.test_vectors": str(tmp_path / "t.npy")})
+
+
 def test_vectors_of_test_images_alone(embed):
     with pytest.raises(UsageError, match=r"embed\.test_vectors needs embed\.vectors"):
         embed(**{"embed.vectors": None, "embed.test_vectors": "/x"})
