@@ -23,7 +23,7 @@ def histogram(values: np.ndarray, cuts: Mapping[str, tuple[float, float]], name:
     """
     counts, edges = np.histogram(values, bins=60)
     centres = (edges[:-1] + edges[1:]) / 2
-    figure = go.Figure(go.Bar(x=centres, y=counts, marker_color=MUTED, name="all images", showlegend=False))
+    figure = go.Figure(go.Bar(x=centres, y=counts, marker_color=MUTED, name="all samples", showlegend=False))
     for label, (low, high) in list(cuts.items())[:SHOWN]:
         figure.add_vrect(
             x0=low,
@@ -34,7 +34,7 @@ def histogram(values: np.ndarray, cuts: Mapping[str, tuple[float, float]], name:
             annotation_text=f"kept: {label}",
             annotation_position="outside top left",
         )
-    figure.update_layout(bargap=0.05, xaxis_title=f"{name} (harder to the left)", yaxis_title="images")
+    figure.update_layout(bargap=0.05, xaxis_title=f"{name} (harder to the left)", yaxis_title="samples")
     ranges = "; ".join(f"{label} keeps {low:.2f} to {high:.2f}" for label, (low, high) in cuts.items())
     return _html(figure, f"Histogram of {name} from {values.min():.2f} to {values.max():.2f}. {ranges}")
 
@@ -74,13 +74,13 @@ def beta_curves(rows: Mapping[str, Mapping[float, Sequence[float]]], chosen: Map
 
 
 def cluster_shares(pool: Sequence[int], coresets: Mapping[str, Sequence[int]]) -> str:
-    """Share of each cluster among all images beside its share of each coreset."""
+    """Share of each cluster among all samples beside its share of each coreset."""
     clusters = list(range(len(pool)))
-    figure = go.Figure(go.Bar(x=clusters, y=_shares(pool), name="all images", marker_color=MUTED))
+    figure = go.Figure(go.Bar(x=clusters, y=_shares(pool), name="all samples", marker_color=MUTED))
     for number, (name, sizes) in enumerate(coresets.items()):
         figure.add_bar(x=clusters, y=_shares(sizes), name=f"coreset {name}", visible=_visible(number))
     figure.update_layout(barmode="group", xaxis_title="cluster", yaxis_title="share", yaxis_tickformat=".0%")
-    return _html(figure, f"Share of each of {len(pool)} clusters among all images and in the coreset")
+    return _html(figure, f"Share of each of {len(pool)} clusters among all samples and in the coreset")
 
 
 def accuracies(results: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
@@ -98,7 +98,7 @@ def accuracies(results: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
             marker_color=MUTED if subset == "random" else ACCENT,
         )
     figure.update_layout(boxmode="group", yaxis_title="test accuracy", yaxis_tickformat=".1%")
-    figure.update_xaxes(type="category", title="images labelled")
+    figure.update_xaxes(type="category", title="samples labelled")
     return _html(figure, "Test accuracy of each training on the coreset and on random subsets")
 
 
@@ -123,7 +123,7 @@ def gains(results: Mapping[str, Mapping[int, tuple[float, float]]]) -> str:
         )
     figure.add_hline(y=0, line={"color": MUTED, "width": 1.5})
     figure.update_layout(yaxis_title="accuracy less random, points")
-    figure.update_xaxes(type="category", title="images labelled")
+    figure.update_xaxes(type="category", title="samples labelled")
     ranked = "; ".join(f"{name} {100 * means[name]:+.1f}" for name in best)
     return _html(figure, f"Accuracy less random subsets by budget. Mean over budgets, points: {ranked}")
 

@@ -70,6 +70,8 @@ def write_report(store: Store) -> str:
         plotly=Markup(get_plotlyjs()),  # noqa: S704
         style=_page_file("style.css"),
         map_script=_page_file("map.js"),
+        copy_script=_page_file("copy.js"),
+        thing="image" if gallery.possible else "sample",
     )
     store.write_bytes(page.encode(), REPORT)
     return store.location(REPORT)

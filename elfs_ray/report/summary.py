@@ -38,7 +38,7 @@ def coreset_table(coreset: dict[str, Any], evaluation: dict[str, Any] | None) ->
     """One coreset, from its record in the manifest and that of its evaluation."""
     metrics = coreset["metrics"]
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_row("images selected", f"{metrics['budget']:,} by {metrics['method']}")
+    table.add_row("selected", f"{metrics['budget']:,} by {metrics['method']}")
     if metrics["supervised"]:
         table.add_row("a supervised baseline", "selected with true labels")
     if metrics.get("choice"):
@@ -52,7 +52,7 @@ def coreset_table(coreset: dict[str, Any], evaluation: dict[str, Any] | None) ->
         if "pseudo_label_accuracy" in results:
             table.add_row("pseudo-label accuracy", f"{results['pseudo_label_accuracy']:.1%}")
         if results.get("test_dropped"):
-            table.add_row("test images left out", f"{results['test_dropped']:,}, which are candidates too")
+            table.add_row("test samples left out", f"{results['test_dropped']:,}, which are candidates too")
         for model, compared in results["models"].items():
             for name, value in compared["subsets"].items():
                 label = f"{model}, {'random subset' if name == 'random' else f'{name} coreset'}"

@@ -29,12 +29,14 @@ class Thumbnail:
 class Pictures:
     """Makes pictures until their bytes are spent, so that a page stays small whatever a run holds.
 
-    None are made where embeddings stand for images.
+    Attributes:
+        possible: False where embeddings stand for images; then none are made.
     """
 
     def __init__(self, store: Store, most_bytes: int) -> None:
         samples = store.dataset("samples").schema
-        self._store, self._left = store, most_bytes if shows_pictures(samples) else 0
+        self.possible = shows_pictures(samples)
+        self._store, self._left = store, most_bytes if self.possible else 0
         self._column = "image" if "image" in samples.names else "uri"
         self._location = store.manifest()["input"]
 

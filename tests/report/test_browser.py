@@ -103,16 +103,25 @@ def test_the_picture_of_the_point_under_the_pointer(page):
 
 def test_filters(page):
     count = page.locator("#map-count")
-    assert count.inner_text() == "240 images shown, 40 of them selected"
+    assert count.inner_text() == "240 shown, 40 of them selected"
     page.check("#map-only")
-    assert count.inner_text() == "40 images shown, 40 of them selected"
+    assert count.inner_text() == "40 shown, 40 of them selected"
     page.uncheck("#map-only")
     page.select_option("#map-cluster", "3")
     data = json.loads(page.locator("#map-data").text_content())
     members = [point for point, cluster in enumerate(data["cluster"]) if cluster == 3]
     chosen = set(data["selected"]["elfs/40"]).intersection(members)
-    assert count.inner_text() == f"{len(members)} images shown, {len(chosen)} of them selected"
+    assert count.inner_text() == f"{len(members)} shown, {len(chosen)} of them selected"
     page.select_option("#map-cluster", "")
+
+
+def test_the_configuration_is_copied(page, small_run):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_text("Configuration", exact=True).click()
+    button = page.locator("button.copy").first
+    button.click()
+    page.wait_for_function("document.querySelector('button.copy').textContent === 'Copied'")
+    assert json.loads(page.evaluate("navigator.clipboard.readText()")) == Store(small_run.run_dir).manifest()["config"]
 
 
 def test_by_keyboard_alone(page):
@@ -121,4 +130,4 @@ def test_by_keyboard_alone(page):
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.id") == expected
     page.keyboard.press("Space")
-    assert page.locator("#map-count").inner_text() == "40 images shown, 40 of them selected"
+    assert page.locator("#map-count").inner_text() == "40 shown, 40 of them selected"

@@ -44,7 +44,7 @@
     const shown = data.x.map((_, point) => point).filter((point) => cluster.value === "" || String(data.cluster[point]) === cluster.value);
     const selected = shown.filter((point) => chosen.has(point));
     const others = only.checked ? [] : shown.filter((point) => !chosen.has(point));
-    count.textContent = `${(selected.length + others.length).toLocaleString("en")} images shown, ${selected.length.toLocaleString("en")} of them selected`;
+    count.textContent = `${(selected.length + others.length).toLocaleString("en")} shown, ${selected.length.toLocaleString("en")} of them selected`;
     const axis = { showgrid: false, zeroline: false, showticklabels: false };
     const layout = {
       height: 520,
