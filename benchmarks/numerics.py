@@ -25,6 +25,8 @@ from elfs_ray.core.networks import ResNet
 from elfs_ray.core.pruning import beta_sampling_weights, double_end_prune, stratified_prune, weighted_order
 from elfs_ray.core.temi import TemiHeads, temi_loss, uniform_prior, update_teacher
 from elfs_ray.core.zcore import Draws, coverage_scores, draw
+from elfs_ray.encoders import load_encoder
+from elfs_ray.engine.session import has_bfloat16
 
 IMAGENET = 1_280_000
 
@@ -202,6 +204,18 @@ def dynamics() -> None:
     report("dynamics, batch 256, C 1000 / ResNet-18 step", recording, training, "goal: ratio <= 0.02")
 
 
+def encoder() -> None:
+    """What the default arithmetic of embed gives on this processor."""
+    model = load_encoder("efficientnet-lite0")
+    images = torch.randint(256, (64, 3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    half, single = (
+        timed(lambda dtype=dtype: model.encode(images, dtype), 3)  # type: ignore[misc]
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    told = "has" if has_bfloat16() else "has no"
+    report(f"Lite0, 64 of 128 px, bfloat16 ({told} instructions)", half, single)
+
+
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "temi": lambda: [temi(classes) for classes in (10, 100)] and None,
     "zcore": zcore,
@@ -209,6 +223,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "kcenter": k_center,
     "selection": selection,
     "dynamics": dynamics,
+    "encoder": encoder,
 }
 
 
