@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -30,6 +31,24 @@ settings.load_profile("default")
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """Run the command line in this process; returns exit status, standard output and standard error."""
+    from elfs_ray import cli
+
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", None, raising=False)  # the program's name in hints
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["elfs-ray", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capfd.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

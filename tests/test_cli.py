@@ -4,11 +4,9 @@ Exit status 1 is that of a store that stops answering (`test_object_storage.py`)
 """
 
 import shutil
-import sys
 
 import pytest
 
-from elfs_ray import cli
 from elfs_ray.data.digits import write_digits
 
 
@@ -23,20 +21,9 @@ def images(tmp_path_factory):
     return small
 
 
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Run the command in this process; returns exit status, standard output and standard error."""
+@pytest.fixture(autouse=True)
+def here(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["elfs-ray", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
 
 
 def test_a_folder_that_may_not_be_read(call, ordinary_user, images, tmp_path):

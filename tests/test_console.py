@@ -8,23 +8,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from elfs_ray import cli
 from elfs_ray.console import LOG_INTERVAL_SECONDS, JsonReporter, LogForm, Reporter, make_reporter
 from small import command_line
-
-
-@pytest.fixture
-def call(monkeypatch, capfd):
-    """Run the command in this process; returns exit status, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["elfs-ray", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capfd.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

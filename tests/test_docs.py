@@ -288,22 +288,6 @@ def test_the_example_of_a_method_selects(plugin, rng):
         get_method("herding", pul=1.0)
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command line in this process; returns what it printed."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(words):
-        monkeypatch.setattr(sys, "argv", ["elfs-ray", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        assert ended.value.code == 0, captured.err
-        return captured.out
-
-    return run
-
-
 def shape(line, folder):
     """A line of output without its numbers, sizes, times and spaces."""
     line = re.sub(r"[+-]?\d[\d,.]*", "#", line.replace(f"{folder}/", ""))
@@ -338,7 +322,8 @@ def test_the_tutorial_from_the_first_line_to_the_last(call, small_run, small_inp
             if words[0] == "plan":
                 continue
             quick = [f"--set={name}={value}" for name, value in QUICK.items()]
-            output = call([*words, *(quick if words[0] == "run" else [])])
+            code, output, err = call(*words, *(quick if words[0] == "run" else []))
+            assert code == 0, err
             printed = {shape(row, tmp_path) for row in output.splitlines()}
         elif words[0] != "plan":
             rows = [row for row in text.splitlines() if row and row.split(":")[0] not in LONG_STAGES]

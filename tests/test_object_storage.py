@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import sys
 import tempfile
 import threading
 import uuid
@@ -13,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from elfs_ray import cli, select, storage
+from elfs_ray import select, storage
 from elfs_ray.config import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.files import read_uri
@@ -39,20 +38,6 @@ def png(level=0):
 def folder(object_storage):
     """A folder of its own in the bucket."""
     return f"photos/{uuid.uuid4().hex}"
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command in this process; returns exit status and standard error."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run_command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["elfs-ray", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code, capsys.readouterr().err
-
-    return run_command
 
 
 class TestLocations:
@@ -164,7 +149,7 @@ class TestRefusals:
         query = f"endpoint_override={object_storage.address}&scheme=http"
         option, value, message = (part.format(query=query) for part in WRONG[name])
         options = right | {option: value}
-        code, err = call("run", *(f"{key}={value}" for key, value in options.items()))
+        code, _, err = call("run", *(f"{key}={value}" for key, value in options.items()))
         assert code == 2, err
         assert message in err
         assert err.count("\n") == 1
@@ -176,7 +161,7 @@ class TestRefusals:
     def test_wrong_credentials(self, call, right, object_storage, command):
         arguments = [f"{key}={value}" for key, value in right.items()] if command == "run" else [right["--out"]]
         with object_storage.checked_credentials():
-            code, err = call(command, *arguments)
+            code, _, err = call(command, *arguments)
         assert code == 2, err
         assert err.count("\n") == 1
         assert "AWS Error ACCESS_DENIED" in err
@@ -184,7 +169,7 @@ class TestRefusals:
 
     def test_attempts_that_are_no_count(self, call, right, monkeypatch):
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "many")
-        code, err = call("run", *(f"{key}={value}" for key, value in right.items()))
+        code, _, err = call("run", *(f"{key}={value}" for key, value in right.items()))
         assert (code, err.count("\n")) == (2, 1)
         assert "AWS_MAX_ATTEMPTS is 'many'; set it to a count from 1 on" in err
 

@@ -2,14 +2,12 @@
 
 import json
 import math
-import sys
 from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from elfs_ray import cli
 from elfs_ray.config import load_config
 from elfs_ray.defaults import choose_beta_search, choose_cluster, choose_evaluation, choose_neighbors, choose_proxy
 from elfs_ray.errors import UsageError
@@ -114,16 +112,14 @@ class TestOnTheDigits:
         assert plan.calibration.cluster.heads == 4
         assert plan.calibration.dim == 1280
 
-    def test_the_command(self, small_input, monkeypatch, capsys, tmp_path):
+    def test_the_command(self, small_input, call, tmp_path):
         """With embeddings that are there already: no encoder is measured, their width counts."""
         vectors = pa.table({"id": ["x"] * 100, "embedding": pa.array([[1.0] * 24] * 100)})
         pq.write_table(vectors, tmp_path / "vectors.parquet")
         given = ["plan", f"--input={small_input[0]}", "--budget=40", "--num-classes=10", "--price-per-hour=2"]
-        monkeypatch.setattr(sys, "argv", ["elfs-ray", *given, "--method=random", "--json", f"--embeddings={tmp_path}"])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        assert ended.value.code == 0
-        shown = json.loads(capsys.readouterr().out)
+        code, out, err = call(*given, "--method=random", "--json", f"--embeddings={tmp_path}")
+        assert code == 0, err
+        shown = json.loads(out)
         assert [one["stage"] for one in shown["stages"]] == ["ingest", "embed", "select", "map", "coverage", "report"]
         assert shown["stages"][1]["disk_bytes"] == 2 * 24 * 240
         assert (shown["calibration"]["dim"], shown["calibration"]["encoder_bytes"]) == (24, 0)

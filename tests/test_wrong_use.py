@@ -4,7 +4,6 @@ import os
 import pickle
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -86,15 +85,10 @@ def arguments_of(command):
 
 
 @pytest.mark.parametrize(("command", "line"), COMMANDS, ids=[command for command, _ in COMMANDS])
-def test_commands(here, monkeypatch, capsys, command, line):
-    monkeypatch.setattr(sys, "argv", ["elfs-ray", *arguments_of(command)])
-    monkeypatch.setattr(sys.modules["__main__"], "__package__", None, raising=False)  # the program's name in hints
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    captured = capsys.readouterr()
-    assert captured.err == f"elfs-ray: {line.replace('{here}', str(here))}\n"
-    assert (ended.value.code, captured.out) == (2, "")
+def test_commands(here, call, command, line):
+    code, out, err = call(*arguments_of(command))
+    assert err == f"elfs-ray: {line.replace('{here}', str(here))}\n"
+    assert (code, out) == (2, "")
 
 
 @pytest.mark.parametrize(("call", "line"), CALLS, ids=[call for call, _ in CALLS])

@@ -1,13 +1,11 @@
 """Evaluation in the real pipeline, on what the small run has computed."""
 
 import shutil
-import sys
 
 import numpy as np
 import pytest
 
 from elfs_ray import schema
-from elfs_ray.cli import main
 from elfs_ray.config import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.engine.artifacts import matrix_column
@@ -66,17 +64,14 @@ def test_random_subsets_are_trained_on_once_for_all_methods(evaluate, small_inpu
     assert comparison.loc["elfs", "select_seconds"] > comparison.loc["random", "select_seconds"]
 
 
-def test_the_command(small_run, small_input, tmp_path, monkeypatch, capsys):
+def test_the_command(small_run, small_input, tmp_path, call):
     """Methods and budgets by name over what the run folder holds; options of the run's own method stay with it."""
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     arguments = ["--methods", "random,kcenter", "--budgets", "20,40", "--models", "linear", "--seeds", "2"]
     arguments += ["--labels", str(small_input[1]), "--downstream", "linear"]
-    monkeypatch.setattr(sys, "argv", ["elfs-ray", "evaluate", str(run_dir), *arguments])
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0
-    table = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
+    code, out, err = call("evaluate", run_dir, *arguments)
+    assert code == 0, err
+    table = [line.split()[:3] for line in out.splitlines()]
     for budget in ("20", "40"):
         for method in ("random", "kcenter"):
             assert [budget, "linear", method] in table
