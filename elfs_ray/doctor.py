@@ -47,7 +47,7 @@ def examine(config: RunConfig) -> Iterator[Finding]:
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("python", _python),
         *((library, lambda library=library: _library(library)) for library in LIBRARIES),
-        ("gpu", _gpu),
+        ("gpu", lambda: _gpu(config.embed.dtype)),
         ("memory", _memory),
         ("shared memory", _shared_memory),
         ("temporary files", _temporary_files),
@@ -83,15 +83,21 @@ def _library(name: str) -> Finding:
     return Finding(name, "weak", "not installed as a package", "install elfs-ray again, with its dependencies")
 
 
-def _gpu() -> Finding:
+def _gpu(dtype: str) -> Finding:
     import torch
+
+    from elfs_ray.engine.session import has_bfloat16
 
     found = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     if found:
         return Finding("gpu", "ok", ", ".join(found))
     if shutil.which("nvidia-smi"):
         return Finding("gpu", "weak", "torch sees none, but nvidia-smi is here", "install a torch for your driver")
-    return Finding("gpu", "ok", f"none: {os.cpu_count()} processors with cheaper settings")
+    if dtype not in ("auto", "float32") and not has_bfloat16():
+        seen = f"none, and these processors have no instructions for {dtype}"
+        return Finding("gpu", "weak", seen, "use --set embed.dtype=float32, ten times as fast")
+    default = "bfloat16" if has_bfloat16() else "float32"
+    return Finding("gpu", "ok", f"none: {os.cpu_count()} processors with cheaper settings, encoders in {default}")
 
 
 def _memory() -> Finding:

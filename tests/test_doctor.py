@@ -1,10 +1,12 @@
 """What the doctor says of this machine, and of what is wrong on it."""
 
 import pytest
+import torch
 
 from elfs_ray import doctor
 from elfs_ray.config import load_config
 from elfs_ray.doctor import LIBRARIES, NO_INPUT, examine
+from elfs_ray.engine import session
 
 
 def findings(**options):
@@ -34,6 +36,14 @@ def test_what_is_wrong_has_a_remedy(ray_session, options, name, seen, remedy):
     assert found.state == "bad"
     assert found.seen.startswith(seen)
     assert found.remedy.startswith(remedy)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has half precision")
+@pytest.mark.parametrize(("has", "state", "default"), [(True, "ok", "bfloat16"), (False, "weak", "float32")])
+def test_arithmetic_that_processors_lack(ray_session, monkeypatch, has, state, default):
+    monkeypatch.setattr(session, "has_bfloat16", lambda: has)
+    assert findings()["gpu"].seen.endswith(f"encoders in {default}")
+    assert findings(**{"embed.dtype": "bfloat16"})["gpu"].state == state
 
 
 def test_little_room_is_weak(ray_session, monkeypatch):

@@ -47,6 +47,7 @@ def run(context: StageContext) -> StageResult:
     done = _saved_rows(context)
     encoded, spent, devices = 0, dict.fromkeys(TIMED, 0.0), set[str]()
     if not done.all():
+        _check_arithmetic(context, options)
         with context.counting("embedding", len(done), "images", int(done.sum())) as counter:
             for batch in _stream(context, options, encoder, done, counter):
                 encoded += int(batch["rows"].sum())
@@ -86,6 +87,16 @@ def _choose(context: StageContext) -> tuple[EmbedConfig, Encoder]:
         store.write_json(options.model_dump(mode="json"), context.work, CHOSEN)
     encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
     return options, encoder
+
+
+def _check_arithmetic(context: StageContext, options: EmbedConfig) -> None:
+    """Say that half precision will be slow on processors without instructions for it."""
+    hardware = context.hardware
+    if hardware.device == "cpu" and options.dtype != "float32" and not hardware.bfloat16:
+        context.reporter.line(
+            f"  warning: these processors have no instructions for {options.dtype}; "
+            "--set embed.dtype=float32 is ten times as fast"
+        )
 
 
 def _check_device(context: StageContext, new: set[str]) -> None:
