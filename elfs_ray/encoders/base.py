@@ -25,6 +25,10 @@ class Preprocessing:
     crop_fraction: float = 1.0
 
 
+ROWS_PER_THREAD = 16
+"""Images in one forward pass of a processor: activations of more leave its caches, which costs up to half the rate."""
+
+
 @dataclass
 class Encoder:
     """A network in evaluation mode.
@@ -57,6 +61,8 @@ class Encoder:
         Returns:
             float32 [b, dim].
         """
+        if pixels.device.type == "cpu" and len(pixels) > (rows := ROWS_PER_THREAD * torch.get_num_threads()):
+            return torch.cat([self.encode(part, dtype) for part in pixels.split(rows)])
         how = self.preprocessing
         mean = torch.tensor(how.mean, device=pixels.device).mul_(255).view(1, 3, 1, 1)
         std = torch.tensor(how.std, device=pixels.device).mul_(255).view(1, 3, 1, 1)

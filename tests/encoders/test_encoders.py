@@ -34,6 +34,19 @@ class TestEfficientNetLite0:
         assert half.dtype == torch.float32
         assert nn.functional.cosine_similarity(exact, half).min() > 0.98
 
+    def test_a_processor_takes_few_images_at_once(self):
+        """And the vectors are those of each image."""
+        encoder, sizes, threads = load_encoder("efficientnet-lite0", image_size=32), [], torch.get_num_threads()
+        encoder.module.register_forward_pre_hook(lambda _, images: sizes.append(len(images[0])))
+        many = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        torch.set_num_threads(1)
+        try:
+            vectors = encoder.encode(many)
+        finally:
+            torch.set_num_threads(threads)
+        assert sizes == [16, 16, 8]
+        assert torch.allclose(vectors, torch.cat([encoder.encode(one) for one in many.split(1)]), atol=1e-4)
+
     def test_preprocessing(self):
         how = load_encoder("efficientnet-lite0").preprocessing
         assert (how.size, how.mean, how.std) == (224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
