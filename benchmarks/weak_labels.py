@@ -301,7 +301,7 @@ def classify(inputs: Tensor, labels: np.ndarray, test: Tensor, truth: np.ndarray
     network = MlpClassifier(inputs, int(max(labels.max(), truth.max())) + 1, HIDDEN, generator=generator)
     options = {"batch_size": 128, "learning_rate": CLASSIFIER_RATE, "generator": generator}
     train_for_steps(network, inputs, torch.from_numpy(labels), steps=steps, **options)
-    return accuracy(network, test, torch.from_numpy(truth))
+    return accuracy(network, test, torch.from_numpy(truth.copy()))  # what Arrow gives may not be written to
 
 
 def select(scored: Scored, rows: np.ndarray, count: int, beta: float, rng: np.random.Generator) -> np.ndarray:
