@@ -1,5 +1,8 @@
 """A run over embeddings without any image: what needs none works, what needs them is refused before the start."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,8 +75,9 @@ def test_a_coreset_comes_out(result, clustered):
     accuracy = result.manifest["stages"][f"evaluation/elfs/{BUDGET}"]["metrics"]["models"]
     assert set(accuracy) == {"linear", "mlp"}
     assert accuracy["linear"]["subsets"]["elfs"]["mean"] > 0.8
-    with open(result.report) as page:
-        assert "no picture" not in page.read()
+    page = Path(result.report).read_text()
+    assert "</b>samples to choose from" in page
+    assert re.findall("no picture| images[ ,.<]", page.partition("<main>")[2]) == []
 
 
 @pytest.mark.parametrize("form", FORMATS)
