@@ -26,7 +26,7 @@ class Preprocessing:
 
 
 ROWS_PER_THREAD = 16
-"""Images in one forward pass of a processor: activations of more leave its caches, which costs up to half the rate."""
+"""Images in one forward pass of a processor: activations of more leave its caches, which cores that encode share."""
 
 
 @dataclass
