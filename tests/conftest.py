@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -48,7 +49,9 @@ def call(monkeypatch, capfd):
         captured = capfd.readouterr()
         return ended.value.code, captured.out, captured.err
 
-    return run
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,9 @@
 Exit status 1 is that of a store that stops answering (`test_object_storage.py`), 130 that of Ctrl-C (`test_kill.py`).
 """
 
+import os
 import shutil
+import signal
 
 import pytest
 
@@ -80,3 +82,13 @@ def test_version(call):
     from elfs_ray import __version__
 
     assert call("--version")[:2] == (0, f"{__version__}\n")
+
+
+def test_terminated_outside_of_a_run(call, monkeypatch):
+    def examine(config):
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from ()
+
+    monkeypatch.setattr("elfs_ray.doctor.examine", examine)
+    code, _, err = call("doctor")
+    assert (code, err) == (130, "elfs-ray: stopped; run the same command again to go on from here\n")
