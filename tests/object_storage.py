@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-START_SECONDS = 60
+START_SECONDS = 300
 SECRET = "a-secret-that-stands-nowhere"
 # Nothing here may reach a real account. The file system of every process takes its credentials from these.
 ENVIRONMENT = {

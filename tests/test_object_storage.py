@@ -214,7 +214,6 @@ class Lines(Reporter):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_the_whole_run(ray_session, small_run, small_input, object_storage, folder, monkeypatch):
     """Storage refuses writes until the run gives up, then for seconds at a time: the same coreset as on a disk."""
     images, labels = small_input

@@ -23,7 +23,7 @@ from nodes import end_with_descendants
 from small import BUDGET, OPTIONS, TIMEOUT_SECONDS
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 60
+START_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,6 @@ def test_wrong_use_fails_with_status_2_and_one_line(cluster, small_input, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.timeout(400)
 def test_stopped_and_submitted_again(cluster, small_run, small_input, tmp_path):
     """The same coreset as that of a run in one go, in another Ray; then the other jobs in the same run folder."""
     client, run_dir, (images, labels) = cluster.client(), tmp_path / "run", small_input

@@ -82,7 +82,6 @@ def assert_same(run_dir, undisturbed, artifacts):
         assert ours.equals(theirs), artifact
 
 
-@pytest.mark.timeout(900)
 def test_nodes_and_workers_lost_in_stage_after_stage(cluster, small_run, small_input, tmp_path):
     """Scheduled as on GPUs, computed on processors; nodes lost and new, workers killed: the same result."""
     images, labels = small_input

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from elfs_ray.store import Store
-from small import command_line, finish, start
+from small import TIMEOUT_SECONDS, command_line, finish, start
 
 
 @pytest.fixture
@@ -22,12 +22,11 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-@pytest.mark.timeout(600)
 def test_disk_full(small_disk, small_input, small_run):
     disk, enlarge = small_disk
     arguments = [*command_line(*small_input, disk / "run"), "--until=embed"]
     process = start(arguments)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
     lines = errors.decode().strip().splitlines()
     assert process.returncode == 2, lines
     assert len(lines) == 1

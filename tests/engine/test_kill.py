@@ -3,8 +3,6 @@
 import signal
 from pathlib import Path
 
-import pytest
-
 from elfs_ray.store import Store
 from small import BUDGET, TIMEOUT_SECONDS, command_line, finish, start, wait_until
 
@@ -40,7 +38,6 @@ def stop_in(stage: str, sent: signal.Signals, arguments: list[str], run_dir: Pat
         assert process.returncode == 130
 
 
-@pytest.mark.timeout(900)
 def test_killed_in_stage_after_stage(small_run, small_input, tmp_path):
     images, labels = small_input
     undisturbed, killed = small_run.run_dir, tmp_path / "killed"

@@ -7,6 +7,7 @@ import sys
 
 from elfs_ray.config import RayConfig
 from elfs_ray.engine import session
+from small import TIMEOUT_SECONDS
 
 
 def test_what_ray_has(ray_session):
@@ -28,7 +29,8 @@ def test_no_cluster_at_an_address(small_input, tmp_path):
     command = ["run", f"--input={small_input[0]}", "--budget=3", "--num-classes=2", f"--out={tmp_path / 'run'}"]
     ended = subprocess.run(
         [sys.executable, "-m", "elfs_ray.cli", *command],
-        env={**os.environ, "RAY_ADDRESS": address}, capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "RAY_ADDRESS": address}, capture_output=True, text=True, check=False,
+        timeout=TIMEOUT_SECONDS,
     )  # fmt: skip
     assert ended.stderr == (
         f"elfs-ray: no Ray cluster answers at '{address}' (Connection refused); start one or leave out ray.address\n"
