@@ -18,9 +18,8 @@ install: $(READY) ## create .venv with everything at the versions of constraints
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 found; install one, or pass make PYTHON=/path/to/python" >&2; exit 2; }
-# (Compiling all of it takes minutes; what is imported is compiled then.)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[test,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,docs,dev]'
 	@touch $@
 
 demo: $(READY) ## run the whole pipeline on 1,797 real images (a few minutes)
