@@ -47,7 +47,7 @@ def test_every_method_runs_and_sees_no_label(small_run, small_input, permuted_la
 
 
 def test_tdds_needs_to_be_recorded(choose):
-    with pytest.raises(UsageError, match=r"score 'tdds' was not recorded by the proxy; pass --set proxy\.tdds=true"):
+    with pytest.raises(UsageError, match=r"which the proxy records only on demand; pass --set proxy\.tdds=true"):
         choose(**{"select.method": "tdds"})
 
 
