@@ -82,8 +82,8 @@ def _choose(context: StageContext) -> tuple[EmbedConfig, Encoder]:
         options = choose_embed(section, hardware.cpus, hardware.gpus, *sizes, cpu_bfloat16=hardware.bfloat16)
         if store.exists(context.work, CHOSEN):
             # Rows from another machine stand beside those from here: what decides their values stays as it was.
-            decided = {name: store.read_json(context.work, CHOSEN)[name] for name in ("image_size", "dtype")}
-            options = options.model_copy(update=decided)
+            began = store.read_json(context.work, CHOSEN)
+            options = options.model_copy(update={name: began[name] for name in ("image_size", "dtype")})
         store.write_json(options.model_dump(mode="json"), context.work, CHOSEN)
     encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
     return options, encoder

@@ -118,7 +118,7 @@ def _hardware(config: RayConfig, resources: dict[str, float]) -> Hardware:
 
 
 def has_bfloat16() -> bool:
-    """Whether the processors of this machine (x86 alone: torch uses no others') have instructions for bfloat16."""
+    """Whether the processors of this machine (x86; others were not tried) have instructions for bfloat16."""
     import torch
 
     ask: Callable[[], Mapping[str, Any]] | None = getattr(torch.cpu, "get_capabilities", None)  # not in each torch 2
