@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,12 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also from a checkout that is not installed
 
+from temi_step import temi_step
+
 from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.networks import ResNet, prepare_images
 from elfs_ray.core.product_index import ProductIndex
-from elfs_ray.core.temi import TemiHeads, temi_loss, uniform_prior, update_teacher
 from elfs_ray.encoders.base import Encoder, Preprocessing
 
 MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -145,25 +147,8 @@ def knn(bench: Bench) -> None:
 def temi(bench: Bench) -> None:
     """Steps of 50 heads with 1000 clusters; an epoch over 1.28 million pairs from them."""
     heads, dim, classes, pairs, samples = bench.size(50, 4), 768, bench.size(1000, 20), 512, 1_280_000
-    generator = torch.Generator().manual_seed(0)
-    views = torch.nn.functional.normalize(torch.randn(2 * pairs, dim), dim=1).to(bench.device)
     for half in (False, True):
-        student, teacher = (TemiHeads(heads, dim, classes, generator=generator).to(bench.device) for _ in range(2))
-        optimizer = torch.optim.AdamW(student.parameter_groups(1e-4), lr=1e-4, fused=True)
-        prior = [uniform_prior(heads, classes).to(bench.device)]
-
-        def step(half: bool = half, student: TemiHeads = student, teacher: TemiHeads = teacher,
-                 optimizer: torch.optim.Optimizer = optimizer, prior: list[Tensor] = prior) -> None:  # fmt: skip
-            with torch.autocast(bench.device.type, torch.bfloat16, enabled=half):
-                with torch.no_grad():
-                    target = teacher(views)
-                logits = student(views)
-            loss, prior[0] = temi_loss(logits.float(), target.float(), prior[0])
-            optimizer.zero_grad(set_to_none=True)
-            loss.mean().backward()
-            optimizer.step()
-            update_teacher(teacher, student, 0.996)
-
+        step = partial(temi_step(heads, dim, classes, pairs, bench.device), half)
         seconds = bench.timed(step, 20)
         epoch = statistics.median(seconds) * samples / pairs
         work = 2 * 2 * pairs * heads * (dim * 512 + 512 * 256 + 256 * classes) * 4

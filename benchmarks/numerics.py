@@ -11,10 +11,12 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from temi_step import temi_step
 from torch import nn
 
 from elfs_ray.core.centers import greedy_k_center
@@ -23,7 +25,6 @@ from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.graph import select_by_density, start_density
 from elfs_ray.core.networks import ResNet
 from elfs_ray.core.pruning import beta_sampling_weights, double_end_prune, stratified_prune, weighted_order
-from elfs_ray.core.temi import TemiHeads, temi_loss, uniform_prior, update_teacher
 from elfs_ray.core.zcore import Draws, coverage_scores, draw
 from elfs_ray.encoders import load_encoder
 from elfs_ray.engine.session import has_bfloat16
@@ -89,21 +90,7 @@ def temi(classes: int) -> None:
     heads, dim, pairs = 50, 768, 512
     generator = torch.Generator().manual_seed(0)
     views = F.normalize(torch.randn(2 * pairs, dim, generator=generator), dim=1)
-    student, teacher = (TemiHeads(heads, dim, classes, generator=generator) for _ in range(2))
-    optimizer = torch.optim.AdamW(student.parameter_groups(1e-4), lr=1e-4, fused=True)
-    prior = [uniform_prior(heads, classes)]
-
-    def step(half: bool = False) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            with torch.no_grad():
-                target = teacher(views)
-            logits = student(views)
-        loss, prior[0] = temi_loss(logits.float(), target.float(), prior[0])
-        optimizer.zero_grad(set_to_none=True)
-        loss.mean().backward()
-        optimizer.step()
-        update_teacher(teacher, student, 0.996)
-
+    step = temi_step(heads, dim, classes, pairs, torch.device("cpu"))
     loop_student, loop_teacher = LoopedHeads(heads, dim, classes), LoopedHeads(heads, dim, classes)
     loop_optimizer = torch.optim.AdamW(loop_student.parameters(), lr=1e-4, weight_decay=1e-4)
     priors = [torch.full((classes,), 1 / classes) for _ in range(heads)]
@@ -120,8 +107,8 @@ def temi(classes: int) -> None:
                 old.mul_(0.996).add_(new, alpha=0.004)
 
     reference = timed(loop_step, 5)
-    report(f"TEMI step, 50 heads, C = {classes}", timed(step, 5), reference, "goal: ratio <= 0.6")
-    report(f"TEMI step, 50 heads, C = {classes}, bfloat16", timed(lambda: step(half=True), 5), reference)
+    report(f"TEMI step, 50 heads, C = {classes}", timed(partial(step, False), 5), reference, "goal: ratio <= 0.6")
+    report(f"TEMI step, 50 heads, C = {classes}, bfloat16", timed(partial(step, True), 5), reference)
 
 
 def zcore() -> None:

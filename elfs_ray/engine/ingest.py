@@ -7,6 +7,7 @@ writes the same file again.
 """
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,12 @@ from elfs_ray.data.sources import Source, open_input
 from elfs_ray.engine.artifacts import part_name
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
+from elfs_ray.engine.tasks import results_in_order
 from elfs_ray.errors import UsageError
 from elfs_ray.store import Store
 
 CHECKED = "checked"
+WRITES_IN_FLIGHT = 64
 
 
 def run(context: StageContext) -> StageResult:
@@ -145,17 +148,17 @@ def _write_samples(store: Store, checked: str, target: str, source: Source) -> N
         numbered = good.append_column("index", pa.array(np.arange(first_index, first_index + len(good))))
         store.write_table(numbered, full_schema, target, name)
 
-    first_index, waiting = 0, []
-    for chunk in source.chunks:
-        name = part_name(chunk.number)
-        good = store.dataset(checked, name).count_rows(filter=pc.is_null(pc.field("reason")))
-        if good:
-            waiting.append(write.remote(name, first_index))
-        first_index += good
-        if len(waiting) >= 64:
-            finished, waiting = ray.wait(waiting)
-            ray.get(finished)
-    ray.get(waiting)
+    def writes() -> "Iterator[ray.ObjectRef[None]]":
+        first_index = 0
+        for chunk in source.chunks:
+            name = part_name(chunk.number)
+            good = store.dataset(checked, name).count_rows(filter=pc.is_null(pc.field("reason")))
+            if good:
+                yield write.remote(name, first_index)
+            first_index += good
+
+    for _ in results_in_order(writes(), WRITES_IN_FLIGHT):
+        pass
 
 
 def _refuse_duplicates(sample_ids: pa.ChunkedArray, location: str) -> None:

@@ -27,6 +27,7 @@ from elfs_ray.engine.artifacts import KEY, fixed_size_matrix, matrix_column, par
 from elfs_ray.engine.memory import cluster_memory
 from elfs_ray.engine.shard_index import Queries, build_index, nearest_lists, train_lists
 from elfs_ray.engine.stage import StageContext, StageResult
+from elfs_ray.engine.tasks import results_in_order
 from elfs_ray.errors import UsageError
 from elfs_ray.estimates import GIB, WORKER_BYTES, shard_bytes
 from elfs_ray.store import Store
@@ -151,16 +152,14 @@ def _search_all(context: StageContext, options: NeighborsConfig, num_samples: in
     shards = _start_shards(context, options, num_samples, trained)
     done = num_samples - sum(stop - start for _, start, stop in pending)
     with context.counting("neighbours", num_samples, "samples", done) as counter:
-        waiting: list[ray.ObjectRef[int]] = []
-        for number, start, stop in pending:
-            queries = _read_block.remote(store, start, stop, options, trained)
+
+        def search(block: tuple[int, int, int]) -> "ray.ObjectRef[int]":
+            queries = _read_block.remote(store, *block[1:], options, trained)
             parts = [shard.search.remote(queries, options.k + 1) for shard in shards]
-            place = (number, start, stop)
-            waiting.append(_merge_block.remote(store, context.work, place, options.k, queries, shards, *parts))
-            if len(waiting) == BLOCKS_IN_FLIGHT:
-                counter.advance(ray.get(waiting.pop(0)))
-        for block in waiting:
-            counter.advance(ray.get(block))
+            return _merge_block.remote(store, context.work, block, options.k, queries, shards, *parts)
+
+        for rows_found in results_in_order(map(search, pending), BLOCKS_IN_FLIGHT):
+            counter.advance(rows_found)
     for shard in shards:
         ray.kill(shard)
 

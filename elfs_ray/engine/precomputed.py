@@ -7,7 +7,7 @@ Ids are looked up by a 64-bit hash, 16 bytes a sample in the memory of each mach
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from elfs_ray.data.vectors import Vectors, open_vectors
 from elfs_ray.engine.artifacts import KEY, fixed_size_matrix, matrix_column, part_name
 from elfs_ray.engine.embed_rows import index_of
 from elfs_ray.engine.stage import StageContext, StageResult
+from elfs_ray.engine.tasks import results_in_order
 from elfs_ray.errors import UsageError
 from elfs_ray.store import Store
 
@@ -75,7 +76,7 @@ def _split(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> in
         in_order = None if table.has_ids else context.artifact("samples")
         with context.counting("vectors", len(table.groups), "row groups", len(done)) as counter:
             tasks = (_split_group.remote(store, work, shared, number, first, keys, in_order) for number in pending)
-            for _ in _some_at_once(tasks):
+            for _ in results_in_order(tasks, TASKS_IN_FLIGHT):
                 counter.advance(1)
     return sum(store.read_json(work, DONE, f"{number}.json")["used"] for number in range(len(table.groups)))
 
@@ -88,7 +89,7 @@ def _order(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> li
                if part_name(number * PARTS_TOGETHER + len(paths) - 1) not in there]  # fmt: skip
     described = table.location, table.dim
     tasks = (_order_range.remote(store, work, described, number, paths) for number, paths in pending)
-    return [lacking for lacking in _some_at_once(tasks) if lacking[0]]
+    return [lacking for lacking in results_in_order(tasks, TASKS_IN_FLIGHT) if lacking[0]]
 
 
 def _check_dim(context: StageContext, table: Vectors) -> None:
@@ -113,16 +114,6 @@ def _check_rows(context: StageContext, table: Vectors) -> None:
         f"{table.location} has {table.rows:,} rows and no ids, for {good + bad:,} images{unusable}; "
         "write the id of each row on a line of a file NAME.ids.txt beside it"
     )
-
-
-def _some_at_once(tasks: Iterable["ray.ObjectRef[tuple[int, str]]"]) -> Iterable[tuple[int, str]]:
-    """Results in order, with so many tasks waiting at most."""
-    waiting: list[ray.ObjectRef[tuple[int, str]]] = []
-    for task in tasks:
-        waiting.append(task)
-        if len(waiting) == TASKS_IN_FLIGHT:
-            yield ray.get(waiting.pop(0))
-    yield from ray.get(waiting)
 
 
 def _hash(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
