@@ -87,6 +87,8 @@ VECTORS = [
     as_parquet([("id", ["a"]), ("vector", [[1.0]]), ("id", ["b"])]),
     as_parquet([("id", ["a"]), ("vector", [[1.0]]), ("vector", [[2.0]])]),
 ]
+# The file says that there are rows; of the vectors' column nothing is left.
+NO_VECTORS = VECTORS[0].replace(b"&\x00\x1c\x15\n\x19", b"&\x00)I\xe7\x19")
 TASK = {"data": {"image": "a", "sample_id": "a"}, "annotations": [{"result": [{"type": "choices", "value": {"choices": ["x"]}}]}]}  # fmt: skip  # noqa: E501
 COCO = {"images": [{"id": 1, "file_name": "a"}], "categories": [{"id": 1, "name": "x"}], "annotations": [{"image_id": 1, "category_id": 1}]}  # fmt: skip  # noqa: E501
 ANNOTATIONS = [
@@ -177,13 +179,20 @@ def test_image_tables(tmp_path, data):
 
 @fuzz
 @given(damaged(VECTORS) | st.binary(max_size=100))
+@example(NO_VECTORS)
 def test_vector_tables(tmp_path, data):
     (tmp_path / "vectors.parquet").write_bytes(data)
     with promised:
         table = open_vectors(str(tmp_path / "vectors.parquet"))
-        for number in range(len(table.groups)):
+        for number, group in enumerate(table.groups):
             ids, vectors = table.read(number)
-            assert vectors.shape == (len(ids), table.dim)
+            assert vectors.shape == (len(ids), table.dim) == (group.rows, table.dim)
+
+
+def test_vectors_of_which_nothing_is_left(tmp_path):
+    (tmp_path / "vectors.parquet").write_bytes(NO_VECTORS)
+    with pytest.raises(UsageError, match="is damaged: no vector of 2 rows is there; copy it again"):
+        open_vectors(str(tmp_path / "vectors.parquet"))
 
 
 YAML = ["seed: 1\nembed: {batch_size: 8, encoder: timm:resnet18}\n", "budgets: [1, 0.5]\nselect:\n  method: elfs\n"]

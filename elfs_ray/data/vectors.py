@@ -112,7 +112,10 @@ class VectorTable(Vectors):
         if not first:
             raise UsageError(f"{location} holds no rows; pass a table with vectors")
         self.groups = tuple(groups)
-        self.dim = len(next(_vectors(filesystem, paths, vectors)))
+        one = next(_vectors(filesystem, paths, vectors), None)
+        if one is None:
+            raise UsageError(f"{location} is damaged: no vector of {first:,} rows is there; copy it again")
+        self.dim = len(one)
         if not self.dim:
             raise UsageError(f"{location}: the first vector of column {vectors!r} is empty; mend the table")
 
@@ -153,7 +156,10 @@ class VectorTable(Vectors):
             file = open_parquet(group.path, storage.resolve(self.location)[0])
             table = file.read_row_group(group.number, columns=columns)
             table.validate(full=True)  # what a damaged file holds may be no text, or lie outside of the memory read
-        return f"{group.path}, row group {group.number}", table
+        where = f"{group.path}, row group {group.number}"
+        if table.num_rows != group.rows:
+            raise UsageError(f"{where} is damaged: {table.num_rows:,} of {group.rows:,} rows are there; copy it again")
+        return where, table
 
 
 class Matrix(Vectors):
