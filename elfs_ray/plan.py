@@ -1,6 +1,6 @@
 """What a run would take, said before anything runs: rows, bytes, hours and money.
 
-The stages and their options are those that `pipeline` and `defaults` would choose; the seconds come from a calibration
+The stages and their options are those that `steps` and `defaults` would choose; the seconds come from a calibration
 of a few seconds on this machine (`engine.calibrate`), scaled by counts (`estimates`). Nothing is written.
 """
 
@@ -24,7 +24,7 @@ from elfs_ray.engine.session import Hardware, has_bfloat16
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.estimates import SESSION_SECONDS, StageEstimate, Work, estimate
 from elfs_ray.methods import get_method
-from elfs_ray.pipeline import first_steps, later_steps
+from elfs_ray.steps import first_steps, later_steps
 
 
 @dataclass(frozen=True)

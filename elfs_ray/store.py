@@ -196,6 +196,11 @@ class Store:
             and all(self.exists(name) for name in record["artifacts"] if not name.startswith(LOGS))
         )
 
+    def content(self, unit: str) -> str | None:
+        """What stands for the content of a published stage where others depend on it."""
+        record = self.record(unit)
+        return None if record is None else record.get("content", record["fingerprint"])
+
     def work_folder(self, unit: str, fingerprint: str) -> str:
         """Name, below the run folder, of the work folder of one stage; work of other fingerprints is removed."""
         own, prefix = _work_name(unit, fingerprint), _work_name(unit, "")

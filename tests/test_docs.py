@@ -23,7 +23,7 @@ from elfs_ray.config import RunConfig, load_config
 from elfs_ray.data.sources import open_input
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
-from elfs_ray.pipeline import first_steps, later_steps
+from elfs_ray.steps import first_steps, later_steps
 from elfs_ray.store import Store
 from small import LONG_STAGES
 from small import OPTIONS as QUICK

@@ -12,8 +12,8 @@ from elfs_ray.config import load_config
 from elfs_ray.defaults import choose_beta_search, choose_cluster, choose_evaluation, choose_neighbors, choose_proxy
 from elfs_ray.errors import UsageError
 from elfs_ray.estimates import Rates, Work, estimate, search_seconds
-from elfs_ray.pipeline import first_steps, later_steps
 from elfs_ray.plan import make_plan
+from elfs_ray.steps import first_steps, later_steps
 
 RATES = Rates(0.001, 0.002, 0.004, 1e11, 0.05, 0.01, 0.002, {"mlp": 0.002})
 

@@ -12,7 +12,7 @@
 import difflib
 
 from elfs_ray.encoders.base import Encoder, Preprocessing
-from elfs_ray.encoders.weights import weights_signature
+from elfs_ray.encoders.weights import find_weights, weights_signature
 from elfs_ray.errors import UsageError
 
 __all__ = ["Encoder", "Preprocessing", "check_encoder", "load_encoder", "weights_signature"]
@@ -29,7 +29,7 @@ def check_encoder(name: str, weights: str | None = None) -> None:
     """
     family, _, model = name.partition(":")
     if weights is not None:
-        weights_signature(weights)
+        find_weights(weights)
     if name in NAMES:
         return
     if family not in FAMILIES or not model:

@@ -26,7 +26,22 @@ _MIN_MATCH = 0.9
 
 
 def weights_signature(location: str) -> str:
-    """Size and time of a weights file, at a local path or a URI: changes when the file does.
+    """Changes when a weights file does: the hash of a local one, or size and time of one at a URI.
+
+    Raises:
+        UsageError: there is no such file, or it may not be read.
+    """
+    info = find_weights(location)
+    if "://" in location:
+        return f"{info.size} {info.mtime_ns}"
+    try:
+        return _file_digest(Path(info.path))
+    except OSError as error:
+        raise UsageError(f"weights file {location} cannot be opened: {storage.reason(error)}") from None
+
+
+def find_weights(location: str) -> pafs.FileInfo:
+    """What the store says of a weights file, at a local path or a URI.
 
     Raises:
         UsageError: there is no such file.
@@ -38,15 +53,15 @@ def weights_signature(location: str) -> str:
         raise UsageError(f"weights file {location} cannot be opened: {storage.reason(error)}") from None
     if info.type != pafs.FileType.File:
         raise UsageError(f"weights file {location} does not exist; check the path given with --weights")
-    return f"{info.size} {info.mtime_ns}"
+    return info
 
 
 def _local_copy(location: str) -> Path:
     """The weights file on this machine. One at a URI is fetched once, by the first process that asks."""
-    signature = weights_signature(location)
+    info = find_weights(location)
     if "://" not in location:
-        return Path(location)
-    name = hashlib.sha256(f"{location}\0{signature}".encode()).hexdigest()[:16]
+        return Path(info.path)
+    name = hashlib.sha256(f"{location}\0{info.size} {info.mtime_ns}".encode()).hexdigest()[:16]
     copy = storage.machine_folder("weights") / f"{name}{Path(storage.without_options(location)).suffix}"
     with FileLock(f"{copy}.lock"):
         if not copy.exists():

@@ -139,9 +139,9 @@ def _draw(
     sets = _with_test_set(store, config, labels, rows)
     options = choose_evaluations(config.evaluate, device, median_side(store))
     embedded = _embedded(store, config)
-    records = (each.record(prefix + unit) for prefix in ("", "test_")
-               for each, unit in ((embedded, "embed"), (store, "labels")))  # fmt: skip
-    data = [record["fingerprint"] for record in records if record] + [_digest(sets.test)]
+    contents = [each.content(prefix + unit) for prefix in ("", "test_")
+                for each, unit in ((embedded, "embed"), (store, "labels"))]  # fmt: skip
+    data = [*filter(None, contents), _digest(sets.test)]
     digests = {name: _digest(positions) for name, positions in rows.items()}
     keys = {}
     for training in trainings:

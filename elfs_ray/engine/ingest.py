@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import ray
 
 from elfs_ray import schema
-from elfs_ray.config import IngestConfig
+from elfs_ray.config import IngestConfig, fingerprint
 from elfs_ray.data.images import ImageError, inspect
 from elfs_ray.data.sources import Source, open_input
 from elfs_ray.engine.artifacts import part_name
@@ -37,12 +37,13 @@ def run(context: StageContext) -> StageResult:
     source = open_input(context.config, location)
     started = time.monotonic()
     _check_all(context, source)
-    numbers = _number(context, source, options)
+    numbers, content = _number(context, source, options)
     seconds = time.monotonic() - started
     return StageResult(
         artifacts={context.artifact("samples"): "samples", context.artifact("quarantine"): "quarantine"},
         chosen=options.identity(),
         metrics={"source": source.kind, **numbers, "images_per_second": round(source.count / seconds, 1)},
+        content=content,
     )
 
 
@@ -110,16 +111,16 @@ def _unchecked(table: pa.Table) -> pa.Table:
     return table.append_column("reason", pa.nulls(table.num_rows, pa.string()))
 
 
-def _number(context: StageContext, source: Source, options: IngestConfig) -> dict[str, int]:
-    """Give good images their index and write the artifacts; returns the counts."""
+def _number(context: StageContext, source: Source, options: IngestConfig) -> tuple[dict[str, int], str]:
+    """Give good images their index and write the artifacts; returns the counts and the samples' content."""
     store, folder = context.store, f"{context.work}/{CHECKED}"
     task = _quarantine.remote(store, context.work, source.location, source.count, options.max_bad_fraction)
     quarantined: int = ray.get(task)
-    _write_samples(store, folder, f"{context.work}/samples", source)
+    content = _write_samples(store, folder, f"{context.work}/samples", source)
     samples = store.count_rows(context.work, "samples")
     if samples + quarantined != source.count:
         raise AssertionError(f"{samples} samples + {quarantined} quarantined != {source.count} inputs")
-    return {"inputs": source.count, "samples": samples, "quarantined": quarantined}
+    return {"inputs": source.count, "samples": samples, "quarantined": quarantined}, content
 
 
 @ray.remote(num_cpus=1)
@@ -137,18 +138,19 @@ def _quarantine(store: Store, work: str, location: str, count: int, max_bad_frac
     return len(bad)
 
 
-def _write_samples(store: Store, checked: str, target: str, source: Source) -> None:
-    """Write the good rows of each chunk with their index, one task a chunk, a few at a time."""
+def _write_samples(store: Store, checked: str, target: str, source: Source) -> str:
+    """Write the good rows of each chunk with their index, one task a chunk, a few at a time; returns their content."""
     full_schema = _samples_schema(source)
 
     @ray.remote(num_cpus=0.5)
-    def write(name: str, first_index: int) -> None:
+    def write(name: str, first_index: int) -> str:
         table = store.read_table(checked, name)
         good = table.filter(pc.is_null(table["reason"]))
         numbered = good.append_column("index", pa.array(np.arange(first_index, first_index + len(good))))
         store.write_table(numbered, full_schema, target, name)
+        return _content(numbered)
 
-    def writes() -> "Iterator[ray.ObjectRef[None]]":
+    def writes() -> "Iterator[ray.ObjectRef[str]]":
         first_index = 0
         for chunk in source.chunks:
             name = part_name(chunk.number)
@@ -157,8 +159,13 @@ def _write_samples(store: Store, checked: str, target: str, source: Source) -> N
                 yield write.remote(name, first_index)
             first_index += good
 
-    for _ in results_in_order(writes(), WRITES_IN_FLIGHT):
-        pass
+    return fingerprint(*results_in_order(writes(), WRITES_IN_FLIGHT))
+
+
+def _content(samples: pa.Table) -> str:
+    """Ids, places and hashes of samples: all that later stages read of them, or what it follows from."""
+    names = [name for name in ("sample_id", "uri", "content_hash") if name in samples.column_names]
+    return fingerprint(*(samples[name].to_pylist() for name in names))
 
 
 def _refuse_duplicates(sample_ids: pa.ChunkedArray, location: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from elfs_ray import schema
+from elfs_ray.config import fingerprint
 from elfs_ray.data.labels import read_labels
 from elfs_ray.data.sources import open_input
 from elfs_ray.engine.artifacts import part_name, read_keys
@@ -34,4 +35,5 @@ def run(context: StageContext) -> StageResult:
         artifacts={context.artifact("labels_true"): "labels_true"},
         chosen={"labels": spec},
         metrics={"classes": list(classes), "labelled": int((labels >= 0).sum())},
+        content=fingerprint(labels.tolist(), list(classes)),
     )

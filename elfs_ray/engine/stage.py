@@ -67,11 +67,14 @@ class StageResult:
         artifacts: artifact name -> folder below the work folder that holds it.
         chosen: the options used, with each `auto` resolved.
         metrics: numbers for the manifest and the report.
+        content: changes when what it made does, for all that later stages read of it; None: not known, so that its
+            options and inputs stand for it.
     """
 
     artifacts: dict[str, str]
     chosen: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    content: str | None = None
 
 
 StageFunction = Callable[[StageContext], StageResult]

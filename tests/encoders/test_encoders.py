@@ -1,5 +1,7 @@
 """Encoders by name, with random weights from local files: nothing here needs a network."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 
 from elfs_ray.data.digits import write_digits
 from elfs_ray.data.images import decode, to_uint8
-from elfs_ray.encoders import check_encoder, load_encoder
+from elfs_ray.encoders import check_encoder, load_encoder, weights_signature
 from elfs_ray.errors import UsageError
 
 
@@ -167,6 +169,16 @@ def test_a_failed_download_says_how_to_pass_a_local_file(name, monkeypatch, tmp_
     message = rf"the weights of {name} could not be downloaded \(.*\); pass a local file with --weights FILE"
     with pytest.raises(UsageError, match=message):
         load_encoder(name)
+
+
+def test_weights_are_known_by_their_content(tmp_path):
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"one")
+    before = weights_signature(str(file))
+    os.utime(file, ns=(1, 1))
+    assert weights_signature(str(file)) == before
+    file.write_bytes(b"two")
+    assert weights_signature(str(file)) != before
 
 
 def test_missing_weights_file():

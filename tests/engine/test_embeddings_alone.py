@@ -18,7 +18,8 @@ from elfs_ray.engine.artifacts import fixed_size_matrix, median_side
 from elfs_ray.engine.session import Hardware
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, TABLES, export_coreset
-from elfs_ray.pipeline import first_steps, run
+from elfs_ray.pipeline import run
+from elfs_ray.steps import first_steps
 from elfs_ray.store import Store
 
 ROWS, CLASSES, BUDGET = 120, 4, 20
