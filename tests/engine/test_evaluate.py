@@ -95,7 +95,7 @@ class TestAnotherEncoder:
         noisy = table.set_column(2, "vector", matrix_column(noise))
         store.write_table(noisy, schema.embeddings(8), "embeddings", "part-000000.parquet")
         manifest = store.manifest()
-        manifest["stages"]["embed"]["fingerprint"] = "noise"
+        manifest["stages"]["embed"]["content"] = "noise"
         store.write_json(manifest, MANIFEST)
         return store
 
