@@ -82,8 +82,7 @@ def outline(config: RunConfig, store: Store, *, until: str = "report") -> list[t
     """
     _check_stage(config, until)
     source = check_before_start(config, store)
-    first = first_steps(config, source)
-    first = with_content(first, store)
+    first = with_content(first_steps(config, source), store)
     counted = store.is_complete(first[0].unit, first[0].fingerprint)
     num_samples = store.count_rows("samples") if counted else source.count
     check_sizes(config, num_samples)

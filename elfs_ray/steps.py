@@ -90,11 +90,10 @@ def first_steps(config: RunConfig, source: "Source") -> list[Step]:
 
 
 def with_content(steps: Sequence[Step], store: Store) -> list[Step]:
-    """The same steps; those that are complete know the content of what they gave."""
-    return [
-        replace(step, content=store.content(step.unit)) if store.is_complete(step.unit, step.fingerprint) else step
-        for step in steps
-    ]
+    """The same steps; those that were published know the content of what they gave."""
+    records = store.manifest().get("stages", {})
+    published = {(unit, record["fingerprint"]): record.get("content") for unit, record in records.items()}
+    return [replace(step, content=published.get((step.unit, step.fingerprint))) for step in steps]
 
 
 def later_steps(config: RunConfig, first_steps: Sequence[Step], num_samples: int) -> list[Step]:

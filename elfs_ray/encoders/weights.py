@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import logging
 import pickle
@@ -35,7 +36,7 @@ def weights_signature(location: str) -> str:
     if "://" in location:
         return f"{info.size} {info.mtime_ns}"
     try:
-        return _file_digest(Path(info.path))
+        return _file_digest(Path(info.path), info.mtime_ns)
     except OSError as error:
         raise UsageError(f"weights file {location} cannot be opened: {storage.reason(error)}") from None
 
@@ -123,11 +124,13 @@ def load_into(module: nn.Module, state: dict[str, Tensor], path: str, *, head: I
             f"{missing[0]!r} is missing or has another shape; pass the weights of this architecture"
         )
     module.load_state_dict(usable, strict=False)
-    return f"{path} (sha256 {_file_digest(_local_copy(path))})"
+    copy = _local_copy(path)
+    return f"{path} (sha256 {_file_digest(copy, copy.stat().st_mtime_ns)})"
 
 
-def _file_digest(path: Path) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of a file."""
+@functools.cache
+def _file_digest(path: Path, _changed: int) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a file, read once by a process as long as its time is the same."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
