@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,15 @@ from elfs_ray.store import LOGS, Store
 
 if TYPE_CHECKING:
     from elfs_ray.engine.session import Hardware
+
+
+class State(StrEnum):
+    """How a piece of work stands before a run."""
+
+    COMPLETE = "complete"
+    PRESUMED = "complete, if the input holds the same as before"
+    TO_DO = "to do"
+
 
 _MODULES = {"beta-search": "beta_search", "select": "selection"}
 
@@ -72,8 +82,8 @@ def run(
     return store.manifest()
 
 
-def outline(config: RunConfig, store: Store, *, until: str = "report") -> list[tuple[str, bool]]:
-    """What `run` would do: its pieces of work in order, and whether each is complete. Changes nothing.
+def outline(config: RunConfig, store: Store, *, until: str = "report") -> list[tuple[str, State]]:
+    """What `run` would do: its pieces of work in order, and how each stands. Changes nothing.
 
     Before the images are counted, every input stands for a usable image.
 
@@ -82,13 +92,24 @@ def outline(config: RunConfig, store: Store, *, until: str = "report") -> list[t
     """
     _check_stage(config, until)
     source = check_before_start(config, store)
-    first = with_content(first_steps(config, source), store)
-    counted = store.is_complete(first[0].unit, first[0].fingerprint)
-    num_samples = store.count_rows("samples") if counted else source.count
+    ingested = store.record("ingest")
+    as_many = ingested is not None and ingested["metrics"].get("inputs") == source.count
+    num_samples = store.count_rows("samples") if as_many else source.count
     check_sizes(config, num_samples)
     wanted = STAGES[: STAGES.index(until) + 1]
-    steps = [step for step in [*first, *later_steps(config, first, num_samples)] if step.stage in wanted]
-    return [(step.unit, store.is_complete(step.unit, step.fingerprint)) for step in steps]
+    found = first_steps(config, source)
+
+    def steps(*, presumed: bool) -> list[Step]:
+        first = with_content(found, store, presumed=presumed)
+        return [step for step in [*first, *later_steps(config, first, num_samples)] if step.stage in wanted]
+
+    def state(step: Step, presumed: Step) -> State:
+        if store.is_complete(step.unit, step.fingerprint):
+            return State.COMPLETE
+        return State.PRESUMED if store.is_complete(presumed.unit, presumed.fingerprint) else State.TO_DO
+
+    pairs = zip(steps(presumed=False), steps(presumed=as_many), strict=True)
+    return [(step.unit, state(step, presumed)) for step, presumed in pairs]
 
 
 def _check_stage(config: RunConfig, until: str) -> None:

@@ -89,11 +89,23 @@ def first_steps(config: RunConfig, source: "Source") -> list[Step]:
     return steps
 
 
-def with_content(steps: Sequence[Step], store: Store) -> list[Step]:
-    """The same steps; those that were published know the content of what they gave."""
+def with_content(steps: Sequence[Step], store: Store, *, presumed: bool = False) -> list[Step]:
+    """The same steps; those that were published know the content of what they gave.
+
+    Args:
+        steps: those known before the images are counted.
+        store: the run folder.
+        presumed: as if inputs that look new held what they held when they were last read.
+    """
     records = store.manifest().get("stages", {})
-    published = {(unit, record["fingerprint"]): record.get("content") for unit, record in records.items()}
-    return [replace(step, content=published.get((step.unit, step.fingerprint))) for step in steps]
+
+    def content(step: Step) -> str | None:
+        record = records.get(step.unit, {})
+        known = presumed or record.get("fingerprint") == step.fingerprint
+        found: str | None = record.get("content") if known else None
+        return found
+
+    return [replace(step, content=content(step)) for step in steps]
 
 
 def later_steps(config: RunConfig, first_steps: Sequence[Step], num_samples: int) -> list[Step]:

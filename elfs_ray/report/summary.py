@@ -6,11 +6,11 @@ from typing import Any
 from rich.table import Table
 
 
-def steps_table(method: str, steps: Sequence[tuple[str, bool]]) -> Table:
-    """What a run of a method would do: each piece of work, and whether it is complete."""
+def steps_table(method: str, steps: Sequence[tuple[str, str]]) -> Table:
+    """What a run of a method would do: each piece of work, and how it stands."""
     table = Table(f"what a run of {method} does", "", box=None, pad_edge=False)
-    for unit, is_complete in steps:
-        table.add_row(unit, "complete" if is_complete else "to do")
+    for unit, state in steps:
+        table.add_row(unit, state)
     return table
 
 

@@ -12,7 +12,7 @@ import pytest
 from elfs_ray.config import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.sources import open_input
-from elfs_ray.pipeline import outline, run
+from elfs_ray.pipeline import State, outline, run
 from elfs_ray.steps import first_steps, later_steps
 from elfs_ray.store import Store
 
@@ -46,15 +46,21 @@ def test_files_that_only_got_new_times_are_read_again_and_no_more(ray_session, i
 
     touch(*images.iterdir(), labels)
     states = dict(outline(config, store, until="neighbors"))
-    assert not states["ingest"]
+    assert states == {
+        **dict.fromkeys(("ingest", "labels"), State.TO_DO),
+        **dict.fromkeys(PREPARED, State.PRESUMED),
+    }
     after = run(config, store, Reporter(), until="neighbors")["stages"]
     assert all(after[unit]["fingerprint"] != before[unit]["fingerprint"] for unit in ("ingest", "labels"))
     assert all(after[unit]["content"] == before[unit]["content"] for unit in ("ingest", "labels"))
     assert all(after[unit] == before[unit] for unit in PREPARED)
-    assert all(done for _, done in outline(config, store, until="neighbors"))
+    assert {state for _, state in outline(config, store, until="neighbors")} == {State.COMPLETE}
 
     one, another = sorted(images.iterdir())[:2]
     shutil.copy(another, one)
+    shutil.copy(one, images / f"more-{one.name}")
+    assert {state for _, state in outline(config, store, until="neighbors")} == {State.TO_DO}
+    (images / f"more-{one.name}").unlink()
     changed = run(config, store, Reporter(), until="neighbors")["stages"]
     assert all(changed[unit]["started"] > after[unit]["started"] for unit in PREPARED)
     assert changed["labels"]["content"] == before["labels"]["content"]
