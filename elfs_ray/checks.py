@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from elfs_ray.data.sources import Source
 
 
-def check_before_start(config: RunConfig, store: Store) -> "Source":
+def check_before_start(config: RunConfig, store: Store, listed: "Source | None" = None) -> "Source":
     """Refuse what can be known to be wrong before any work: names, files, budgets, a run folder of another run.
+
+    Args:
+        config: of the run.
+        store: the run folder.
+        listed: the input, where it was listed before.
 
     Returns:
         The listed input, since listing it is the longest of the checks.
@@ -32,7 +37,7 @@ def check_before_start(config: RunConfig, store: Store) -> "Source":
     for budget in config.budgets:
         if budget <= 0 or isinstance(budget, float):
             budget_count(budget, 10**12)
-    source = open_input(config, config.input)
+    source = listed or open_input(config, config.input)
     if config.select.labeled is not None:
         check_labels(config.select.labeled, source, config.ingest.id_column)
     for budget in config.budgets:

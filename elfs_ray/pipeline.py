@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import import_module, metadata
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from elfs_ray.checks import check_before_start, check_sizes
-from elfs_ray.config import RunConfig
+from elfs_ray.config import RayConfig, RunConfig
 from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
 from elfs_ray.failures import expected_errors
@@ -22,7 +23,9 @@ from elfs_ray.steps import STAGES, Step, first_steps, later_steps, with_content
 from elfs_ray.store import LOGS, Store
 
 if TYPE_CHECKING:
+    from elfs_ray.engine.monitor import Usage
     from elfs_ray.engine.session import Hardware
+    from elfs_ray.engine.stage import StageContext, StageResult
 
 
 class State(StrEnum):
@@ -37,7 +40,14 @@ _MODULES = {"beta-search": "beta_search", "select": "selection"}
 
 
 def run(
-    config: RunConfig,
+    config: RunConfig, store: Store, reporter: Reporter, *, until: str = "report", verbose: bool = False
+) -> dict[str, Any]:
+    """`run_methods` for one method."""
+    return run_methods([config], store, reporter, until=until, verbose=verbose)
+
+
+def run_methods(
+    configs: Sequence[RunConfig],
     store: Store,
     reporter: Reporter,
     *,
@@ -45,10 +55,13 @@ def run(
     verbose: bool = False,
     keep: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Run every stage up to `until` whose result is missing; returns the manifest.
+    """Run every stage up to `until` whose result is missing, for one or several methods; returns the manifest.
+
+    It goes stage by stage: what methods share is done once, and all their coresets are evaluated together.
 
     Args:
-        config: of the run; the run folder remembers it.
+        configs: one for each method, over the same images and with the same other options; the run folder remembers
+            the last.
         store: the run folder.
         reporter: is told of the progress.
         until: last stage to run.
@@ -59,20 +72,20 @@ def run(
         UsageError: the input, an option or the run folder is wrong.
         RunError: a stage failed for another cause; running again goes on where it stopped.
     """
-    _check_stage(config, until)
     with expected_errors("the run", store.uri, verbose=verbose), contextlib.ExitStack() as stack:
-        first = first_steps(config, check_before_start(config, store))
+        _check_stage(configs[0], until)
+        source = check_before_start(configs[0], store)
+        for config in configs[1:]:
+            check_before_start(config, store, source)
+        first = first_steps(configs[0], source)
         check_sole = stack.enter_context(sole_driver(store, reporter))
         store.recover()
-        store.update_manifest(**_identity(config, store, keep))
-        execution = _Execution(config, store, reporter, stack, verbose, check_sole)
+        store.update_manifest(**_identity(configs[-1], store, keep))
+        execution = _Execution(configs[0].ray, store, reporter, stack, verbose, check_sole)
         wanted = STAGES[: STAGES.index(until) + 1]
-        execution.run_steps([step for step in first if step.stage in wanted])
+        execution.run_steps([(configs[0], step) for step in first if step.stage in wanted])
         if until != "ingest":
-            first = with_content(first, store)
-            num_samples = store.count_rows("samples")
-            check_sizes(config, num_samples)
-            execution.run_steps([step for step in later_steps(config, first, num_samples) if step.stage in wanted])
+            execution.run_steps([each for each in _later(configs, first, store) if each[1].stage in wanted])
         if until in ("evaluate", "report"):
             write_comparison(store)
         if until == "report":
@@ -80,6 +93,17 @@ def run(
             reporter.line(f"report     {store.location('report.html')}")
         store.update_manifest(finished=_now())
     return store.manifest()
+
+
+def _later(configs: Sequence[RunConfig], first: Sequence[Step], store: Store) -> list[tuple[RunConfig, Step]]:
+    """The steps after the first of all methods, in the order of the stages; what they share is there once."""
+    known, num_samples = with_content(first, store), store.count_rows("samples")
+    found: dict[tuple[str, str], tuple[RunConfig, Step]] = {}
+    for config in configs:
+        check_sizes(config, num_samples)
+        for step in later_steps(config, known, num_samples):
+            found.setdefault((step.unit, step.fingerprint), (config, step))
+    return sorted(found.values(), key=lambda each: STAGES.index(each[1].stage))
 
 
 def outline(config: RunConfig, store: Store, *, until: str = "report") -> list[tuple[str, State]]:
@@ -123,7 +147,7 @@ def _check_stage(config: RunConfig, until: str) -> None:
 class _Execution:
     """Runs steps; connects to Ray when the first step has work to do."""
 
-    config: RunConfig
+    ray: RayConfig
     store: Store
     reporter: Reporter
     stack: contextlib.ExitStack
@@ -131,32 +155,56 @@ class _Execution:
     check_sole: Callable[[], None]
     _hardware: "Hardware | None" = None
 
-    def run_steps(self, steps: list[Step]) -> None:
-        """Run the steps that are not complete, in order."""
-        for step in steps:
-            if self.store.is_complete(step.unit, step.fingerprint):
-                self.reporter.line(f"{step.unit}: complete")
-                continue
-            with expected_errors(step.unit, self.store.uri, verbose=self.verbose):
-                self._run(step)
+    def run_steps(self, steps: Sequence[tuple[RunConfig, Step]]) -> None:
+        """Run the steps that are not complete, each as its configuration says, in order."""
+        for stage, group in groupby(steps, key=lambda each: each[1].stage):
+            pending = []
+            for config, step in group:
+                if self.store.is_complete(step.unit, step.fingerprint):
+                    self.reporter.line(f"{step.unit}: complete")
+                else:
+                    pending.append((config, step))
+            if pending:
+                self._run_stage(stage, pending)
 
-    def _run(self, step: Step) -> None:
+    def _run_stage(self, stage: str, steps: Sequence[tuple[RunConfig, Step]]) -> None:
+        """Run and publish the steps of one stage: one by one, unless the stage can run them together."""
         hardware = self._connect()
         from elfs_ray.engine.monitor import measured
         from elfs_ray.engine.stage import StageContext
 
-        work = self.store.work_folder(step.unit, step.fingerprint)
-        context = StageContext(
-            self.config, self.store, step.unit, work, hardware, self.reporter, step.prefix, step.budget
-        )
-        self.reporter.line(f"{step.unit} ...")
-        name = "precomputed" if step.stage == "embed" and self.config.embed.vectors else step.stage
+        name = "precomputed" if stage == "embed" and steps[0][0].embed.vectors else stage
         module = import_module(f"elfs_ray.engine.{_MODULES.get(name, name)}")
-        started = _now()
-        with measured() as usage:
-            result = module.run(context)
-            tables = {name: folder for name, folder in result.artifacts.items() if not name.startswith(LOGS)}
-            rows = {name: self.store.count_rows(work, folder) for name, folder in tables.items()}
+        contexts = [
+            StageContext(
+                config,
+                self.store,
+                step.unit,
+                self.store.work_folder(step.unit, step.fingerprint),
+                hardware,
+                self.reporter,
+                step.prefix,
+                step.budget,
+            )
+            for config, step in steps
+        ]
+        together = getattr(module, "run_together", None)
+        results = together(contexts) if together else (module.run(context) for context in contexts)
+        with contextlib.closing(results):
+            for (_, step), context in zip(steps, contexts, strict=True):
+                self.reporter.line(f"{step.unit} ...")
+                with expected_errors(step.unit, self.store.uri, verbose=self.verbose):
+                    started = _now()
+                    with measured() as usage:
+                        result = next(results)
+                    self._publish(step, context, result, started, usage)
+
+    def _publish(
+        self, step: Step, context: "StageContext", result: "StageResult", started: str, usage: "Usage"
+    ) -> None:
+        """Bring the artifacts of a step to their place, with a record of it."""
+        tables = {name: folder for name, folder in result.artifacts.items() if not name.startswith(LOGS)}
+        rows = {name: self.store.count_rows(context.work, folder) for name, folder in tables.items()}
         record = {
             "stage": step.stage,
             "fingerprint": step.fingerprint,
@@ -170,7 +218,7 @@ class _Execution:
             "metrics": result.metrics,
         }
         self.check_sole()
-        self.store.publish(step.unit, work, result.artifacts, record)
+        self.store.publish(step.unit, context.work, result.artifacts, record)
         counts = ", ".join(f"{count:,} {name}" for name, count in rows.items())
         self.reporter.line(f"{step.unit}: {counts} in {usage.seconds:.1f} s")
 
@@ -178,7 +226,7 @@ class _Execution:
         if self._hardware is None:
             from elfs_ray.engine.session import hardware_summary, ray_session
 
-            self._hardware = self.stack.enter_context(ray_session(self.config.ray, verbose=self.verbose))
+            self._hardware = self.stack.enter_context(ray_session(self.ray, verbose=self.verbose))
             self.store.update_manifest(hardware=hardware_summary(self._hardware), versions=_versions())
         return self._hardware
 

@@ -178,14 +178,14 @@ def plan(
 def start(
     configs: Sequence[RunConfig], store: Store, until: str, options: Mapping[str, Any], *, keep: Sequence[str] = ()
 ) -> None:
-    """One run for each configuration, in one run folder; then what came out.
+    """A run of one or several methods; then what came out.
 
     Args:
-        configs: of the runs.
+        configs: one for each method.
         store: the run folder.
         until: last stage to run.
         options: how, as on the command line: `log`, `dry_run`, `verbose`.
-        keep: options that hold for these runs alone.
+        keep: options that hold for this run alone.
     """
     from elfs_ray import pipeline
 
@@ -194,10 +194,8 @@ def start(
             out.print(steps_table(config.select.name, pipeline.outline(config, store, until=until)))
         return
     form = LogForm(options["log"])
-    for config in configs:
-        manifest = pipeline.run(
-            config, store, make_reporter(form, out), until=until, verbose=options["verbose"], keep=keep
-        )
+    reporter = make_reporter(form, out)
+    manifest = pipeline.run_methods(configs, store, reporter, until=until, verbose=options["verbose"], keep=keep)
     if until not in ("evaluate", "report"):
         return
     methods = {config.select.name for config in configs}

@@ -10,67 +10,36 @@ does the others. Rows of earlier evaluations in the run folder with the same key
 trained on once for all methods, and another model or seed costs only its own trainings.
 """
 
-import hashlib
 import time
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import torch
 
 from elfs_ray import schema
-from elfs_ray.config import EvaluateConfig, RunConfig, fingerprint
+from elfs_ray.config import EvaluateConfig, RunConfig
 from elfs_ray.core.classifier import Prepare, accuracy, train_for_steps, unprepared
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.hiding import train_with_hiding
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
 from elfs_ray.core.networks import build_network, prepare_images
 from elfs_ray.data.images import read_pixels
-from elfs_ray.defaults import GPU_SHARES, TEST_ROWS, choose_evaluations
-from elfs_ray.engine.artifacts import median_side, part_name, read_column, read_vectors_at
+from elfs_ray.defaults import GPU_SHARES, TEST_ROWS
+from elfs_ray.engine.artifacts import part_name, read_column, read_vectors_at
+from elfs_ray.engine.evaluation_sets import Sets, Training, class_names, draw_sets
 from elfs_ray.engine.inputs import labels_in_use
-from elfs_ray.engine.progress import Counter
+from elfs_ray.engine.progress import Counter, new_counter, showing
 from elfs_ray.engine.stage import StageContext, StageResult
-from elfs_ray.errors import UsageError
 from elfs_ray.store import Store
 
-MIN_TEST_SAMPLES = 20
 RUNS, TRAININGS = "runs", "trainings"
-# What decides the result of a training beside its data.
-TRAINING_OPTIONS = {
-    *("hidden_dim", "image_size", "steps", "batch_size", "learning_rate", "weight_decay", "dtype", "hide")
-}
-
-
-class Training(NamedTuple):
-    """One training: of which model, on which kind of subset, and the seed of the draw and of the training."""
-
-    subset: str
-    model: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class Sets:
-    """What the trainings train and test on.
-
-    Attributes:
-        rows: positions among the candidates, by kind of subset and seed.
-        labels: of all candidates, -1 where there is none.
-        test: positions among the separate test images, or among the candidates if there are none.
-        test_labels: of these.
-        test_dropped: test images left out because they are candidates too.
-    """
-
-    rows: dict[tuple[str, int], np.ndarray]
-    labels: np.ndarray
-    test: np.ndarray
-    test_labels: np.ndarray
-    test_dropped: int
 
 
 @dataclass(frozen=True)
@@ -94,167 +63,99 @@ class Trainings:
     test_inputs: dict[int, np.ndarray]
 
 
-def run(context: StageContext) -> StageResult:
-    """Train on the coreset and on random subsets of the same size, with each model and seed, and compare."""
-    config, store, budget = context.config, context.store, int(context.budget or 0)
-    method, options = config.select.name, config.evaluate
-    subsets = list(dict.fromkeys([method, "random"]))
+@dataclass
+class Begun:
+    """An evaluation whose trainings are on their way.
+
+    Attributes:
+        described: keys of its trainings, options of each model, and counts of the test set.
+        ended: rows of earlier trainings, by key.
+        tasks: of the trainings that are not among these, and that no evaluation before it does.
+        counter: of trainings that have ended.
+        share: of a GPU, or of a processor, that each task takes at most.
+    """
+
+    context: StageContext
+    described: dict[str, Any]
+    ended: dict[str, dict[str, Any]]
+    tasks: "list[ray.ObjectRef[None]]"
+    counter: Counter
+    share: float
+
+    @property
+    def num_open(self) -> int:
+        """Tasks that have not ended."""
+        return len(ray.wait(self.tasks, num_returns=len(self.tasks), timeout=0)[1]) if self.tasks else 0
+
+
+def run_together(contexts: Sequence[StageContext]) -> Iterator[StageResult]:
+    """Evaluate several coresets, in order; the trainings of the next fill the places that one leaves free.
+
+    A training that two of them share, on a random subset, is done for the first; its row must be published, as the
+    yielded result says, before the second can be taken.
+    """
+    hardware, waiting, begun = contexts[0].hardware, deque(contexts), deque[Begun]()
+    on_their_way: set[str] = set()
+    while waiting or begun:
+        behind = sum(each.share * each.num_open for each in islice(begun, 1, None))
+        if waiting and (not begun or behind < (hardware.gpus or hardware.cpus)):
+            begun.append(_begin(waiting.popleft(), on_their_way))
+        else:
+            yield _finish(begun.popleft())
+
+
+def _begin(context: StageContext, on_their_way: set[str]) -> Begun:
+    """Draw the subsets, and start a Ray task for each training that was not done before and is not on its way."""
+    config, store, options = context.config, context.store, context.config.evaluate
     trainings = [
         Training(subset, model, seed)
         for model in dict.fromkeys(options.models)
-        for subset in subsets
+        for subset in dict.fromkeys([config.select.name, "random"])
         for seed in range(options.seeds)
     ]
     # Each draw and each training has a seed of its own, the same for all methods.
     draws = {seed: context.seed(seed, unit="evaluation") for seed in range(options.seeds)}
-    two: Any = _draw.remote(store, config, context.hardware.device, budget, trainings, draws)
+    on_gpu = context.hardware.device == "cuda"
+    two: Any = draw_sets.remote(store, config, context.hardware.device, int(context.budget or 0), trainings, draws)
     described, sets = ray.get(two[0]), two[1]
-    rows = _train_all(context, described, sets)
+    ended = {**_earlier_rows(store), **_saved_rows(store, context.work)}
+    pending = {training: key for training, key in described["keys"].items() if key not in {*ended, *on_their_way}}
+    on_their_way.update(pending.values())
+    shares = {training: GPU_SHARES[described["options"][training.model].image_size > 0] for training in pending}
+    counter, tasks = new_counter(len(trainings) - len(pending)), []
+    if pending:
+        shared = _load.remote(store, config, context.work, described["options"], sets, list(pending))
+        for training, key in pending.items():
+            task = _train_one.options(num_gpus=shares[training] if on_gpu else 0)
+            tasks.append(task.remote(shared, training, key, context.seed(training.seed, 1, unit="evaluation"), counter))
+    return Begun(context, described, ended, tasks, counter, max(shares.values(), default=0.0) if on_gpu else 1.0)
+
+
+def _finish(begun: Begun) -> StageResult:
+    """Wait for the trainings, and compare the coreset with random subsets."""
+    context, described, tasks = begun.context, begun.described, begun.tasks
+    config, store, budget, keys = context.config, context.store, int(context.budget or 0), described["keys"]
+    done = len(keys) - begun.num_open
+    with context.reporter.meter("evaluating", len(keys), "trainings", done) as meter, showing(begun.counter, meter):
+        ray.get(tasks)
+    ended = {**begun.ended, **_saved_rows(store, context.work)}
+    if not ended.keys() >= set(keys.values()):  # some were done for an evaluation that is published now
+        ended.update(_earlier_rows(store))
+    names = {"budget": budget, "test_samples": described["test_samples"]}
+    rows = [{**ended[key], **training._asdict(), **names} for training, key in keys.items()]
     store.write_table(pa.Table.from_pylist(rows), schema.EVALUATION, context.work, RUNS, part_name(0))
     quality = {} if config.select.supervised else ray.get(_pseudo_label_quality.remote(store, config))
+    method, models = config.select.name, dict.fromkeys(config.evaluate.models)
     metrics = {
-        "models": {model: _summary([row for row in rows if row["model"] == model], method) for model in options.models},
+        "models": {model: _summary([row for row in rows if row["model"] == model], method) for model in models},
         **quality,
         "test_samples": described["test_samples"],
         "test_dropped": described["test_dropped"],
-        "test": options.test_input or "held-out candidates",
-        "embeddings_of": options.embeddings_of,
+        "test": config.evaluate.test_input or "held-out candidates",
+        "embeddings_of": config.evaluate.embeddings_of,
     }
     chosen = {name: section.model_dump(mode="json") for name, section in described["options"].items()}
     return StageResult(artifacts={f"evaluation/{method}/{budget}": RUNS}, chosen=chosen, metrics=metrics)
-
-
-@ray.remote(num_cpus=1, num_returns=2)
-def _draw(
-    store: Store,
-    config: RunConfig,
-    device: str,
-    budget: int,
-    trainings: list[Training],
-    draws: dict[int, int],
-) -> tuple[dict[str, Any], Sets]:
-    """Draw the subsets and the test set, and give each training its key."""
-    labels = read_column(store, "labels_true", "label")
-    rows = _draw_subsets(store, config, budget, labels, draws)
-    sets = _with_test_set(store, config, labels, rows)
-    options = choose_evaluations(config.evaluate, device, median_side(store))
-    embedded = _embedded(store, config)
-    contents = [each.content(prefix + unit) for prefix in ("", "test_")
-                for each, unit in ((embedded, "embed"), (store, "labels"))]  # fmt: skip
-    data = [*filter(None, contents), _digest(sets.test)]
-    digests = {name: _digest(positions) for name, positions in rows.items()}
-    keys = {}
-    for training in trainings:
-        of_model = options[training.model].model_dump(mode="json", include=TRAINING_OPTIONS)
-        subset = digests[training.subset, training.seed]
-        keys[training] = fingerprint(training.model, of_model, draws[training.seed], subset, data)
-    described = {
-        "keys": keys,
-        "options": options,
-        "test_samples": len(sets.test),
-        "test_dropped": sets.test_dropped,
-    }
-    return described, sets
-
-
-def _embedded(store: Store, config: RunConfig) -> Store:
-    """The run folder with the embeddings to train on: this one, or another over the same images.
-
-    Raises:
-        UsageError: the other has none, or other images.
-    """
-    location = config.evaluate.embeddings_of
-    if location is None:
-        return store
-    other = Store(location)
-    for name in ("samples", "test/samples") if config.evaluate.test_input else ("samples",):
-        embeddings = name.replace("samples", "embeddings")
-        if not other.exists(embeddings):
-            raise UsageError(f"evaluate.embeddings_of={location} holds no {embeddings}; run it up to embed first")
-        ids, others = (each.read_table(name, columns=["sample_id"]) for each in (store, other))
-        if not ids.equals(others):
-            raise UsageError(f"evaluate.embeddings_of={location} is a run over other images; pass one over these")
-    return other
-
-
-def _digest(positions: np.ndarray) -> str:
-    return hashlib.blake2b(positions.astype(np.int64).tobytes(), digest_size=16).hexdigest()
-
-
-def _draw_subsets(
-    store: Store, config: RunConfig, budget: int, labels: np.ndarray, draws: dict[int, int]
-) -> dict[tuple[str, int], np.ndarray]:
-    """Positions of the samples in the coreset, and in random sets of its size; a larger one holds the smaller."""
-    method = config.select.name
-    coreset = np.sort(read_column(store, f"coresets/{method}/{budget}", "index"))
-    labelled = np.flatnonzero(labels >= 0)
-    unlabelled = int((labels[coreset] < 0).sum())
-    if unlabelled and method != "random":
-        raise UsageError(
-            f"{unlabelled} of the {budget} selected samples have no label in {config.evaluate.labels}; "
-            "label them first, then evaluate"
-        )
-    if len(labelled) < budget:
-        raise UsageError(
-            f"only {len(labelled)} samples have a label, fewer than the budget of {budget}; pass more labels"
-        )
-    subsets = {(method, seed): coreset for seed in draws}
-    for seed, draw in draws.items():
-        subsets["random", seed] = np.sort(np.random.default_rng(draw).permutation(labelled)[:budget])
-    return subsets
-
-
-def _with_test_set(
-    store: Store, config: RunConfig, labels: np.ndarray, rows: dict[tuple[str, int], np.ndarray]
-) -> Sets:
-    """The separate test images of classes that the candidates have, or the labelled candidates in no training set."""
-    if not config.evaluate.test_input:
-        used = np.unique(np.concatenate(list(rows.values())))
-        test = np.setdiff1d(np.flatnonzero(labels >= 0), used, assume_unique=True)
-        if len(test) < MIN_TEST_SAMPLES:
-            raise UsageError(
-                f"only {len(test)} labelled candidates are in no training set, too few to test on; "
-                "pass separate test images with --test-input"
-            )
-        return Sets(rows, labels, test, labels[test], 0)
-    names = {name: number for number, name in enumerate(_classes(store, "labels"))}
-    translation = np.array([names.get(name, -1) for name in _classes(store, "test_labels")] + [-1])
-    test_labels = translation[read_column(store, "test/labels_true", "label")]
-    hashes = [store.read_table(name, columns=["content_hash"])["content_hash"] for name in ("test/samples", "samples")]
-    candidates = pc.is_in(hashes[0], value_set=hashes[1].combine_chunks()).to_numpy()
-    if candidates.all():
-        raise UsageError(
-            f"every image of {config.evaluate.test_input} is also one of {config.input}: a model would be tested on "
-            "what it may have learned; pass other test images, or none"
-        )
-    test = np.flatnonzero((test_labels >= 0) & ~candidates)
-    return Sets(rows, labels, test, test_labels[test], int(candidates.sum()))
-
-
-def _classes(store: Store, unit: str) -> list[str]:
-    record = store.record(unit)
-    return list(record["metrics"]["classes"]) if record else []
-
-
-def _train_all(context: StageContext, described: dict[str, Any], sets: "ray.ObjectRef[Sets]") -> list[dict[str, Any]]:
-    """One Ray task for each training that was not done before; returns the rows in the order of the trainings."""
-    store, work, keys = context.store, context.work, described["keys"]
-    done = {**_earlier_rows(store), **_saved_rows(store, work)}
-    pending = [training for training, key in keys.items() if key not in done]
-    if pending:
-        shared = _load.remote(store, context.config, work, described["options"], sets, pending)
-        refs = []
-        with context.counting("evaluating", len(keys), "trainings", len(keys) - len(pending)) as counter:
-            for training in pending:
-                share = GPU_SHARES[described["options"][training.model].image_size > 0]
-                task = _train_one.options(num_gpus=share if context.hardware.device == "cuda" else 0)
-                seed = context.seed(training.seed, 1, unit="evaluation")
-                refs.append(task.remote(shared, training, keys[training], seed, counter))
-            ray.get(refs)
-        done.update(_saved_rows(store, work))
-    budget = int(context.budget or 0)
-    names = {"budget": budget, "test_samples": described["test_samples"]}
-    return [{**done[key], **training._asdict(), **names} for training, key in keys.items()]
 
 
 def _saved_rows(store: Store, work: str) -> dict[str, dict[str, Any]]:
@@ -296,7 +197,7 @@ def _load(
         store,
         work,
         options,
-        max(len(_classes(store, "labels")), 2),
+        max(len(class_names(store, "labels")), 2),
         sets,
         used,
         {size: inputs(size, "", used, config.location) for size in sizes},

@@ -49,21 +49,34 @@ class Counter:
         """Say that at least `done` units are finished."""
         self._actor.reach.remote(self._key, done)
 
+    def value(self) -> int:
+        """Units finished so far.
 
-@contextlib.contextmanager
-def counting(meter: Meter, done: int = 0) -> Iterator[Counter]:
-    """Poll a counter from a thread of the driver and show it on `meter`."""
+        Raises:
+            RayError: the count was lost.
+        """
+        actor: Any = self._actor  # Ray's annotations take its methods for static ones
+        return int(ray.get(actor.value.remote(self._key)))
+
+
+def new_counter(done: int = 0) -> Counter:
+    """A counter of its own, of units of which some are finished already."""
     # On the driver's own node: any other may be lost.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"name": "elfs-ray-counts", "get_if_exists": True, "scheduling_strategy": here}
-    actor = _Counts.options(**options).remote()  # type: ignore[attr-defined] # added by the decorator
-    key, stop = next(_keys), threading.Event()
-    counter = Counter(actor, key)
+    counter = Counter(_Counts.options(**options).remote(), next(_keys))  # type: ignore[attr-defined] # by the decorator
     counter.reach(done)
+    return counter
+
+
+@contextlib.contextmanager
+def showing(counter: Counter, meter: Meter) -> Iterator[None]:
+    """Poll a counter from a thread of the driver and show it on `meter`."""
+    stop = threading.Event()
 
     def show() -> None:
         with contextlib.suppress(RayError):  # the bar is not worth a failed run
-            meter.update(ray.get(actor.value.remote(key)))
+            meter.update(counter.value())
 
     def poll() -> None:
         while not stop.wait(POLL_SECONDS):
@@ -72,7 +85,7 @@ def counting(meter: Meter, done: int = 0) -> Iterator[Counter]:
     thread = threading.Thread(target=poll, daemon=True, name="progress")
     thread.start()
     try:
-        yield counter
+        yield
         show()
     finally:
         stop.set()

@@ -10,7 +10,7 @@ import numpy as np
 
 from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
-from elfs_ray.engine.progress import Counter, counting
+from elfs_ray.engine.progress import Counter, new_counter, showing
 from elfs_ray.engine.session import Hardware
 from elfs_ray.store import Store
 
@@ -55,7 +55,8 @@ class StageContext:
     @contextmanager
     def counting(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Counter]:
         """Show progress that any process can advance."""
-        with self.reporter.meter(title, total, unit, done) as meter, counting(meter, done) as counter:
+        counter = new_counter(done)
+        with self.reporter.meter(title, total, unit, done) as meter, showing(counter, meter):
             yield counter
 
 

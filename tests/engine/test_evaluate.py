@@ -1,6 +1,7 @@
 """Evaluation in the real pipeline, on what the small run has computed."""
 
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from elfs_ray import schema
 from elfs_ray.config import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.engine.artifacts import matrix_column
+from elfs_ray.engine.evaluate import TRAININGS, run_together
+from elfs_ray.engine.stage import StageContext
 from elfs_ray.errors import UsageError
-from elfs_ray.pipeline import run
+from elfs_ray.pipeline import run, run_methods
 from elfs_ray.store import MANIFEST, Store
 from small import BUDGET, NUM_IMAGES, OPTIONS
 
@@ -48,13 +51,19 @@ def test_every_model_trains_and_only_the_new_ones(evaluate, small_run):
     assert rows["test_samples"].nunique() == 1
 
 
-def test_random_subsets_are_trained_on_once_for_all_methods(evaluate, small_input, tmp_path):
-    test = tmp_path / "test"
-    test.mkdir()
+@pytest.fixture
+def test_images(small_input, tmp_path):
+    """Images that are no candidates: where there are none, each method is tested on the candidates it leaves."""
+    folder = tmp_path / "test"
+    folder.mkdir()
     everything = sorted((small_input[0].parent / "all" / "images").iterdir())
     for path in everything[NUM_IMAGES : NUM_IMAGES + 30]:
-        shutil.copy(path, test)
-    changes = {"evaluate.test_input": str(test)}
+        shutil.copy(path, folder)
+    return str(folder)
+
+
+def test_random_subsets_are_trained_on_once_for_all_methods(evaluate, test_images):
+    changes = {"evaluate.test_input": test_images}
     first, second = evaluate(**changes), evaluate("random", **changes)
     assert second.equals(first[first["subset"] == "random"].reset_index(drop=True))
     comparison = Store(str(evaluate.run_dir)).read_table("comparison").to_pandas().set_index("method")
@@ -80,6 +89,48 @@ def test_the_command(small_run, small_input, tmp_path, call):
     own = ("select", "budgets", "beta_search")
     assert [after[name] for name in own] == [before[name] for name in own]
     assert after["evaluate"]["models"] == ["linear"]
+
+
+class TestTogether:
+    """Several methods at once."""
+
+    METHODS = ("kcenter", "moderate", "random")
+
+    @pytest.fixture
+    def configs(self, small_run, small_input, test_images):
+        options = {"evaluate.labels": str(small_input[1]), "evaluate.test_input": test_images, "evaluate.seeds": 3}
+        base = {**small_run.manifest["config"], "select": {}}
+        return [load_config({**OPTIONS, **options, "select.method": method}, base=base) for method in self.METHODS]
+
+    def test_the_rows_are_those_of_each_alone(self, small_run, configs, tmp_path):
+        folders = [shutil.copytree(small_run.run_dir, tmp_path / name) for name in ("together", "alone")]
+        together, alone = (Store(str(folder)) for folder in folders)
+        run_methods(configs, together, Reporter(), until="evaluate")
+        for config in configs:
+            run(config, alone, Reporter(), until="evaluate")
+        for method in self.METHODS:
+            first, second = (evaluated(store.uri, method).drop(columns="seconds") for store in (together, alone))
+            assert first.equals(second)
+        rows = [evaluated(together.uri, method) for method in self.METHODS]
+        random = [each[each["subset"] == "random"].reset_index(drop=True) for each in rows]
+        assert random[0].equals(random[1])  # down to the seconds: trained on once
+        assert random[0].equals(random[2])
+
+    def test_the_next_begins_before_the_first_is_published(self, small_run, configs, tmp_path, ray_session):
+        store = Store(str(shutil.copytree(small_run.run_dir, tmp_path / "run")))
+        run_methods(configs, store, Reporter(), until="select")
+        units = [f"evaluation/{config.select.name}/{BUDGET}" for config in configs]
+        contexts = [
+            StageContext(config, store, unit, store.work_folder(unit, "0"), ray_session, Reporter(), budget=BUDGET)
+            for config, unit in zip(configs, units, strict=True)
+        ]
+        results = run_together(contexts)
+        next(results)
+        deadline = time.monotonic() + 300
+        while len(store.names(contexts[1].work, TRAININGS)) < 3:
+            assert time.monotonic() < deadline, "the trainings of the second did not run by themselves"
+            time.sleep(0.1)
+        results.close()
 
 
 class TestAnotherEncoder:
