@@ -5,8 +5,9 @@ Reads: `pseudo_labels`, `embeddings` or `samples` (`beta_search.model`), and wha
 `beta_search/METHOD/BUDGET` (a row for each candidate and seed). One Ray Tune trial for each of them, in actors that are
 used again: a trial costs its training, not a process. One task reads the artifacts into the object store, where all
 trials find them.
-Each trial saves its row when it ends; a second run of the driver does the others. (Tune's own restore needs a snapshot
-of the experiment, which a kill early in the search leaves without, and forgets the trials since the last one.)
+The row of each trial is saved when it ends or is stopped; a second run of the driver does the others. (Tune's own
+restore needs a snapshot of the experiment, which a kill early in the search leaves without, and forgets the trials
+since the last one.)
 Tune's logs for TensorBoard stay in `logs/beta_search/METHOD/BUDGET`.
 """
 
@@ -20,6 +21,7 @@ import ray
 import torch
 from ray import tune
 from ray.exceptions import RayActorError
+from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 
@@ -57,8 +59,6 @@ class SearchData:
         splits: positions of training and validation samples, for each seed.
     """
 
-    store: Store
-    work: str
     options: BetaSearchConfig
     select: SelectConfig
     inputs: SelectionInputs
@@ -147,14 +147,14 @@ def _run_trials(
     context: StageContext, options: BetaSearchConfig, trials: list[dict[str, Any]], counter: Counter
 ) -> list[Exception]:
     """One Ray Tune trial for each candidate and seed, in actors that go on from trial to trial; returns the errors."""
-    store, on_gpu = context.store, context.hardware.device == "cuda"
+    store, work, on_gpu = context.store, context.work, context.hardware.device == "cuda"
     seeds = context.seed(unit="beta_search"), context.seed(1, unit="beta_search")
     known = read_known_labels(store, context.config)
-    data = _load.remote(store, context.config, options, context.work, int(context.budget or 0), known, seeds)
+    data = _load.remote(store, context.config, options, int(context.budget or 0), known, seeds)
     resources = {"GPU": GPU_SHARES[int(options.image_size) > 0]} if on_gpu else {"CPU": 1.0}
     asha = ASHAScheduler(max_t=ASHA_PARTS, reduction_factor=ASHA_REDUCTION) if options.scheduler == "asha" else None
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_BetaTrial, shared=(data, counter)), resources),
+        tune.with_resources(tune.with_parameters(_BetaTrial, shared=data), resources),
         param_space={"trial": tune.grid_search(trials)},
         tune_config=tune.TuneConfig(
             metric="validation_accuracy",
@@ -165,28 +165,30 @@ def _run_trials(
         ),
         run_config=tune.RunConfig(
             name=TUNE,
-            storage_path=store.path(context.work),
+            storage_path=store.path(work),
             storage_filesystem=None if store.is_local else store.filesystem,
             failure_config=tune.FailureConfig(max_failures=options.max_failures),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[TBXLoggerCallback()],
+            callbacks=[TBXLoggerCallback(), _SavedRows(store, work, counter)],
             verbose=0,
         ),
     )
-    results = tuner.fit()
-    _save_stopped(context, results)
-    return list(results.errors)
+    return list(tuner.fit().errors)
 
 
-def _save_stopped(context: StageContext, results: tune.ResultGrid) -> None:
-    """Save the rows of the trials that ASHA stopped: they count with the accuracy at which it did."""
-    store, work = context.store, context.work
-    ended = set(store.names(work, TRIALS))
-    reports = [results[number].metrics for number in range(len(results)) if results[number].error is None]
-    for report in filter(None, reports):
-        file_name = _file_name(report["config"]["trial"])
-        if file_name not in ended:
-            store.write_json({name: report[name] for name in schema.BETA_SEARCH.names}, work, TRIALS, file_name)
+class _SavedRows(tune.Callback):
+    """Saves the row of each trial that has ended, or that ASHA stopped: it counts with the accuracy at which it did."""
+
+    def __init__(self, store: Store, work: str, counter: Counter) -> None:
+        self._store, self._work, self._counter = store, work, counter
+
+    def on_trial_complete(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override] # Tune calls it by name
+        """Save the last report, unless the trial was cut short with the whole search."""
+        report = trial.last_result or {}
+        if report.get("done"):
+            row = {name: report[name] for name in schema.BETA_SEARCH.names}
+            self._store.write_json(row, self._work, TRIALS, _file_name(trial.config["trial"]))
+            self._counter.advance(1)
 
 
 def _name(trial: dict[str, Any]) -> str:
@@ -202,7 +204,6 @@ def _load(
     store: Store,
     config: RunConfig,
     options: BetaSearchConfig,
-    work: str,
     budget: int,
     known: np.ndarray | None,
     seeds: tuple[int, int],
@@ -219,8 +220,6 @@ def _load(
     else:
         samples = read_vectors(store)
     return SearchData(
-        store=store,
-        work=work,
         options=options,
         select=config.select,
         inputs=read_inputs(store, config, get_method(config.select.method, **config.select.options), known),
@@ -237,11 +236,9 @@ def _load(
 class _BetaTrial(tune.Trainable):
     """Trains on the coreset of one candidate; a call of `step` trains for one part of the steps."""
 
-    def setup(  # type: ignore[override] # Tune passes what `with_parameters` was given
-        self, config: dict[str, Any], shared: "tuple[ray.ObjectRef[SearchData], Counter]"
-    ) -> None:
+    def setup(self, config: dict[str, Any], shared: SearchData) -> None:  # type: ignore[override] # by `with_parameters`
         torch.set_num_threads(1)
-        self._data, self._counter = ray.get(shared[0]), shared[1]
+        self._data = shared
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.reset_config(config)
 
@@ -252,13 +249,9 @@ class _BetaTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train for one part of the steps; the last part ends the trial, and saves its row."""
+        """Train for one part of the steps; the last part ends the trial."""
         row = next(self._training)
-        done = row["steps"] == self._data.options.steps
-        if done:
-            self._data.store.write_json(row, self._data.work, TRIALS, _file_name(self._trial))
-            self._counter.advance(1)
-        return {**row, "done": done}
+        return {**row, "done": row["steps"] == self._data.options.steps}
 
     def _train(self) -> Iterator[dict[str, Any]]:
         """Select, train, and report after each part."""
