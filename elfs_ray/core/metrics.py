@@ -39,6 +39,21 @@ def mean_and_interval(values: Sequence[float] | Float[np.ndarray, " n"], confide
     return MeanInterval(float(values.mean()), deviation, quantile * deviation / count**0.5, count)
 
 
+def best_candidate(values: Float64[np.ndarray, "c s"], steps: Int[np.ndarray, "c s"], *, within_noise: bool) -> int:
+    """The candidate with the best mean, of those whose trainings all went on the longest; ties go to the first.
+
+    Args:
+        values: of c candidates with the same s seeds, float64 [c, s]; larger is better.
+        steps: after which each value was reached, int [c, s].
+        within_noise: whether candidates about as good as the best are ties, too (`first_within_noise`).
+    """
+    reached = steps.min(axis=1)
+    farthest = np.flatnonzero(reached == reached.max())
+    compared = values[farthest]
+    best = first_within_noise(compared) if within_noise else int(compared.mean(axis=1).round(12).argmax())
+    return int(farthest[best])
+
+
 def first_within_noise(values: Float64[np.ndarray, "c s"]) -> int:
     """The first candidate that is as good as the best, within one standard error of their paired difference.
 

@@ -29,7 +29,7 @@ from elfs_ray import schema
 from elfs_ray.config import BetaSearchConfig, RunConfig, SelectConfig
 from elfs_ray.core.classifier import accuracy, training_steps, unprepared
 from elfs_ray.core.features import normalize_rows
-from elfs_ray.core.metrics import first_within_noise
+from elfs_ray.core.metrics import best_candidate
 from elfs_ray.core.networks import build_network, prepare_images
 from elfs_ray.core.pruning import beta_grid
 from elfs_ray.core.splits import stratified_split
@@ -84,7 +84,8 @@ class SearchData:
 def run(context: StageContext) -> StageResult:
     """Try every candidate with every seed and take the best mean; ties go to the first, with the smaller beta.
 
-    A method may ask that candidates within the noise count as ties.
+    A method may ask that candidates within the noise count as ties. Candidates of which a trial was stopped early count
+    only where no other came farther.
     """
     store, select, budget = context.store, context.config.select, int(context.budget or 0)
     options = choose_beta_search(context.config.beta_search, context.hardware.device, median_side(store))
@@ -93,16 +94,18 @@ def run(context: StageContext) -> StageResult:
     candidates = method.candidates(betas)
     rows = _search(context, options, candidates)
     store.write_table(pa.Table.from_pylist(rows), schema.BETA_SEARCH, context.work, "table", part_name(0))
-    accuracies = np.array([row["validation_accuracy"] for row in rows]).reshape(len(candidates), options.seeds)
-    means = accuracies.mean(axis=1).round(12)
-    best = first_within_noise(accuracies) if method.takes_first_within_noise else int(means.argmax())
+    accuracies, steps = (
+        np.array([row[name] for row in rows]).reshape(len(candidates), options.seeds)
+        for name in ("validation_accuracy", "steps")
+    )
+    best = best_candidate(accuracies, steps, within_noise=method.takes_first_within_noise)
     return StageResult(
         artifacts={f"beta_search/{select.name}/{budget}": "table", f"{LOGS}beta_search/{select.name}/{budget}": TUNE},
         chosen={**options.model_dump(mode="json"), "betas": betas},
         metrics={
             "found": candidates[best],
             "beta": candidates[best].get("beta"),
-            "mean_validation_accuracy": round(float(means[best]), 4),
+            "mean_validation_accuracy": round(float(accuracies[best].mean()), 4),
             "trials": len(rows),
         },
     )

@@ -6,6 +6,7 @@ from scipy import stats
 from sklearn.metrics import normalized_mutual_info_score
 
 from elfs_ray.core.metrics import (
+    best_candidate,
     cluster_accuracy,
     first_within_noise,
     mean_and_interval,
@@ -61,6 +62,22 @@ def test_nearest_similarity_by_hand():
 def test_nearest_other_by_hand():
     own = np.array([2, 0])
     assert nearest_similarity(VECTORS[own], VECTORS, own, block_rows=1) == pytest.approx([0.8, 0.6])
+
+
+class TestBestCandidate:
+    VALUES = np.array([[0.8, 0.2], [0.5, 0.52], [0.6, 0.62]])
+
+    def test_what_was_stopped_is_not_compared_with_what_was_not(self):
+        """The spread between the seeds of the first is that of their steps."""
+        steps = np.array([[90, 10], [90, 90], [90, 90]])
+        for within_noise in (False, True):
+            assert best_candidate(self.VALUES, steps, within_noise=within_noise) == 2
+        assert first_within_noise(self.VALUES) == 0  # what its spread would do
+        assert best_candidate(self.VALUES, np.array([[30, 30], [90, 10], [30, 90]]), within_noise=False) == 2
+
+    def test_ties_go_to_the_first(self):
+        values = np.array([[0.1, 0.2], [0.3, 0.1], [0.1, 0.3]])
+        assert best_candidate(values, np.full((3, 2), 10), within_noise=False) == 1
 
 
 class TestFirstWithinNoise:
