@@ -1,7 +1,7 @@
 """What every stage is given and what it gives back. Stages meet only through the artifacts in the run folder."""
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +76,3 @@ class StageResult:
     chosen: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     content: str | None = None
-
-
-StageFunction = Callable[[StageContext], StageResult]
