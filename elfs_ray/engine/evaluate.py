@@ -69,15 +69,13 @@ class Begun:
 
     Attributes:
         described: keys of its trainings, options of each model, and counts of the test set.
-        ended: rows of earlier trainings, by key.
-        tasks: of the trainings that are not among these, and that no evaluation before it does.
+        tasks: of the trainings that were not done before, and that no other evaluation does.
         counter: of trainings that have ended.
         share: of a GPU, or of a processor, that each task takes at most.
     """
 
     context: StageContext
     described: dict[str, Any]
-    ended: dict[str, dict[str, Any]]
     tasks: "list[ray.ObjectRef[None]]"
     counter: Counter
     share: float
@@ -91,21 +89,20 @@ class Begun:
 def run_together(contexts: Sequence[StageContext]) -> Iterator[StageResult]:
     """Evaluate several coresets, in order; the trainings of the next fill the places that one leaves free.
 
-    A training that two of them share, on a random subset, is done for the first; its row must be published, as the
-    yielded result says, before the second can be taken.
+    A training that two of them share, on a random subset, is done for the first.
     """
     hardware, waiting, begun = contexts[0].hardware, deque(contexts), deque[Begun]()
-    on_their_way: set[str] = set()
+    ended, on_their_way = _earlier_rows(contexts[0].store), set[str]()
     while waiting or begun:
         behind = sum(each.share * each.num_open for each in islice(begun, 1, None))
         if waiting and (not begun or behind < (hardware.gpus or hardware.cpus)):
-            begun.append(_begin(waiting.popleft(), on_their_way))
+            begun.append(_begin(waiting.popleft(), ended, on_their_way))
         else:
-            yield _finish(begun.popleft())
+            yield _finish(begun.popleft(), ended)
 
 
-def _begin(context: StageContext, on_their_way: set[str]) -> Begun:
-    """Draw the subsets, and start a Ray task for each training that was not done before and is not on its way."""
+def _begin(context: StageContext, ended: dict[str, dict[str, Any]], on_their_way: set[str]) -> Begun:
+    """Draw the subsets, and start a Ray task for each training that has not ended and is not on its way."""
     config, store, options = context.config, context.store, context.config.evaluate
     trainings = [
         Training(subset, model, seed)
@@ -118,8 +115,9 @@ def _begin(context: StageContext, on_their_way: set[str]) -> Begun:
     on_gpu = context.hardware.device == "cuda"
     two: Any = draw_sets.remote(store, config, context.hardware.device, int(context.budget or 0), trainings, draws)
     described, sets = ray.get(two[0]), two[1]
-    ended = {**_earlier_rows(store), **_saved_rows(store, context.work)}
-    pending = {training: key for training, key in described["keys"].items() if key not in {*ended, *on_their_way}}
+    ended.update(_saved_rows(store, context.work))
+    known = ended.keys() | on_their_way
+    pending = {training: key for training, key in described["keys"].items() if key not in known}
     on_their_way.update(pending.values())
     shares = {training: GPU_SHARES[described["options"][training.model].image_size > 0] for training in pending}
     counter, tasks = new_counter(len(trainings) - len(pending)), []
@@ -128,19 +126,17 @@ def _begin(context: StageContext, on_their_way: set[str]) -> Begun:
         for training, key in pending.items():
             task = _train_one.options(num_gpus=shares[training] if on_gpu else 0)
             tasks.append(task.remote(shared, training, key, context.seed(training.seed, 1, unit="evaluation"), counter))
-    return Begun(context, described, ended, tasks, counter, max(shares.values(), default=0.0) if on_gpu else 1.0)
+    return Begun(context, described, tasks, counter, max(shares.values(), default=0.0) if on_gpu else 1.0)
 
 
-def _finish(begun: Begun) -> StageResult:
+def _finish(begun: Begun, ended: dict[str, dict[str, Any]]) -> StageResult:
     """Wait for the trainings, and compare the coreset with random subsets."""
     context, described, tasks = begun.context, begun.described, begun.tasks
     config, store, budget, keys = context.config, context.store, int(context.budget or 0), described["keys"]
     done = len(keys) - begun.num_open
     with context.reporter.meter("evaluating", len(keys), "trainings", done) as meter, showing(begun.counter, meter):
         ray.get(tasks)
-    ended = {**begun.ended, **_saved_rows(store, context.work)}
-    if not ended.keys() >= set(keys.values()):  # some were done for an evaluation that is published now
-        ended.update(_earlier_rows(store))
+    ended.update(_saved_rows(store, context.work))
     names = {"budget": budget, "test_samples": described["test_samples"]}
     rows = [{**ended[key], **training._asdict(), **names} for training, key in keys.items()]
     store.write_table(pa.Table.from_pylist(rows), schema.EVALUATION, context.work, RUNS, part_name(0))
