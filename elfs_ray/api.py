@@ -10,7 +10,7 @@ import pyarrow as pa
 from elfs_ray.config import SelectConfig, load_config
 from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
-from elfs_ray.store import Store
+from elfs_ray.store import REPORT, Store
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Result:
     @property
     def report(self) -> str:
         """Path or URI of the HTML report."""
-        return Store(self.run_dir).location("report.html")
+        return Store(self.run_dir).location(REPORT)
 
 
 def select(

@@ -20,9 +20,10 @@ from elfs_ray.errors import UsageError
 from elfs_ray.failures import expected_errors
 from elfs_ray.sole_driver import sole_driver
 from elfs_ray.steps import STAGES, Step, first_steps, later_steps, with_content
-from elfs_ray.store import LOGS, Store
+from elfs_ray.store import LOGS, REPORT, Store
 
 if TYPE_CHECKING:
+    from elfs_ray.data.sources import Source
     from elfs_ray.engine.monitor import Usage
     from elfs_ray.engine.session import Hardware
     from elfs_ray.engine.stage import StageContext, StageResult
@@ -73,11 +74,7 @@ def run_methods(
         RunError: a stage failed for another cause; running again goes on where it stopped.
     """
     with expected_errors("the run", store.uri, verbose=verbose), contextlib.ExitStack() as stack:
-        _check_stage(configs[0], until)
-        source = check_before_start(configs[0], store)
-        for config in configs[1:]:
-            check_before_start(config, store, source)
-        first = first_steps(configs[0], source)
+        first = first_steps(configs[0], _check(configs, store, until))
         check_sole = stack.enter_context(sole_driver(store, reporter))
         store.recover()
         store.update_manifest(**_identity(configs[-1], store, keep))
@@ -85,62 +82,67 @@ def run_methods(
         wanted = STAGES[: STAGES.index(until) + 1]
         execution.run_steps([(configs[0], step) for step in first if step.stage in wanted])
         if until != "ingest":
-            execution.run_steps([each for each in _later(configs, first, store) if each[1].stage in wanted])
+            known, num_samples = with_content(first, store), store.count_rows("samples")
+            later = _later(configs, known, num_samples)
+            execution.run_steps([(config, step) for config, step in later if step.stage in wanted])
         if until in ("evaluate", "report"):
             write_comparison(store)
-        if until == "report":
+        # A report that is there would go on to show the evaluations of before.
+        if until == "report" or (until == "evaluate" and store.exists(REPORT)):
             write_report(store)
-            reporter.line(f"report     {store.location('report.html')}")
+            reporter.line(f"report     {store.location(REPORT)}")
         store.update_manifest(finished=_now())
     return store.manifest()
 
 
-def _later(configs: Sequence[RunConfig], first: Sequence[Step], store: Store) -> list[tuple[RunConfig, Step]]:
-    """The steps after the first of all methods, in the order of the stages; what they share is there once."""
-    known, num_samples = with_content(first, store), store.count_rows("samples")
-    found: dict[tuple[str, str], tuple[RunConfig, Step]] = {}
-    for config in configs:
-        check_sizes(config, num_samples)
-        for step in later_steps(config, known, num_samples):
-            found.setdefault((step.unit, step.fingerprint), (config, step))
-    return sorted(found.values(), key=lambda each: STAGES.index(each[1].stage))
-
-
-def outline(config: RunConfig, store: Store, *, until: str = "report") -> list[tuple[str, State]]:
-    """What `run` would do: its pieces of work in order, and how each stands. Changes nothing.
+def outline(configs: Sequence[RunConfig], store: Store, *, until: str = "report") -> list[tuple[str, State]]:
+    """What `run_methods` would do: its pieces of work in order, and how each stands. Changes nothing.
 
     Before the images are counted, every input stands for a usable image.
 
     Raises:
-        UsageError: as `run`, as far as it can be known without work.
+        UsageError: as `run_methods`, as far as it can be known without work.
     """
-    _check_stage(config, until)
-    source = check_before_start(config, store)
+    source = _check(configs, store, until)
     ingested = store.record("ingest")
     as_many = ingested is not None and ingested["metrics"].get("inputs") == source.count
     num_samples = store.count_rows("samples") if as_many else source.count
-    check_sizes(config, num_samples)
-    wanted = STAGES[: STAGES.index(until) + 1]
-    found = first_steps(config, source)
+    found = first_steps(configs[0], source)
 
     def steps(*, presumed: bool) -> list[Step]:
         first = with_content(found, store, presumed=presumed)
-        return [step for step in [*first, *later_steps(config, first, num_samples)] if step.stage in wanted]
+        return [*first, *(step for _, step in _later(configs, first, num_samples))]
 
     def state(step: Step, presumed: Step) -> State:
         if store.is_complete(step.unit, step.fingerprint):
             return State.COMPLETE
         return State.PRESUMED if store.is_complete(presumed.unit, presumed.fingerprint) else State.TO_DO
 
+    wanted = STAGES[: STAGES.index(until) + 1]
     pairs = zip(steps(presumed=False), steps(presumed=as_many), strict=True)
-    return [(step.unit, state(step, presumed)) for step, presumed in pairs]
+    return [(step.unit, state(step, presumed)) for step, presumed in pairs if step.stage in wanted]
 
 
-def _check_stage(config: RunConfig, until: str) -> None:
+def _check(configs: Sequence[RunConfig], store: Store, until: str) -> "Source":
+    """Refuse what is wrong with a stage or a method before any work; returns the input, listed once."""
     if until not in STAGES:
         raise UsageError(f"unknown stage {until!r}; the stages are {', '.join(STAGES)}")
-    if until == "evaluate" and not config.evaluate.labels:
+    if until == "evaluate" and not configs[0].evaluate.labels:
         raise UsageError("the evaluation needs true labels; pass --labels")
+    source = check_before_start(configs[0], store)
+    for config in configs[1:]:
+        check_before_start(config, store, source)
+    return source
+
+
+def _later(configs: Sequence[RunConfig], first: Sequence[Step], num_samples: int) -> list[tuple[RunConfig, Step]]:
+    """The steps after the first of all methods, in the order of the stages; what they share is there once."""
+    found: dict[tuple[str, str], tuple[RunConfig, Step]] = {}
+    for config in configs:
+        check_sizes(config, num_samples)
+        for step in later_steps(config, first, num_samples):
+            found.setdefault((step.unit, step.fingerprint), (config, step))
+    return sorted(found.values(), key=lambda each: STAGES.index(each[1].stage))
 
 
 @dataclass

@@ -27,6 +27,7 @@ from elfs_ray import storage
 from elfs_ray.errors import UsageError
 
 MANIFEST = "manifest.json"
+REPORT = "report.html"
 WORK = ".work"
 LOGS = "logs/"
 """Artifacts below it are for people, and no stage needs them."""

@@ -75,6 +75,17 @@ def test_a_dry_run_does_nothing(call, ingest, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_of_several_methods_names_what_they_share_once(call, ingest):
+    code, out, _ = call(*ingest[:-1], "--until=select", "--dry-run", "--methods=kcenter,d2")
+    assert code == 0
+    first, *lines = out.splitlines()
+    assert "kcenter, d2" in first
+    units = [line.split()[0] for line in lines]
+    assert len(units) == len(set(units))
+    assert units[:2] == ["ingest", "embed"]
+    assert units[-2:] == ["coresets/kcenter/20", "coresets/d2/20"]
+
+
 def test_a_dry_run_knows_what_is_complete(call, small_command):
     code, out, _ = call(*small_command, "--dry-run", "--seed=7")
     assert code == 0

@@ -21,9 +21,7 @@ from elfs_ray.cli.options import (
 from elfs_ray.config import RunConfig, load_config
 from elfs_ray.console import LogForm, make_reporter
 from elfs_ray.report.summary import comparison_table, coreset_table, steps_table
-from elfs_ray.store import Store
-
-REPORT = "report.html"
+from elfs_ray.store import REPORT, Store
 
 
 @app.command()
@@ -190,8 +188,8 @@ def start(
     from elfs_ray import pipeline
 
     if options["dry_run"]:
-        for config in configs:
-            out.print(steps_table(config.select.name, pipeline.outline(config, store, until=until)))
+        names = ", ".join(config.select.name for config in configs)
+        out.print(steps_table(names, pipeline.outline(configs, store, until=until)))
         return
     form = LogForm(options["log"])
     reporter = make_reporter(form, out)

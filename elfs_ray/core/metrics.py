@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 from scipy import special
 from scipy.optimize import linear_sum_assignment
 
@@ -47,11 +47,20 @@ def best_candidate(values: Float64[np.ndarray, "c s"], steps: Int[np.ndarray, "c
         steps: after which each value was reached, int [c, s].
         within_noise: whether candidates about as good as the best are ties, too (`first_within_noise`).
     """
-    reached = steps.min(axis=1)
-    farthest = np.flatnonzero(reached == reached.max())
+    farthest = np.flatnonzero(came_farthest(steps))
     compared = values[farthest]
     best = first_within_noise(compared) if within_noise else int(compared.mean(axis=1).round(12).argmax())
     return int(farthest[best])
+
+
+def came_farthest(steps: Int[np.ndarray, "c s"]) -> Bool[np.ndarray, " c"]:
+    """Which candidates a scheduler let train with every seed as long as any other, bool [c]: these can be compared.
+
+    Args:
+        steps: trained by c candidates with s seeds, int [c, s].
+    """
+    reached = steps.min(axis=1)
+    return reached == reached.max()
 
 
 def first_within_noise(values: Float64[np.ndarray, "c s"]) -> int:

@@ -39,22 +39,22 @@ def histogram(values: np.ndarray, cuts: Mapping[str, tuple[float, float]], name:
     return _html(figure, f"Histogram of {name} from {values.min():.2f} to {values.max():.2f}. {ranges}")
 
 
-def beta_curves(rows: Mapping[str, Mapping[float, Sequence[float]]], chosen: Mapping[str, float]) -> str:
+def beta_curves(
+    compared: Mapping[str, Mapping[float, Sequence[float]]],
+    stopped: Mapping[str, Mapping[float, Sequence[float]]],
+    chosen: Mapping[str, float],
+) -> str:
     """Validation accuracy by beta, a curve for each method and budget.
 
     Args:
-        rows: method and budget -> beta -> accuracy of each seed.
+        compared: method and budget -> beta -> accuracy of each seed.
+        stopped: the same of trials that the scheduler stopped early: points off the curves.
         chosen: method and budget -> the beta taken.
     """
     figure = go.Figure()
-    for number, (name, by_beta) in enumerate(rows.items()):
+    for number, (name, by_beta) in enumerate(compared.items()):
         visible = _visible(number)
-        betas = sorted(by_beta)
-        means = [float(np.mean(by_beta[beta])) for beta in betas]
-        spread = [float(np.std(by_beta[beta], ddof=1)) if len(by_beta[beta]) > 1 else 0.0 for beta in betas]
-        figure.add_scatter(
-            x=betas, y=means, error_y={"array": spread}, mode="lines+markers", name=name, visible=visible
-        )
+        figure.add_scatter(**_points(by_beta), mode="lines+markers", name=name, visible=visible)
         if name not in chosen:
             continue
         best = chosen[name]
@@ -66,11 +66,23 @@ def beta_curves(rows: Mapping[str, Mapping[float, Sequence[float]]], chosen: Map
             name=f"chosen for {name}: {best:g}",
             visible=visible,
         )
+    for number, (name, by_beta) in enumerate(stopped.items()):
+        marker = {"symbol": "circle-open", "size": 8, "color": MUTED}
+        figure.add_scatter(
+            **_points(by_beta), mode="markers", marker=marker, name=f"stopped early: {name}", visible=_visible(number)
+        )
     figure.update_layout(
         xaxis_title="beta: share of the hardest dropped", yaxis_title="accuracy on held-out pseudo-labels"
     )
     summary = "; ".join(f"{name}: beta {beta:g} chosen" for name, beta in chosen.items())
     return _html(figure, f"Validation accuracy by beta. {summary}")
+
+
+def _points(by_beta: Mapping[float, Sequence[float]]) -> dict[str, Any]:
+    """Mean over the seeds of each beta, in their order, and the deviation."""
+    betas = sorted(by_beta)
+    spread = [float(np.std(by_beta[beta], ddof=1)) if len(by_beta[beta]) > 1 else 0.0 for beta in betas]
+    return {"x": betas, "y": [float(np.mean(by_beta[beta])) for beta in betas], "error_y": {"array": spread}}
 
 
 def cluster_shares(pool: Sequence[int], coresets: Mapping[str, Sequence[int]]) -> str:

@@ -4,19 +4,20 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from elfs_ray.core.metrics import came_farthest
 from elfs_ray.report import charts
 from elfs_ray.report.comparison import COMPARISON
 from elfs_ray.report.coresets import Coreset, describe_coresets
 from elfs_ray.report.map_data import MOST_PICTURES, map_data
 from elfs_ray.report.quality import label_free_signals, warning
 from elfs_ray.report.thumbnails import Pictures, Thumbnail
-from elfs_ray.store import Store
+from elfs_ray.store import REPORT, Store
 
-REPORT = "report.html"
 QUARANTINE_ROWS = 50
 DUPLICATE_PAIRS = 12
 # Beside 5 MB of Plotly and 2 MB of points and tables: a page stays below 15 MB.
@@ -123,18 +124,24 @@ def _aum_chart(store: Store, coresets: list[Coreset]) -> str:
 def _beta_chart(store: Store, stages: dict[str, Any]) -> str:
     """A curve for each search; for each method that a search for `auto` tried, one (without beta: a point at 0)."""
     prefix = "beta_search/"
-    rows: dict[str, dict[float, list[float]]] = {}
+    compared: dict[str, dict[float, list[float]]] = {}
+    stopped: dict[str, dict[float, list[float]]] = {}
     chosen: dict[str, float] = {}
     for unit, record in stages.items():
         if not unit.startswith(prefix):
             continue
         name = unit.removeprefix(prefix)
+        trials: dict[tuple[str, float], list[dict[str, Any]]] = {}
         for row in store.read_table(unit).to_pylist():
             curve = name if name.startswith(f"{row['method']}/") else f"{name}: {row['method']}"
-            rows.setdefault(curve, {}).setdefault(row["beta"] or 0.0, []).append(row["validation_accuracy"])
+            trials.setdefault((curve, row["beta"] or 0.0), []).append(row)
+        whole = came_farthest(np.array([[row["steps"] for row in rows] for rows in trials.values()]))
+        for ((curve, beta), rows), ended in zip(trials.items(), whole, strict=True):
+            curves = compared if ended else stopped
+            curves.setdefault(curve, {})[beta] = [row["validation_accuracy"] for row in rows]
         choice = record["metrics"]["found"].get("choice")
         chosen[f"{name}: {choice}" if choice else name] = record["metrics"]["beta"] or 0.0
-    return charts.beta_curves(rows, chosen) if rows else ""
+    return charts.beta_curves(compared, stopped, chosen) if compared else ""
 
 
 def _cluster_chart(stages: dict[str, Any], coresets: list[Coreset]) -> str:

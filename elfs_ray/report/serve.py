@@ -4,8 +4,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from elfs_ray.errors import UsageError
-from elfs_ray.report.render import REPORT
-from elfs_ray.store import Store
+from elfs_ray.store import REPORT, Store
 
 HOST = "127.0.0.1"
 # The page holds all that it needs; whatever its texts may say, a browser fetches nothing.

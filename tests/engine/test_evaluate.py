@@ -89,6 +89,7 @@ def test_the_command(small_run, small_input, tmp_path, call):
     own = ("select", "budgets", "beta_search")
     assert [after[name] for name in own] == [before[name] for name in own]
     assert after["evaluate"]["models"] == ["linear"]
+    assert "kcenter/40" in (run_dir / "report.html").read_text()  # the report that was there shows the new ones
 
 
 class TestTogether:

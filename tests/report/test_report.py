@@ -18,6 +18,7 @@ from elfs_ray.report.map_data import map_data
 from elfs_ray.report.render import write_report
 from elfs_ray.report.thumbnails import Pictures
 from elfs_ray.store import Store
+from small import BUDGET
 
 
 class Page(HTMLParser):
@@ -113,6 +114,22 @@ def test_a_run_that_is_not_finished_has_a_report_of_what_is_there(small_run, tmp
     page = Page((run_dir / "report.html").read_text())
     assert "Clusters" not in page.headings
     assert "Stages" in page.headings
+
+
+def test_trials_that_were_stopped_early_are_no_part_of_the_curve(small_run, tmp_path):
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+    store, search = Store(str(run_dir)), f"beta_search/elfs/{BUDGET}"
+    rows = store.read_table(search).to_pylist()
+    chosen, betas = store.record(search)["metrics"]["beta"], sorted({row["beta"] for row in rows})
+    stopped = next(beta for beta in betas if beta != chosen)
+    for row in rows:
+        row["steps"] //= 1 + (row["beta"] == stopped and row["seed"] == 0)  # the other seed went on
+    store.delete(search)
+    store.write_table(pa.Table.from_pylist(rows, schema.BETA_SEARCH), schema.BETA_SEARCH, search, "part-000000.parquet")
+    write_report(store)
+    text = (run_dir / "report.html").read_text()
+    traces = dict(re.findall(r'"name":"((?:stopped early: )?elfs\\u002f\d+)".*?"x":(\[.*?\])', text))
+    assert [json.loads(x) for x in traces.values()] == [[beta for beta in betas if beta != stopped], [stopped]]
 
 
 def test_a_picture_that_is_gone_is_said_so(small_run, tmp_path):
