@@ -38,12 +38,13 @@ OPTIONS = {
 
 
 def write_small_input(folder: Path) -> tuple[Path, Path]:
-    """The first digits as PNG files, and their labels in a file apart."""
+    """The first digits as PNG files, and their labels in a file apart; written unless they are there."""
     images, labels = write_digits(folder / "all")
     small = folder / "images"
-    small.mkdir()
-    for image in sorted(Path(images).iterdir())[:NUM_IMAGES]:
-        shutil.copy(image, small)
+    if not small.exists():
+        small.mkdir()
+        for image in sorted(Path(images).iterdir())[:NUM_IMAGES]:
+            shutil.copy(image, small)
     return small, Path(labels)
 
 

@@ -1,5 +1,6 @@
 """The search for beta: trials that are stopped early, logs for TensorBoard, and what resuming does."""
 
+import os
 import shutil
 import struct
 import threading
@@ -11,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from elfs_ray import select
 from elfs_ray.store import Store
+from nodes import workers
 from small import BUDGET, OPTIONS
 
 TABLE = f"beta_search/elfs/{BUDGET}"
@@ -74,9 +76,8 @@ def test_every_trial_is_logged_for_tensorboard(small_run):
 
 
 def find_actors():
-    """Processes of trials."""
-    processes = psutil.process_iter(["cmdline"])
-    return [one for one in processes if (one.info["cmdline"] or [""])[0].startswith("ray::_BetaTrial")]
+    """Processes of trials in the Ray of this process."""
+    return [psutil.Process(pid) for pid in workers(os.getpid(), "ray::_BetaTrial")]
 
 
 def test_actors_lost_between_and_in_trials(search, tmp_path):

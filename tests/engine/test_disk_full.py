@@ -22,7 +22,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def test_disk_full(small_disk, small_input, small_run):
+@pytest.mark.slow
+def test_disk_full(small_disk, small_input, finished_run):
     disk, enlarge = small_disk
     arguments = [*command_line(*small_input, disk / "run"), "--until=embed"]
     process = start(arguments)
@@ -37,4 +38,4 @@ def test_disk_full(small_disk, small_input, small_run):
     assert not store.exists("embeddings")
     enlarge()
     finish(arguments)
-    assert store.read_table("embeddings").equals(Store(small_run.run_dir).read_table("embeddings"))
+    assert store.read_table("embeddings").equals(Store(finished_run.run_dir).read_table("embeddings"))

@@ -3,6 +3,8 @@
 import signal
 from pathlib import Path
 
+import pytest
+
 from elfs_ray.store import Store
 from small import BUDGET, TIMEOUT_SECONDS, command_line, finish, start, wait_until
 
@@ -38,9 +40,10 @@ def stop_in(stage: str, sent: signal.Signals, arguments: list[str], run_dir: Pat
         assert process.returncode == 130
 
 
-def test_killed_in_stage_after_stage(small_run, small_input, tmp_path):
+@pytest.mark.slow
+def test_killed_in_stage_after_stage(finished_run, small_input, tmp_path):
     images, labels = small_input
-    undisturbed, killed = small_run.run_dir, tmp_path / "killed"
+    undisturbed, killed = finished_run.run_dir, tmp_path / "killed"
     arguments = command_line(images, labels, killed)
     complete: set[str] = set()
     for stage, sent in STAGES.items():

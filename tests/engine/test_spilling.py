@@ -57,6 +57,7 @@ def ray_folder():
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_object_store_too_small(ray_session, small_input, ray_folder, tmp_path):
     images, labels = small_input
     network = timm.create_model("test_resnet", pretrained=False)

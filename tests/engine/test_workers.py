@@ -30,6 +30,7 @@ def again_from(small_run, tmp_path):
     return copy
 
 
+@pytest.mark.slow
 def test_one_training_worker_then_two_give_what_one_gives(small_run, small_input, again_from):
     """Killed with one worker, after a checkpoint; gone on with two, which cluster and proxy then have."""
     folder = again_from("cluster")
