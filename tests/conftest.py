@@ -16,7 +16,8 @@ from object_storage import ENVIRONMENT, FOREIGN, running_server
 
 # Before Ray starts: its processes keep the environment that they started with.
 os.environ.update(ENVIRONMENT)
-for _name in FOREIGN:
+# Workers of pytest-xdist start with the size of a terminal that is none.
+for _name in (*FOREIGN, "COLUMNS", "LINES"):
     os.environ.pop(_name, None)
 
 # Checks the shapes and types of arrays that annotations declare, in modules imported from here on: so what imports the

@@ -10,6 +10,7 @@ import signal
 import pytest
 
 from elfs_ray.data.digits import write_digits
+from elfs_ray.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,13 @@ def here(monkeypatch, tmp_path):
 def test_a_folder_that_may_not_be_read(call, ordinary_user, images, tmp_path):
     closed = tmp_path / "closed"
     shutil.copytree(images, closed)
+    command = ["run", "--input=closed", "--budget=3", "--num-classes=2", f"--out={tmp_path}/run"]
+    command += ["--dry-run", "--set=neighbors.k=5"]
+    code, _, err = call(*command)
+    assert code == 0, err
     closed.chmod(0)
     with ordinary_user():
-        code, _, err = call("run", "--input=closed", "--budget=3", "--num-classes=2", f"--out={tmp_path}/run")
+        code, _, err = call(*command)
     assert code == 2
     assert "closed" in err
     assert err.count("\n") == 1
@@ -62,6 +67,16 @@ def test_export_and_import(call, small_run, tmp_path):
     labels = (tmp_path / "labels.csv").read_text().splitlines()
     assert labels[0] == "sample_id,label"
     assert len(labels) == 41
+
+
+def test_a_run_is_not_bound_to_where_it_was_computed(call, finished_run, tmp_path):
+    run_dir = shutil.copytree(finished_run.run_dir, tmp_path / "run")
+    store = Store(str(run_dir))
+    config = store.manifest()["config"]
+    store.update_manifest(config={**config, "ray": {**config["ray"], "address": "gone:6379", "num_cpus": 1}})
+    code, _, err = call("report", run_dir)
+    assert code == 0, err
+    assert store.manifest()["config"] == config
 
 
 def test_methods_are_listed(call):

@@ -75,9 +75,13 @@ def _without_method(base: dict[str, Any] | None, method: str | None) -> dict[str
 
 
 def _saved(run_dir: str, *given: Any) -> tuple[Store, dict[str, Any]]:
-    """A run folder, new where something is given that starts one, and the configuration that it holds."""
+    """A run folder, new where something is given that starts one, and the configuration that it holds.
+
+    Without where it was computed: this may be another machine, or another cluster.
+    """
     store = run_folder(run_dir, may_be_new=any(given))
-    return store, store.manifest().get("config", {})
+    config = store.manifest().get("config", {})
+    return store, {name: value for name, value in config.items() if name != "ray"}
 
 
 def _add_stage_command(stage: str, summary: str) -> None:
