@@ -26,7 +26,7 @@ demo: $(READY) ## run the whole pipeline on 1,797 real images (a few minutes)
 	@$(BIN)/elfs-ray demo
 
 test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+	@$(BIN)/python -m pytest
 
 lint: $(READY) ## check style and formatting
 	@$(BIN)/ruff check .

@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -16,8 +15,7 @@ from object_storage import ENVIRONMENT, FOREIGN, running_server
 
 # Before Ray starts: its processes keep the environment that they started with.
 os.environ.update(ENVIRONMENT)
-# Workers of pytest-xdist start with the size of a terminal that is none.
-for _name in (*FOREIGN, "COLUMNS", "LINES"):
+for _name in FOREIGN:
     os.environ.pop(_name, None)
 
 # Checks the shapes and types of arrays that annotations declare, in modules imported from here on: so what imports the
@@ -29,15 +27,6 @@ install_import_hook(
 # Machines are shared: a test says what is right, never how long it takes. The same examples on every run.
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("default")
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Share the tests between two workers: one has all those with Ray in their process, each slow one goes first."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if "ray_session" in item.fixturenames else item.path.stem))
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture
@@ -106,46 +95,22 @@ def object_storage(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory):
-    """A folder for what is made once for all workers of pytest-xdist, and the lock to hold meanwhile."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-    return folder, FileLock(folder / "lock")
-
-
-@pytest.fixture(scope="session")
-def small_input(shared_folder):
+def small_input(tmp_path_factory):
     """Folder of images and file of labels."""
     from small import write_small_input
 
-    folder, lock = shared_folder
-    with lock:
-        return write_small_input(folder / "digits")
+    return write_small_input(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(scope="session")
-def finished_run(request, shared_folder, small_input):
-    """Result of the whole pipeline on the small input, for tests that only look at it."""
-    from elfs_ray.api import Result, read_coresets, select
-    from elfs_ray.store import Store
+def small_run(ray_session, small_input, tmp_path_factory):
+    """Result of the whole pipeline on the small input, shared by the tests that look at it and change nothing."""
+    from elfs_ray import select
     from small import BUDGET, OPTIONS
 
     images, labels = small_input
-    folder, lock = shared_folder
-    store = Store(str(folder / "runs" / "small"))
-    with lock:
-        if not store.manifest().get("finished"):
-            request.getfixturevalue("ray_session")
-            options = {**OPTIONS, "evaluate.labels": str(labels)}
-            select(images, budget=BUDGET, num_classes=10, out=store.uri, **options)
-    manifest = store.manifest()
-    return Result(store.uri, read_coresets(store, manifest), manifest)
-
-
-@pytest.fixture(scope="session")
-def small_run(ray_session, finished_run):
-    """The same, for tests that go on with it in the Ray of this process."""
-    return finished_run
+    out = tmp_path_factory.mktemp("runs") / "small"
+    return select(images, budget=BUDGET, num_classes=10, out=out, **OPTIONS, **{"evaluate.labels": str(labels)})
 
 
 @pytest.fixture

@@ -38,13 +38,12 @@ OPTIONS = {
 
 
 def write_small_input(folder: Path) -> tuple[Path, Path]:
-    """The first digits as PNG files, and their labels in a file apart; written unless they are there."""
+    """The first digits as PNG files, and their labels in a file apart."""
     images, labels = write_digits(folder / "all")
     small = folder / "images"
-    if not small.exists():
-        small.mkdir()
-        for image in sorted(Path(images).iterdir())[:NUM_IMAGES]:
-            shutil.copy(image, small)
+    small.mkdir()
+    for image in sorted(Path(images).iterdir())[:NUM_IMAGES]:
+        shutil.copy(image, small)
     return small, Path(labels)
 
 

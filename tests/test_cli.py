@@ -69,8 +69,8 @@ def test_export_and_import(call, small_run, tmp_path):
     assert len(labels) == 41
 
 
-def test_a_run_is_not_bound_to_where_it_was_computed(call, finished_run, tmp_path):
-    run_dir = shutil.copytree(finished_run.run_dir, tmp_path / "run")
+def test_a_run_is_not_bound_to_where_it_was_computed(call, small_run, tmp_path):
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     store = Store(str(run_dir))
     config = store.manifest()["config"]
     store.update_manifest(config={**config, "ray": {**config["ray"], "address": "gone:6379", "num_cpus": 1}})

@@ -2,11 +2,11 @@
 
 import os
 import shutil
+import signal
 import struct
 import threading
 from pathlib import Path
 
-import psutil
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
@@ -75,11 +75,6 @@ def test_every_trial_is_logged_for_tensorboard(small_run):
         assert values["ray/tune/validation_accuracy"] == pytest.approx(row["validation_accuracy"])
 
 
-def find_actors():
-    """Processes of trials in the Ray of this process."""
-    return [psutil.Process(pid) for pid in workers(os.getpid(), "ray::_BetaTrial")]
-
-
 def test_actors_lost_between_and_in_trials(search, tmp_path):
     """Killed as soon as trials end, when their actors go on to the next: nothing lost, nothing changed."""
     killed = []
@@ -87,10 +82,11 @@ def test_actors_lost_between_and_in_trials(search, tmp_path):
     def kill(run_dir, ended):
         for count in (2, 5):
             while not ended.wait(0.002):
-                actors = find_actors() if len(list(run_dir.glob(".work/beta_search-*/trials/*.json"))) >= count else []
+                saved = list(run_dir.glob(".work/beta_search-*/trials/*.json"))
+                actors = workers(os.getpid(), "ray::_BetaTrial") if len(saved) >= count else []
                 if actors:
-                    actors[0].kill()
-                    killed.append(actors[0].pid)
+                    os.kill(actors[0], signal.SIGKILL)
+                    killed.append(actors[0])
                     break
 
     options = {"beta_search.betas": [0.0, 0.2, 0.4], "beta_search.seeds": 4, "beta_search.steps": 31}

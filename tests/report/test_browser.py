@@ -30,9 +30,9 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def report(finished_run, tmp_path_factory):
+def report(small_run, tmp_path_factory):
     """The report of a run whose folder and first sample have the names of an attacker."""
-    run_dir = shutil.copytree(finished_run.run_dir, tmp_path_factory.mktemp("browser") / "run")
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path_factory.mktemp("browser") / "run")
     store = Store(str(run_dir))
     for artifact in ("samples", "map"):
         table = store.read_table(artifact)
@@ -115,14 +115,13 @@ def test_filters(page):
     page.select_option("#map-cluster", "")
 
 
-def test_the_configuration_is_copied(page, finished_run):
+def test_the_configuration_is_copied(page, small_run):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_text("Configuration", exact=True).click()
     button = page.locator("button.copy").first
     button.click()
     page.wait_for_function("document.querySelector('button.copy').textContent === 'Copied'")
-    copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
-    assert copied == Store(finished_run.run_dir).manifest()["config"]
+    assert json.loads(page.evaluate("navigator.clipboard.readText()")) == Store(small_run.run_dir).manifest()["config"]
 
 
 def test_by_keyboard_alone(page):

@@ -49,23 +49,23 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(finished_run):
-    text = Store(finished_run.run_dir).read_bytes("report.html").decode()
+def page(small_run):
+    text = Store(small_run.run_dir).read_bytes("report.html").decode()
     return Page(text)
 
 
-def test_needs_nothing_from_elsewhere(page, finished_run):
+def test_needs_nothing_from_elsewhere(page, small_run):
     assert all(link.startswith("data:") for link in page.links)
-    assert len(Store(finished_run.run_dir).read_bytes("report.html")) < 15 * 2**20
+    assert len(Store(small_run.run_dir).read_bytes("report.html")) < 15 * 2**20
 
 
-def test_says_what_was_chosen_and_how_good_it_is(page, finished_run):
+def test_says_what_was_chosen_and_how_good_it_is(page, small_run):
     text = " ".join(" ".join(page.text).split())
-    metrics = finished_run.manifest["stages"]["evaluation/elfs/40"]["metrics"]
+    metrics = small_run.manifest["stages"]["evaluation/elfs/40"]["metrics"]
     for subset in ("elfs", "random"):
         assert f"{100 * metrics['models']['mlp']['subsets'][subset]['mean']:.1f} ±" in text
     assert f"{metrics['test_samples']:,} test images" in text
-    for unit in finished_run.manifest["stages"]:
+    for unit in small_run.manifest["stages"]:
         assert unit in text
 
 
@@ -96,8 +96,8 @@ def hostile(store, text):
     store.write_json(manifest, "manifest.json")
 
 
-def test_names_are_escaped(finished_run, tmp_path):
-    run_dir = shutil.copytree(finished_run.run_dir, tmp_path / "run")
+def test_names_are_escaped(small_run, tmp_path):
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     hostile(Store(str(run_dir)), "<script>alert(1)</script>")
     write_report(Store(str(run_dir)))
     text = (run_dir / "report.html").read_text()
@@ -105,8 +105,8 @@ def test_names_are_escaped(finished_run, tmp_path):
     assert "&lt;script&gt;alert(1)" in text
 
 
-def test_a_run_that_is_not_finished_has_a_report_of_what_is_there(finished_run, tmp_path):
-    run_dir = shutil.copytree(finished_run.run_dir, tmp_path / "run")
+def test_a_run_that_is_not_finished_has_a_report_of_what_is_there(small_run, tmp_path):
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     store = Store(str(run_dir))
     stages = {name: record for name, record in store.manifest()["stages"].items() if name in ("ingest", "embed")}
     store.update_manifest(stages=stages)
@@ -116,8 +116,8 @@ def test_a_run_that_is_not_finished_has_a_report_of_what_is_there(finished_run, 
     assert "Stages" in page.headings
 
 
-def test_trials_that_were_stopped_early_are_no_part_of_the_curve(finished_run, tmp_path):
-    run_dir = shutil.copytree(finished_run.run_dir, tmp_path / "run")
+def test_trials_that_were_stopped_early_are_no_part_of_the_curve(small_run, tmp_path):
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     store, search = Store(str(run_dir)), f"beta_search/elfs/{BUDGET}"
     rows = store.read_table(search).to_pylist()
     chosen, betas = store.record(search)["metrics"]["beta"], sorted({row["beta"] for row in rows})
@@ -132,8 +132,8 @@ def test_trials_that_were_stopped_early_are_no_part_of_the_curve(finished_run, t
     assert [json.loads(x) for x in traces.values()] == [[beta for beta in betas if beta != stopped], [stopped]]
 
 
-def test_a_picture_that_is_gone_is_said_so(finished_run, tmp_path):
-    run_dir = shutil.copytree(finished_run.run_dir, tmp_path / "run")
+def test_a_picture_that_is_gone_is_said_so(small_run, tmp_path):
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     store = Store(str(run_dir))
     samples = store.read_table("samples")
     gone = pa.array(["/nowhere.png"] * len(samples))
@@ -144,15 +144,15 @@ def test_a_picture_that_is_gone_is_said_so(finished_run, tmp_path):
     assert (thumbnail.sample_id, thumbnail.caption, thumbnail.data) == ("digit-0003.png", "cluster 1", "")
 
 
-def test_pictures_end_with_their_bytes(finished_run):
-    store = Store(finished_run.run_dir)
+def test_pictures_end_with_their_bytes(small_run):
+    store = Store(small_run.run_dir)
     every = Pictures(store, 10**9).make(dict.fromkeys(range(20), ""))
     first = sum(len(one.data) for one in every[:7])
     assert Pictures(store, first + 1).make(dict.fromkeys(range(20), "")) == every[:7]
 
 
-def test_many_clusters_do_not_make_many_pictures(finished_run, tmp_path):
-    run_dir = shutil.copytree(finished_run.run_dir, tmp_path / "run")
+def test_many_clusters_do_not_make_many_pictures(small_run, tmp_path):
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     store = Store(str(run_dir))
     coreset = store.read_table("coresets/elfs/40")
     every_other = pa.array(range(len(coreset)), pa.int32())
@@ -163,8 +163,8 @@ def test_many_clusters_do_not_make_many_pictures(finished_run, tmp_path):
     assert described.clusters_left_out == 37
 
 
-def test_the_map_shows_pictures_of_selected_and_of_other_images(finished_run):
-    store = Store(finished_run.run_dir)
+def test_the_map_shows_pictures_of_selected_and_of_other_images(small_run):
+    store = Store(small_run.run_dir)
     data = map_data(store, ["elfs/40"], Pictures(store, 10**9), most_pictures=20)
     chosen = set(data["selected"]["elfs/40"])
     assert len(chosen) == 40
@@ -174,8 +174,8 @@ def test_the_map_shows_pictures_of_selected_and_of_other_images(finished_run):
     assert data["difficulty"][hardest] == 1
 
 
-def test_near_duplicates_are_the_most_similar_pairs(finished_run):
-    store = Store(finished_run.run_dir)
+def test_near_duplicates_are_the_most_similar_pairs(small_run):
+    store = Store(small_run.run_dir)
     vectors = normalize_rows(read_vectors(store))
     similarity = np.triu(vectors @ vectors.T, k=1)
     pairs = store.read_table("near_duplicates").to_pandas()
@@ -187,11 +187,11 @@ def test_near_duplicates_are_the_most_similar_pairs(finished_run):
     ids = store.read_table("samples")["sample_id"].to_pylist()
     assert [ids[index] for index in pairs["other"]] == pairs["other_id"].tolist()
     alike = (np.maximum(similarity, similarity.T).max(axis=1) >= 0.95).sum()
-    assert finished_run.manifest["stages"]["duplicates"]["metrics"]["alike"] == alike
+    assert small_run.manifest["stages"]["duplicates"]["metrics"]["alike"] == alike
 
 
-def test_coverage_is_that_of_the_coreset(finished_run):
-    store = Store(finished_run.run_dir)
+def test_coverage_is_that_of_the_coreset(small_run):
+    store = Store(small_run.run_dir)
     vectors = normalize_rows(read_vectors(store))
     chosen = vectors[store.read_table("coresets/elfs/40")["index"].to_numpy()]
     among = chosen @ chosen.T - 2 * np.eye(len(chosen))
