@@ -1,5 +1,6 @@
 """The real pipeline on several nodes of a real cluster: lost in the middle of stages, and with GPUs that are not."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -76,6 +77,14 @@ def at_work(process, nodes, run_dir, pattern, title):
         time.sleep(0.02)
 
 
+def kill_at_work(process, nodes, run_dir, pattern, title):
+    """Kill a process that works on a stage; one that ended before the signal came was none."""
+    while True:
+        _, worker = at_work(process, nodes, run_dir, pattern, title)
+        with contextlib.suppress(ProcessLookupError):
+            return os.kill(worker, signal.SIGKILL)
+
+
 def assert_same(run_dir, undisturbed, artifacts):
     for artifact in artifacts:
         ours, theirs = (Store(str(run)).read_table(artifact) for run in (run_dir, undisturbed))
@@ -94,8 +103,7 @@ def test_nodes_and_workers_lost_in_stage_after_stage(cluster, small_run, small_i
         cluster.lose(lost)
         nodes = [*(node for node in nodes if node != lost), cluster.add(**NODE)]
     for pattern, title in KILLED.values():
-        _, worker = at_work(process, nodes, run_dir, pattern, title)
-        os.kill(worker, signal.SIGKILL)
+        kill_at_work(process, nodes, run_dir, pattern, title)
     output = finish(process)
     asked = gpus_asked_for(cluster.tasks())
     for node in nodes:
