@@ -1,6 +1,8 @@
 """What a terminal shows of the results: one coreset in detail, or all evaluations side by side."""
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from rich.table import Table
@@ -15,22 +17,23 @@ def steps_table(method: str, steps: Sequence[tuple[str, str]]) -> Table:
 
 
 def comparison_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """All evaluations of the run folder, the best of each budget and model first."""
-    table = Table("budget", "model", "method", box=None, pad_edge=False)
-    for name in ("accuracy %", "seeds", "less random (95 %)", "select s", "with all stages s"):
+    """All evaluations of the run by budget and model, the best method of each first; 80 characters are enough."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    for name in ("accuracy\n%", "seeds", "less random\n(95 %)", "select\ns", "all\nstages s"):
         table.add_column(name, justify="right")
-    for row in rows:
-        gain = row["difference"]
-        times = ["-" if row[name] is None else f"{row[name]:,.1f}" for name in ("select_seconds", "total_seconds")]
-        table.add_row(
-            f"{row['budget']:,}",
-            row["model"],
-            row["method"],
-            f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}",
-            str(row["seeds"]),
-            "-" if gain is None else f"{100 * gain:+.1f} ± {100 * row['difference_half_width']:.1f}",
-            *times,
-        )
+    for (budget, model), group in groupby(rows, key=itemgetter("budget", "model")):
+        table.add_row(f"[bold]{budget:,} images, {model}")
+        for row in group:
+            gain = row["difference"]
+            times = ["-" if row[name] is None else f"{row[name]:,.0f}" for name in ("select_seconds", "total_seconds")]
+            table.add_row(
+                f"  {row['method']}",
+                f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}",
+                str(row["seeds"]),
+                "-" if gain is None else f"{100 * gain:+.1f} ± {100 * row['difference_half_width']:.1f}",
+                *times,
+            )
     return table
 
 
