@@ -180,7 +180,9 @@ class BetaSearchConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on images with a GPU")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the samples that trials are judged on")
     seeds: int = Field(3, ge=1, description="trainings for each candidate")
-    steps: int = Field(500, ge=1, description="optimizer steps of each training, whatever the budget")
+    steps: AutoInt = Field(
+        "auto", description="optimizer steps of each training; auto: 500, or ten passes over the coreset if more"
+    )
     scheduler: Literal["none", "asha"] = Field(
         "none",
         description="asha: stop the worse two thirds of the trials early, twice. Saves up to three quarters of the "

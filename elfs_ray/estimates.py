@@ -219,7 +219,8 @@ def _classifier_seconds(stage: str, work: Work, rates: Rates) -> float:
     if stage == "beta-search":
         together = work.gpus if work.gpus and work.beta_search.image_size else at_once
         tested = work.beta_search.validation_fraction * work.images
-        return math.ceil(work.trials / together) * rates.search_step * (work.beta_search.steps + tested / (3 * 128))
+        steps = int(work.beta_search.steps) + tested / (3 * 128)
+        return math.ceil(work.trials / together) * rates.search_step * steps
     seconds = 0.0
     for model, options in work.evaluate.items():
         together = work.gpus if work.gpus and options.image_size else at_once

@@ -76,6 +76,11 @@ class SearchData:
         return self.samples.ndim > 2
 
     @property
+    def steps(self) -> int:
+        """Optimizer steps of a trial that runs to its end."""
+        return int(self.options.steps)
+
+    @property
     def parts(self) -> int:
         """Reports of a trial that runs to its end."""
         return ASHA_PARTS if self.options.scheduler == "asha" else 1
@@ -88,7 +93,7 @@ def run(context: StageContext) -> StageResult:
     only where no other came farther.
     """
     store, select, budget = context.store, context.config.select, int(context.budget or 0)
-    options = choose_beta_search(context.config.beta_search, context.hardware.device, median_side(store))
+    options = choose_beta_search(context.config.beta_search, context.hardware.device, median_side(store), budget)
     betas = _betas(options, budget / store.count_rows("samples"))
     method = get_method(select.method, **select.options)
     candidates = method.candidates(betas)
@@ -254,7 +259,7 @@ class _BetaTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train for one part of the steps; the last part ends the trial."""
         row = next(self._training)
-        return {**row, "done": row["steps"] == self._data.options.steps}
+        return {**row, "done": row["steps"] == self._data.steps}
 
     def _train(self) -> Iterator[dict[str, Any]]:
         """Select, train, and report after each part."""
@@ -267,12 +272,12 @@ class _BetaTrial(tune.Trainable):
         network = build_network(options.model, inputs, *sizes, generator=generator).to(self._device)
         _, batch_size, learning_rate = EVALUATION_TRAININGS[options.model]
         prepare = prepare_images if data.on_images else unprepared
-        reports = {-(-options.steps * part // data.parts) for part in range(1, data.parts + 1)}
+        reports = {-(-data.steps * part // data.parts) for part in range(1, data.parts + 1)}
         for step in training_steps(
             network,
             inputs,
             labels,
-            steps=options.steps,
+            steps=data.steps,
             batch_size=batch_size,
             learning_rate=learning_rate,
             generator=generator,

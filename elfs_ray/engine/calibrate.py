@@ -18,6 +18,7 @@ from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.networks import build_network, prepare_images
+from elfs_ray.core.pruning import budget_count
 from elfs_ray.core.temi import TemiHeads, temi_loss, uniform_prior, update_teacher
 from elfs_ray.data.images import ImageError, decode, inspect, to_uint8
 from elfs_ray.data.sources import Source
@@ -96,7 +97,8 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
     cluster = choose_cluster(config.cluster, hardware.device, hardware.units, source.count, dim)
     proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side)
     evaluate = choose_evaluations(config.evaluate, hardware.device, side)
-    search = choose_beta_search(config.beta_search, hardware.device, side)
+    largest = max(budget_count(budget, source.count) for budget in config.budgets)
+    search = choose_beta_search(config.beta_search, hardware.device, side, largest)
     device = torch.device(hardware.device)
     rates = Rates(
         check=check + read_seconds,

@@ -11,6 +11,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from elfs_ray import select
+from elfs_ray.config import BetaSearchConfig
+from elfs_ray.defaults import choose_beta_search
 from elfs_ray.store import Store
 from nodes import workers
 from small import BUDGET, OPTIONS
@@ -37,6 +39,20 @@ def events(path):
         (length,) = struct.unpack_from("<Q", data, start)
         yield Event.FromString(data[start + 12 : start + 12 + length])
         start += 12 + length + 4
+
+
+@pytest.mark.parametrize(
+    ("options", "budget", "steps"),
+    [
+        ({}, 180, 500),
+        ({}, 6_400, 500),
+        ({}, 15_000, 1172),  # ten passes in batches of 128
+        ({"model": "resnet18"}, 15_000, 586),  # of 256
+        ({"steps": 30}, 15_000, 30),
+    ],
+)
+def test_trials_pass_over_the_coreset_ten_times(options, budget, steps):
+    assert choose_beta_search(BetaSearchConfig(**options), "cpu", 32, budget).steps == steps
 
 
 def test_asha_stops_the_worse_trials(search):
