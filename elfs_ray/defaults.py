@@ -50,8 +50,8 @@ EVALUATION_TRAININGS = {
     "resnet50": (300_000, 256, 0.1),
 }
 ON_EMBEDDINGS = ("linear", "mlp")
-# Of a training in the beta search. In four passes over 15,000 images a small ResNet did best on the easiest of them, in
-# eight on harder ones, which also made the better coreset (docs/results.md).
+# Of a training in the beta search. After four passes over 15,000 images a search with a small ResNet took the easiest,
+# after eight harder ones, and these made the better coreset (docs/results.md).
 MIN_SEARCH_STEPS, SEARCH_PASSES = 500, 10
 # Of a GPU for one short training, and rows that it tests at once: on embeddings, on images.
 GPU_SHARES = {False: 0.25, True: 1.0}

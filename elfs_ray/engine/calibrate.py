@@ -97,6 +97,7 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
     cluster = choose_cluster(config.cluster, hardware.device, hardware.units, source.count, dim)
     proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side)
     evaluate = choose_evaluations(config.evaluate, hardware.device, side)
+    # For smaller budgets an upper bound.
     largest = max(budget_count(budget, source.count) for budget in config.budgets)
     search = choose_beta_search(config.beta_search, hardware.device, side, largest)
     device = torch.device(hardware.device)
