@@ -19,7 +19,7 @@ import pandas as pd
 from elfs_ray.report.comparison import RANDOM, compare
 from elfs_ray.store import Store
 
-SHOWN = ("elfs", "ccs", "dual", "d2", "zcore", "kcenter", "stratified", "typiclust", "auto", "elfs-supervised")
+SHOWN = ("elfs", "mixed", "ccs", "dual", "d2", "zcore", "stratified", "typiclust", "auto", "elfs-supervised")
 """Methods that a plot shows, in the order of its colours; all stand in the table."""
 TICKS = (-50, -20, -10, -5, -2, -1, 0, 1, 2, 5)
 

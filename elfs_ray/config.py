@@ -198,7 +198,7 @@ class SelectConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="options of the method, such as score")
     beta: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="use this beta and skip the search")
     balance: Literal["auto", "none", "cluster"] = Field(
-        "auto", description="cluster: a share of the budget for each pseudo-label; auto: for elfs, ccs and auto"
+        "auto", description="cluster: a share of the budget for each pseudo-label; auto: for elfs, mixed, ccs, auto"
     )
     labeled: Labels | None = Field(
         None,

@@ -16,6 +16,7 @@ from elfs_ray.methods.dual import Dual
 from elfs_ray.methods.elfs import Elfs
 from elfs_ray.methods.hardest import Aum, DynUnc, El2n, Entropy, Forgetting, Tdds
 from elfs_ray.methods.kcenter import KCenter
+from elfs_ray.methods.mixed import Mixed
 from elfs_ray.methods.moderate import Moderate
 from elfs_ray.methods.prototypicality import Prototypicality
 from elfs_ray.methods.puma import Puma
@@ -39,7 +40,7 @@ __all__ = [
 ENTRY_POINT_GROUP = "elfs_ray.methods"
 BUILT_IN: tuple[type[SelectionMethod], ...] = (
     *(Random, Stratified),
-    *(Elfs, Ccs, Aum, Forgetting, El2n, Entropy, DynUnc, Tdds, Dual),
+    *(Elfs, Mixed, Ccs, Aum, Forgetting, El2n, Entropy, DynUnc, Tdds, Dual),
     *(D2, ZCore, KCenter, TypiClust, Prototypicality, Moderate),
     *(Badge, Puma, Dlc),
     Auto,

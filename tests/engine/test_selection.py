@@ -37,8 +37,8 @@ def test_every_method_runs_and_sees_no_label(small_run, small_input, permuted_la
         shutil.rmtree(run_dir / "coresets")
         shutil.rmtree(run_dir / "beta_search")
         values = {"select.method": name, "select.options": FAST.get(name, {}), "evaluate.labels": str(labels)}
-        if name == "ccs":
-            values["select.beta"] = 0.2  # as elfs, it would search
+        if name in ("ccs", "mixed"):
+            values["select.beta"] = 0.2  # as elfs, they would search
         store = Store(str(run_dir))
         run(load_config({**OPTIONS, **values}, base=small_run.manifest["config"]), store, Reporter(), until="select")
         coresets.append(store.read_table(f"coresets/{name}/{BUDGET}"))

@@ -152,6 +152,26 @@ def test_elfs_takes_the_score_it_is_told():
     assert (by_aum.tolist(), by_forgetting.tolist()) == ([0, 1], [5, 4])
 
 
+@pytest.mark.parametrize(("share", "kept"), [(0, 20), (0.25, 15), (0.5, 10), (1, 0)])
+def test_mixed_keeps_what_is_not_drawn_at_random(share, kept):
+    """100 samples, hardest first; beta 0.1 drops ten, so that `elfs` takes 10 to 29."""
+    inputs = SelectionInputs(ids=np.arange(100), dynamics={"aum": np.arange(100.0)})
+    hard = get_method("elfs", beta=0.1).select(inputs, 20, np.random.default_rng(0)).positions.tolist()
+    assert hard == list(range(10, 30))
+    draws = [
+        get_method("mixed", beta=0.1, random_share=share).select(inputs, 20, np.random.default_rng(seed)).positions
+        for seed in range(300)
+    ]
+    assert all(len(set(draw.tolist())) == 20 for draw in draws)
+    in_place = np.sum(np.stack(draws) == hard, axis=0)  # how often each rank is as in `elfs`
+    drawn = np.bincount(np.concatenate(draws), minlength=100) / 300
+    assert in_place.min() >= 300 * kept / 20 * 0.7
+    others = (20 - kept) / (100 - kept)  # of a sample that was not kept
+    np.testing.assert_allclose(drawn[[*range(10), *range(30, 100)]].mean(), others, rtol=0.1)
+    np.testing.assert_allclose(drawn[10:30].mean(), kept / 20 + (1 - kept / 20) * others, rtol=0.1)
+    assert (in_place.sum() == 6000) == (share == 0)
+
+
 def blobs(*sizes):
     """Vectors of unit length about the axes, so many about each."""
     rng = np.random.default_rng(0)
