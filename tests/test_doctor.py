@@ -27,7 +27,7 @@ def test_all_is_well_here(ray_session, small_input):
     ("options", "name", "seen", "remedy"),
     [
         ({"embed.weights": "/none.pt"}, "encoder", "weights file /none.pt does not exist", "check the path"),
-        ({"embed.encoder": "efficientnet-lite"}, "encoder", "unknown encoder", "did you mean 'efficientnet-lite0'"),
+        ({"embed.encoder": "efficientnet-lite"}, "encoder", "unknown encoder", "choose one of efficientnet-lite0"),
         ({"input": "/none"}, "input", "/none does not exist", "check the path"),
     ],
 )

