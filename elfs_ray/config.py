@@ -60,6 +60,7 @@ ImageModel = Literal["resnet-small", "resnet18", "resnet34", "resnet50"]
 EvaluationModel = Literal["linear", "mlp", ImageModel]
 AutoInt = Annotated[int, Field(ge=1)] | Auto
 AutoFloat = Annotated[float, Field(gt=0)] | Auto
+Arithmetic = Literal["float32", "bfloat16"]
 
 
 class Section(BaseModel):
@@ -100,7 +101,7 @@ class EmbedConfig(Section):
     )
     test_vectors: Location | None = Field(None, description="the same for separate test images; default: embed.vectors")
     image_size: AutoInt = Field("auto", description="pixels a side for the encoder; auto: native on GPU, less on CPU")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="arithmetic of the encoder")
+    dtype: Literal[Auto, Arithmetic, "float16"] = Field("auto", description="arithmetic of the encoder")
     batch_size: AutoInt = _execution("auto", "images in one forward pass")
     actors: AutoInt = _execution("auto", "encoders at most; auto: one a GPU; without, one a core and 4,096 images")
     compile: bool = _execution(False, "torch.compile the encoder: slow to start, faster for many images")
@@ -144,7 +145,7 @@ class ClusterConfig(Section):
         "auto", description="share of the old teacher kept at each step; auto: 0.996, less where steps are few"
     )
     prior_momentum: float = Field(0.9, ge=0, lt=1, description="share of the old class prior kept at each step")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the heads; sums stay float32")
+    dtype: Arithmetic = Field("float32", description="arithmetic of the heads; sums stay float32")
     assignment: Literal["mean", "best_head"] = Field(
         "mean", description="mean of the aligned heads' probabilities, or the head with the lowest training loss"
     )
@@ -165,7 +166,7 @@ class ProxyConfig(Section):
     learning_rate: AutoFloat = Field("auto", description="SGD with Nesterov momentum, cosine to zero")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(5e-4, ge=0, description="of SGD, on all parameters")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on images with a GPU")
+    dtype: Literal[Auto, Arithmetic] = Field("auto", description="auto: bfloat16 on images, if the hardware has it")
     folds: int = Field(1, ge=1, description="above 1: dynamics of samples not trained on, one training for each fold")
     tdds: bool = Field(False, description="record TDDS too, which holds N x C probabilities in memory")
     workers: AutoInt = _execution("auto", "training workers")
@@ -178,7 +179,7 @@ class BetaSearchConfig(Section):
     betas: list[Annotated[float, Field(ge=0, lt=1)]] | Auto = Field("auto", description="candidates; auto: 0, 0.1, ...")
     model: EvaluationModel = Field("mlp", description="what trials train: best what you will train on the coreset")
     image_size: AutoInt = Field("auto", description="on images: pixels a side")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on images with a GPU")
+    dtype: Literal[Auto, Arithmetic] = Field("auto", description="auto: bfloat16 on images, if the hardware has it")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the samples that trials are judged on")
     seeds: int = Field(3, ge=1, description="trainings for each candidate")
     steps: AutoInt = Field(
@@ -235,7 +236,7 @@ class EvaluateConfig(Section):
     batch_size: AutoInt = Field("auto", description="samples in one step; auto: 128, and 256 for resnet18 and larger")
     learning_rate: AutoFloat = Field("auto", description="SGD with Nesterov momentum, cosine to zero")
     weight_decay: float = Field(5e-4, ge=0, description="of SGD, on all parameters")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on images with a GPU")
+    dtype: Literal[Auto, Arithmetic] = Field("auto", description="auto: bfloat16 on images, if the hardware has it")
     hide: float = Field(0.0, ge=0, lt=1, description="KAKURENBO: hide up to this share, the learned, in each epoch")
     embeddings_of: Location | None = Field(
         None, description="linear, mlp: take the embeddings of this run folder over the same images, by another encoder"

@@ -68,7 +68,7 @@ def choose_embed(
     native_size: int,
     median_side: float,
     *,
-    cpu_bfloat16: bool,
+    image_dtype: str,
 ) -> EmbedConfig:
     """Encoder options.
 
@@ -79,16 +79,15 @@ def choose_embed(
         num_samples: images to embed.
         native_size: pixels a side that the encoder was trained with.
         median_side: median short side of the images, pixels.
-        cpu_bfloat16: whether the processors have instructions for bfloat16.
+        image_dtype: arithmetic of networks on images.
     """
     if gpus:
-        size, dtype, batch, actors = native_size, "bfloat16", 256, gpus
+        size, batch, actors = native_size, 256, gpus
     else:
         # A CPU affords small inputs only, and enlarging tiny images further adds cost but no detail.
         size, batch = min(native_size, 128 if median_side <= 64 else 160), 64
-        dtype = "bfloat16" if cpu_bfloat16 else "float32"
         actors = min(cpus, math.ceil(num_samples / IMAGES_PER_CPU_ENCODER))
-    return _fill(section, image_size=size, dtype=dtype, batch_size=batch, actors=actors)
+    return _fill(section, image_size=size, dtype=image_dtype, batch_size=batch, actors=actors)
 
 
 def choose_neighbors(
@@ -168,7 +167,9 @@ def choose_cluster(
     return chosen.model_copy(update={"batch_size": batch_size, "pca_dim": min(int(chosen.pca_dim), embedding_dim)})
 
 
-def choose_proxy(section: ProxyConfig, device: str, units: int, num_samples: int, median_side: float) -> ProxyConfig:
+def choose_proxy(
+    section: ProxyConfig, device: str, units: int, num_samples: int, median_side: float, *, image_dtype: str
+) -> ProxyConfig:
     """Proxy options: ResNet-18 on images with a GPU, an MLP on embeddings without, or without images (side 0)."""
     model = section.model if section.model != "auto" else ("resnet18" if device == "cuda" and median_side else "mlp")
     if model != "mlp":
@@ -184,35 +185,37 @@ def choose_proxy(section: ProxyConfig, device: str, units: int, num_samples: int
         epochs=epochs,
         learning_rate=learning_rate,
         workers=workers,
-        dtype="bfloat16" if device == "cuda" and model != "mlp" else "float32",
+        dtype="float32" if model == "mlp" else image_dtype,
     )
 
 
-def choose_evaluations(section: EvaluateConfig, device: str, median_side: float) -> dict[str, EvaluateConfig]:
+def choose_evaluations(section: EvaluateConfig, median_side: float, *, image_dtype: str) -> dict[str, EvaluateConfig]:
     """How the evaluation trains each of its models."""
-    return {model: choose_evaluation(section, model, device, median_side) for model in section.models}
+    return {model: choose_evaluation(section, model, median_side, image_dtype=image_dtype) for model in section.models}
 
 
-def choose_evaluation(section: EvaluateConfig, model: str, device: str, median_side: float) -> EvaluateConfig:
+def choose_evaluation(section: EvaluateConfig, model: str, median_side: float, *, image_dtype: str) -> EvaluateConfig:
     """How the evaluation trains one model."""
     steps, batch_size, learning_rate = EVALUATION_TRAININGS[model]
-    section = _choose_inputs(section, model, device, median_side)
+    section = _choose_inputs(section, model, median_side, image_dtype)
     return _fill(section, steps=steps, batch_size=batch_size, learning_rate=learning_rate)
 
 
-def choose_beta_search(section: BetaSearchConfig, device: str, median_side: float, budget: int) -> BetaSearchConfig:
+def choose_beta_search(
+    section: BetaSearchConfig, median_side: float, budget: int, *, image_dtype: str
+) -> BetaSearchConfig:
     """How the search of beta for a budget trains its model."""
     _, batch_size, _ = EVALUATION_TRAININGS[section.model]
     steps = max(MIN_SEARCH_STEPS, math.ceil(SEARCH_PASSES * budget / batch_size))
-    return _fill(_choose_inputs(section, section.model, device, median_side), steps=steps)
+    return _fill(_choose_inputs(section, section.model, median_side, image_dtype), steps=steps)
 
 
-def _choose_inputs(section: SectionT, model: str, device: str, median_side: float) -> SectionT:
+def _choose_inputs(section: SectionT, model: str, median_side: float, image_dtype: str) -> SectionT:
     """Pixels a side, always 0 on embeddings, and arithmetic of a model."""
     size = _pixels_a_side(model, median_side)
     if model in ON_EMBEDDINGS:
         section = section.model_copy(update={"image_size": 0})
-    return _fill(section, image_size=size, dtype="bfloat16" if device == "cuda" and size else "float32")
+    return _fill(section, image_size=size, dtype=image_dtype if size else "float32")
 
 
 def _pixels_a_side(model: str, median_side: float) -> int:

@@ -97,7 +97,9 @@ def _gpu(dtype: str) -> Finding:
         seen = f"none, and these processors have no instructions for {dtype}"
         return Finding("gpu", "weak", seen, "use --set embed.dtype=float32, ten times as fast")
     default = "bfloat16" if has_bfloat16() else "float32"
-    return Finding("gpu", "ok", f"none: {os.cpu_count()} processors with cheaper settings, encoders in {default}")
+    return Finding(
+        "gpu", "ok", f"none: {os.cpu_count()} processors with cheaper settings, networks on images in {default}"
+    )
 
 
 def _memory() -> Finding:

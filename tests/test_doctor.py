@@ -42,7 +42,7 @@ def test_what_is_wrong_has_a_remedy(ray_session, options, name, seen, remedy):
 @pytest.mark.parametrize(("has", "state", "default"), [(True, "ok", "bfloat16"), (False, "weak", "float32")])
 def test_arithmetic_that_processors_lack(ray_session, monkeypatch, has, state, default):
     monkeypatch.setattr(session, "has_bfloat16", lambda: has)
-    assert findings()["gpu"].seen.endswith(f"encoders in {default}")
+    assert findings()["gpu"].seen.endswith(f"networks on images in {default}")
     assert findings(**{"embed.dtype": "bfloat16"})["gpu"].state == state
 
 

@@ -32,9 +32,9 @@ def work(images=50_000, **changes):
         map_points=20_000,
         neighbors=choose_neighbors(config.neighbors, 2, 0, images, 1280),
         cluster=choose_cluster(config.cluster, "cpu", 1, images, 1280),
-        proxy=choose_proxy(config.proxy, "cpu", 1, images, 32),
-        beta_search=choose_beta_search(config.beta_search, "cpu", 32, 100),
-        evaluate={"mlp": choose_evaluation(config.evaluate, "mlp", "cpu", 32)},
+        proxy=choose_proxy(config.proxy, "cpu", 1, images, 32, image_dtype="float32"),
+        beta_search=choose_beta_search(config.beta_search, 32, 100, image_dtype="float32"),
+        evaluate={"mlp": choose_evaluation(config.evaluate, "mlp", 32, image_dtype="float32")},
         cpus=2,
         gpus=0,
     )

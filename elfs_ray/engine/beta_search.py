@@ -93,7 +93,10 @@ def run(context: StageContext) -> StageResult:
     only where no other came farther.
     """
     store, select, budget = context.store, context.config.select, int(context.budget or 0)
-    options = choose_beta_search(context.config.beta_search, context.hardware.device, median_side(store), budget)
+    dtype = context.hardware.image_dtype
+    options = choose_beta_search(context.config.beta_search, median_side(store), budget, image_dtype=dtype)
+    options = context.as_begun(options)
+    context.begin(options)
     betas = _betas(options, budget / store.count_rows("samples"))
     method = get_method(select.method, **select.options)
     candidates = method.candidates(betas)

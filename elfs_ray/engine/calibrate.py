@@ -95,11 +95,12 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
     embedding = _ready_vectors(config) if vectors else _encoding(config, source.count, good, side, hardware)
     dim, classes = embedding.dim, config.num_classes
     cluster = choose_cluster(config.cluster, hardware.device, hardware.units, source.count, dim)
-    proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side)
-    evaluate = choose_evaluations(config.evaluate, hardware.device, side)
+    dtype = hardware.image_dtype
+    proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side, image_dtype=dtype)
+    evaluate = choose_evaluations(config.evaluate, side, image_dtype=dtype)
     # For smaller budgets an upper bound.
     largest = max(budget_count(budget, source.count) for budget in config.budgets)
-    search = choose_beta_search(config.beta_search, hardware.device, side, largest)
+    search = choose_beta_search(config.beta_search, side, largest, image_dtype=dtype)
     device = torch.device(hardware.device)
     rates = Rates(
         check=check + read_seconds,
@@ -140,8 +141,9 @@ def _ready_vectors(config: RunConfig) -> _Embedding:
 def _encoding(config: RunConfig, images: int, good: list[bytes], side: float, hardware: Hardware) -> _Embedding:
     """With the encoder and the options that a run would choose."""
     native = load_encoder(config.embed.encoder, weights=config.embed.weights).preprocessing.size
-    has = hardware.bfloat16
-    embed = choose_embed(config.embed, hardware.cpus, hardware.gpus, images, native, side, cpu_bfloat16=has)
+    embed = choose_embed(
+        config.embed, hardware.cpus, hardware.gpus, images, native, side, image_dtype=hardware.image_dtype
+    )
     encoder = load_encoder(embed.encoder, weights=embed.weights, image_size=int(embed.image_size))
     pixels, decode_seconds = _decode(good, encoder, config.ingest.max_pixels)
     encode = _encode_seconds(encoder, pixels, embed.dtype, int(embed.batch_size), hardware)

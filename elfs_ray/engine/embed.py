@@ -34,7 +34,6 @@ from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import RunError
 
-CHOSEN = "chosen.json"
 # What a process of Ray with torch loaded takes, and how much more than its pixels a batch needs, in bytes and times.
 PROCESS_BYTES, DECODE_COPIES, ENCODE_COPIES = 512 * 2**20, 4, 24
 
@@ -79,12 +78,9 @@ def _choose(context: StageContext) -> tuple[EmbedConfig, Encoder]:
         section, hardware, store = context.config.embed, context.hardware, context.store
         native = load_encoder(section.encoder, weights=section.weights).preprocessing.size
         sizes = store.count_rows("samples"), native, median_side(store)
-        options = choose_embed(section, hardware.cpus, hardware.gpus, *sizes, cpu_bfloat16=hardware.bfloat16)
-        if store.exists(context.work, CHOSEN):
-            # Rows from another machine stand beside those from here: what decides their values stays as it was.
-            began = store.read_json(context.work, CHOSEN)
-            options = options.model_copy(update={name: began[name] for name in ("image_size", "dtype")})
-        store.write_json(options.model_dump(mode="json"), context.work, CHOSEN)
+        options = choose_embed(section, hardware.cpus, hardware.gpus, *sizes, image_dtype=hardware.image_dtype)
+        options = context.as_begun(options)
+        context.begin(options)
     encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
     return options, encoder
 

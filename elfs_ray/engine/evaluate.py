@@ -113,7 +113,8 @@ def _begin(context: StageContext, ended: dict[str, dict[str, Any]], on_their_way
     # Each draw and each training has a seed of its own, the same for all methods.
     draws = {seed: context.seed(seed, unit="evaluation") for seed in range(options.seeds)}
     on_gpu = context.hardware.device == "cuda"
-    two: Any = draw_sets.remote(store, config, context.hardware.device, int(context.budget or 0), trainings, draws)
+    dtype = context.hardware.image_dtype
+    two: Any = draw_sets.remote(store, config, dtype, int(context.budget or 0), trainings, draws)
     described, sets = ray.get(two[0]), two[1]
     ended.update(_saved_rows(store, context.work))
     known = ended.keys() | on_their_way

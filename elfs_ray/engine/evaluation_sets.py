@@ -57,7 +57,7 @@ class Sets:
 def draw_sets(
     store: Store,
     config: RunConfig,
-    device: str,
+    image_dtype: str,
     budget: int,
     trainings: list[Training],
     draws: dict[int, int],
@@ -66,7 +66,7 @@ def draw_sets(
     labels = read_column(store, "labels_true", "label")
     rows = _draw_subsets(store, config, budget, labels, draws)
     sets = _with_test_set(store, config, labels, rows)
-    options = choose_evaluations(config.evaluate, device, median_side(store))
+    options = choose_evaluations(config.evaluate, median_side(store), image_dtype=image_dtype)
     embedded = _embedded(store, config)
     contents = [each.content(prefix + unit) for prefix in ("", "test_")
                 for each, unit in ((embedded, "embed"), (store, "labels"))]  # fmt: skip

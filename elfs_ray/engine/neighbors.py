@@ -33,7 +33,7 @@ from elfs_ray.estimates import GIB, WORKER_BYTES, shard_bytes
 from elfs_ray.store import Store
 
 FOUND = "neighbors"
-CHOSEN, TRAINED = "chosen.json", "lists.faiss"
+TRAINED = "lists.faiss"
 BLOCKS_IN_FLIGHT = 4
 RECALL_SAMPLES, RECALL_BLOCK_ROWS = 256, 65_536
 
@@ -77,12 +77,10 @@ def _choose(context: StageContext, num_samples: int) -> NeighborsConfig:
     dim = _dim(store)
     memory = math.inf if (there := cluster_memory(hardware)).may_grow else there.total
     options = choose_neighbors(section, hardware.cpus, hardware.gpus, num_samples, dim, memory)
-    if store.exists(context.work, CHOSEN):
-        # Blocks found on another machine stand beside those found here: what decides the answer stays as it was.
-        options = NeighborsConfig.model_validate({**store.read_json(context.work, CHOSEN), "shards": options.shards})
+    options = context.as_begun(options)
     _check_lists(options, num_samples, dim)
     _check_memory(context, options, num_samples)
-    store.write_json(options.model_dump(mode="json"), context.work, CHOSEN)
+    context.begin(options)
     return options
 
 

@@ -66,7 +66,8 @@ def run(context: StageContext) -> StageResult:
     """Train the proxy and write the dynamics."""
     store, config, hardware = context.store, context.config, context.hardware
     num_samples = store.count_rows("samples")
-    options = choose_proxy(config.proxy, hardware.device, hardware.units, num_samples, median_side(store))
+    chosen_for = hardware.device, hardware.units, num_samples, median_side(store)
+    options = choose_proxy(config.proxy, *chosen_for, image_dtype=hardware.image_dtype)
     total = options.folds * int(options.epochs) * num_samples
     with context.counting("proxy training", total, "samples") as counter:
         task = ProxyTask(

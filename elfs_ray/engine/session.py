@@ -58,6 +58,11 @@ class Hardware:
     bfloat16: bool = False
 
     @property
+    def image_dtype(self) -> Literal["float32", "bfloat16"]:
+        """Arithmetic of networks on images: the faster one."""
+        return "bfloat16" if self.device == "cuda" or self.bfloat16 else "float32"
+
+    @property
     def units(self) -> int:
         """Devices to spread work over: GPUs, or one where there is none."""
         return max(1, self.gpus)

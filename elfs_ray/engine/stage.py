@@ -4,15 +4,18 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from elfs_ray.config import RunConfig
+from elfs_ray.config import RunConfig, Section
 from elfs_ray.console import Reporter
 from elfs_ray.engine.progress import Counter, new_counter, showing
 from elfs_ray.engine.session import Hardware
 from elfs_ray.store import Store
+
+CHOSEN = "chosen.json"
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,22 @@ class StageContext:
             raise KeyError(unit)
         options: dict[str, Any] = record["chosen"]
         return options
+
+    def as_begun(self, options: SectionT) -> SectionT:
+        """Options of which those that decide results are what they were when this unit began, on whatever machine.
+
+        For stages whose results from before an interruption stand beside those from after it: each says with `begin`
+        what it goes by.
+        """
+        if self.store.exists(self.work, CHOSEN):
+            began = self.store.read_json(self.work, CHOSEN)
+            deciding = {name: began[name] for name in options.identity()}
+            return type(options).model_validate({**options.model_dump(mode="json"), **deciding})
+        return options
+
+    def begin(self, options: Section) -> None:
+        """Keep the options for whoever goes on with this unit."""
+        self.store.write_json(options.model_dump(mode="json"), self.work, CHOSEN)
 
     @contextmanager
     def counting(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Counter]:

@@ -11,8 +11,11 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from elfs_ray import select
-from elfs_ray.config import BetaSearchConfig
+from elfs_ray.config import BetaSearchConfig, RunConfig
+from elfs_ray.console import Reporter
 from elfs_ray.defaults import choose_beta_search
+from elfs_ray.engine.session import Hardware, has_bfloat16
+from elfs_ray.engine.stage import StageContext
 from elfs_ray.store import Store
 from nodes import workers
 from small import BUDGET, OPTIONS
@@ -52,7 +55,7 @@ def events(path):
     ],
 )
 def test_trials_pass_over_the_coreset_ten_times(options, budget, steps):
-    assert choose_beta_search(BetaSearchConfig(**options), "cpu", 32, budget).steps == steps
+    assert choose_beta_search(BetaSearchConfig(**options), 32, budget, image_dtype="float32").steps == steps
 
 
 def test_asha_stops_the_worse_trials(search):
@@ -68,12 +71,31 @@ def test_asha_stops_the_worse_trials(search):
     assert store.record(TABLE)["metrics"]["beta"] == farthest["validation_accuracy"].round(12).idxmax()
 
 
+@pytest.mark.parametrize(("model", "dtype"), [("mlp", "float32"), ("resnet-small", "bfloat16")])
+def test_only_networks_on_images_take_the_arithmetic_of_the_hardware(model, dtype):
+    assert choose_beta_search(BetaSearchConfig(model=model), 32, 100, image_dtype="bfloat16").dtype == dtype
+
+
+def test_goes_on_as_it_began_on_another_machine(tmp_path):
+    """Trials that ended there stand beside those from here; how often one is tried again changes nothing."""
+    config = RunConfig(input="photos", num_classes=2, budgets=[1])
+    context = StageContext(config, Store(str(tmp_path)), "unit", "work", Hardware("cpu", 2, 0), Reporter())
+    here, there = (
+        BetaSearchConfig(model="resnet-small", dtype=dtype, max_failures=failures)
+        for dtype, failures in (("bfloat16", 5), ("float32", 2))
+    )
+    assert context.as_begun(here) == here
+    context.begin(there)
+    assert context.as_begun(here) == here.model_copy(update={"dtype": "float32"})
+
+
 def test_with_the_network_that_the_user_will_train(search, small_run):
     """Trials on pixels: images of 64 pixels, as they are, and not what an MLP on embeddings finds."""
     options = {"model": "resnet-small", "steps": 40, "betas": [0.0, 0.2]}
     store = search(**{f"beta_search.{name}": value for name, value in options.items()})
     chosen = store.record(TABLE)["chosen"]
-    assert (chosen["model"], chosen["image_size"], chosen["dtype"]) == ("resnet-small", 64, "float32")
+    dtype = Hardware("cpu", 2, 0, has_bfloat16()).image_dtype
+    assert (chosen["model"], chosen["image_size"], chosen["dtype"]) == ("resnet-small", 64, dtype)
     ours, theirs = (found.read_table(TABLE).to_pandas() for found in (store, Store(small_run.run_dir)))
     assert ours["steps"].tolist() == [40, 40]
     assert ours["validation_accuracy"].min() > 0.15  # ten classes
