@@ -25,8 +25,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## run the whole pipeline on 1,797 real images (a few minutes)
 	@$(BIN)/elfs-ray demo
 
+# Those that do not use the suite's Ray run beside the others, and their output follows in one piece.
 test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest
+	@apart=$$(mktemp); $(BIN)/python -m pytest -m 'not ray' > $$apart 2>&1 & beside=$$!; \
+	trap 'kill $$beside' INT TERM; \
+	$(BIN)/python -m pytest -m ray; status=$$?; \
+	wait $$beside || status=$$?; cat $$apart; rm $$apart; exit $$status
 
 lint: $(READY) ## check style and formatting
 	@$(BIN)/ruff check .

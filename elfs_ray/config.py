@@ -90,8 +90,7 @@ class EmbedConfig(Section):
 
     encoder: str = Field(
         "efficientnet-lite0",
-        description="efficientnet-lite0 (or 1, 2), open_clip:MODEL/PRETRAINED, timm:NAME, torchvision:NAME or "
-        "hub:swav_resnet50",
+        description="efficientnet-lite0..2, open_clip:MODEL/PRETRAINED, timm:NAME, torchvision:NAME, hub:swav_resnet50",
     )
     weights: Location | None = Field(None, description="local weights file for the encoder instead of a download")
     vectors: Location | None = Field(

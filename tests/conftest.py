@@ -29,6 +29,13 @@ settings.register_profile("default", deadline=None, derandomize=True, max_exampl
 settings.load_profile("default")
 
 
+def pytest_collection_modifyitems(items):
+    """Mark the tests that use the suite's Ray: `make test` runs the others beside them, in another process."""
+    for item in items:
+        if "ray_session" in item.fixturenames:
+            item.add_marker(pytest.mark.ray)
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
@@ -111,6 +118,16 @@ def small_run(ray_session, small_input, tmp_path_factory):
     images, labels = small_input
     out = tmp_path_factory.mktemp("runs") / "small"
     return select(images, budget=BUDGET, num_classes=10, out=out, **OPTIONS, **{"evaluate.labels": str(labels)})
+
+
+@pytest.fixture(scope="session")
+def undisturbed(small_input, tmp_path_factory):
+    """Folder of the same run through the command line, for tests of processes and clusters that are not the suite's."""
+    from small import command_line, finish
+
+    run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    finish(command_line(*small_input, run_dir))
+    return run_dir
 
 
 @pytest.fixture

@@ -63,8 +63,7 @@ class StageContext:
         """
         if self.store.exists(self.work, CHOSEN):
             began = self.store.read_json(self.work, CHOSEN)
-            deciding = {name: began[name] for name in options.identity()}
-            return type(options).model_validate({**options.model_dump(mode="json"), **deciding})
+            return options.model_copy(update={name: began[name] for name in options.identity()})
         return options
 
     def begin(self, options: Section) -> None:

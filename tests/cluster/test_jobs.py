@@ -155,7 +155,7 @@ def test_wrong_use_fails_with_status_2_and_one_line(cluster, small_input, tmp_pa
 
 
 @pytest.mark.slow
-def test_stopped_and_submitted_again(cluster, small_run, small_input, tmp_path):
+def test_stopped_and_submitted_again(cluster, undisturbed, small_input, tmp_path):
     """The same coreset as that of a run in one go, in another Ray; then the other jobs in the same run folder."""
     client, run_dir, (images, labels) = cluster.client(), tmp_path / "run", small_input
     embed = job("embed", images, run_dir)
@@ -173,13 +173,13 @@ def test_stopped_and_submitted_again(cluster, small_run, small_input, tmp_path):
         assert found in log
     # That run had labels, for its evaluation; this one has none.
     for artifact in ("samples", "embeddings", "neighbors", "pseudo_labels", "dynamics", f"coresets/elfs/{BUDGET}"):
-        ours, theirs = (Store(str(run)).read_table(artifact) for run in (run_dir, small_run.run_dir))
+        ours, theirs = (Store(str(run)).read_table(artifact) for run in (run_dir, undisturbed))
         assert ours.equals(theirs), artifact
     assert (run_dir / "report.html").exists()
 
     info, log = finish(client, submit(client, job("evaluate", images, run_dir, "--labels", str(labels))))
     assert (info.status, info.driver_exit_code) == (JobStatus.SUCCEEDED, 0), log
-    ours, theirs = (Store(str(run)).read_table(f"evaluation/elfs/{BUDGET}") for run in (run_dir, small_run.run_dir))
+    ours, theirs = (Store(str(run)).read_table(f"evaluation/elfs/{BUDGET}") for run in (run_dir, undisturbed))
     assert ours.drop(["seconds"]).equals(theirs.drop(["seconds"]))
 
     swept = cluster.submit_and_wait(*job("sweep", images, run_dir, "--method=random,kcenter"))

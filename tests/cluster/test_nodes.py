@@ -92,12 +92,12 @@ def assert_same(run_dir, undisturbed, artifacts):
 
 
 @pytest.mark.slow
-def test_nodes_and_workers_lost_in_stage_after_stage(cluster, small_run, small_input, tmp_path):
+def test_nodes_and_workers_lost_in_stage_after_stage(cluster, undisturbed, small_input, tmp_path):
     """Scheduled as on GPUs, computed on processors; nodes lost and new, workers killed: the same result."""
     images, labels = small_input
     run_dir = tmp_path / "run"
     nodes = [cluster.add(**NODE) for _ in range(2)]
-    process = start(cluster, *command_line(images, labels, run_dir), *as_chosen_in(small_run))
+    process = start(cluster, *command_line(images, labels, run_dir), *as_chosen_in(undisturbed))
     for pattern, title in VICTIMS.values():
         lost, _ = at_work(process, nodes, run_dir, pattern, title)
         cluster.lose(lost)
@@ -108,9 +108,9 @@ def test_nodes_and_workers_lost_in_stage_after_stage(cluster, small_run, small_i
     asked = gpus_asked_for(cluster.tasks())
     for node in nodes:
         cluster.lose(node)
-    assert_same(run_dir, small_run.run_dir, ["samples", "embeddings", "neighbors", "pseudo_labels", "dynamics"])
-    assert_same(run_dir, small_run.run_dir, [f"coresets/elfs/{BUDGET}"])
-    ours, theirs = (Store(str(run)).read_table(f"evaluation/elfs/{BUDGET}") for run in (run_dir, small_run.run_dir))
+    assert_same(run_dir, undisturbed, ["samples", "embeddings", "neighbors", "pseudo_labels", "dynamics"])
+    assert_same(run_dir, undisturbed, [f"coresets/elfs/{BUDGET}"])
+    ours, theirs = (Store(str(run)).read_table(f"evaluation/elfs/{BUDGET}") for run in (run_dir, undisturbed))
     # Other options of earlier stages were given by name, so that the trainings have other keys.
     assert ours.drop(["seconds", "training"]).equals(theirs.drop(["seconds", "training"]))
     assert asked == GPUS
@@ -118,11 +118,11 @@ def test_nodes_and_workers_lost_in_stage_after_stage(cluster, small_run, small_i
     assert Store(str(run_dir)).record("embed")["metrics"]["devices"] == ["cpu"]
 
 
-def as_chosen_in(result):
+def as_chosen_in(run_dir):
     """What is chosen otherwise for GPUs, as many threads to add up, and more time in the middle of a training."""
     options = {"ray.num_cpus": 2, "cluster.checkpoint_epochs": 1, "proxy.checkpoint_epochs": 1}
     for stage, names in CHOSEN.items():
-        chosen = result.manifest["stages"][stage]["chosen"]
+        chosen = Store(str(run_dir)).record(stage)["chosen"]
         options |= {f"{stage}.{name}": chosen[name] for name in names}
     return [f"--set={name}={value}" for name, value in options.items()]
 

@@ -76,13 +76,14 @@ def test_only_networks_on_images_take_the_arithmetic_of_the_hardware(model, dtyp
     assert choose_beta_search(BetaSearchConfig(model=model), 32, 100, image_dtype="bfloat16").dtype == dtype
 
 
-def test_goes_on_as_it_began_on_another_machine(tmp_path):
+@pytest.mark.parametrize("model", ["mlp", "resnet-small"])
+def test_goes_on_as_it_began_on_another_machine(tmp_path, model):
     """Trials that ended there stand beside those from here; how often one is tried again changes nothing."""
     config = RunConfig(input="photos", num_classes=2, budgets=[1])
     context = StageContext(config, Store(str(tmp_path)), "unit", "work", Hardware("cpu", 2, 0), Reporter())
     here, there = (
-        BetaSearchConfig(model="resnet-small", dtype=dtype, max_failures=failures)
-        for dtype, failures in (("bfloat16", 5), ("float32", 2))
+        choose_beta_search(BetaSearchConfig(model=model, max_failures=failures), 32, 100, image_dtype=dtype)
+        for model, failures, dtype in ((model, 5, "bfloat16"), (model, 2, "float32"))
     )
     assert context.as_begun(here) == here
     context.begin(there)

@@ -23,7 +23,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_disk_full(small_disk, small_input, small_run):
+def test_disk_full(small_disk, small_input, undisturbed):
     disk, enlarge = small_disk
     arguments = [*command_line(*small_input, disk / "run"), "--until=embed"]
     process = start(arguments)
@@ -38,4 +38,4 @@ def test_disk_full(small_disk, small_input, small_run):
     assert not store.exists("embeddings")
     enlarge()
     finish(arguments)
-    assert store.read_table("embeddings").equals(Store(small_run.run_dir).read_table("embeddings"))
+    assert store.read_table("embeddings").equals(Store(str(undisturbed)).read_table("embeddings"))

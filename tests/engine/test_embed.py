@@ -58,13 +58,13 @@ def test_one_image_that_does_not_fit_says_what_to_do():
 
 
 @pytest.mark.slow
-def test_one_processor_is_enough(small_run, small_input, tmp_path):
+def test_one_processor_is_enough(undisturbed, small_input, tmp_path):
     """Reading, decoding and encoding wait for each other on it, but not for ever."""
     command = [*command_line(*small_input, tmp_path / "run"), "--until=embed", "--set=ray.num_cpus=1"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "elfs_ray.cli", *command]
     subprocess.run(command, env=environment, timeout=TIMEOUT_SECONDS, check=True)
-    ours, theirs = (read_vectors(Store(str(run))) for run in (tmp_path / "run", small_run.run_dir))
+    ours, theirs = (read_vectors(Store(str(run))) for run in (tmp_path / "run", undisturbed))
     # One thread adds in another order than two.
     np.testing.assert_allclose(ours, theirs, rtol=0.01, atol=0.01)
 

@@ -41,9 +41,9 @@ def stop_in(stage: str, sent: signal.Signals, arguments: list[str], run_dir: Pat
 
 
 @pytest.mark.slow
-def test_killed_in_stage_after_stage(small_run, small_input, tmp_path):
+def test_killed_in_stage_after_stage(undisturbed, small_input, tmp_path):
     images, labels = small_input
-    undisturbed, killed = small_run.run_dir, tmp_path / "killed"
+    killed = tmp_path / "killed"
     arguments = command_line(images, labels, killed)
     complete: set[str] = set()
     for stage, sent in STAGES.items():
