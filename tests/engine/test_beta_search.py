@@ -81,10 +81,8 @@ def test_goes_on_as_it_began_on_another_machine(tmp_path, model):
     """Trials that ended there stand beside those from here; how often one is tried again changes nothing."""
     config = RunConfig(input="photos", num_classes=2, budgets=[1])
     context = StageContext(config, Store(str(tmp_path)), "unit", "work", Hardware("cpu", 2, 0), Reporter())
-    here, there = (
-        choose_beta_search(BetaSearchConfig(model=model, max_failures=failures), 32, 100, image_dtype=dtype)
-        for model, failures, dtype in ((model, 5, "bfloat16"), (model, 2, "float32"))
-    )
+    here = choose_beta_search(BetaSearchConfig(model=model, max_failures=5), 32, 100, image_dtype="bfloat16")
+    there = choose_beta_search(BetaSearchConfig(model=model, max_failures=2), 32, 100, image_dtype="float32")
     assert context.as_begun(here) == here
     context.begin(there)
     assert context.as_begun(here) == here.model_copy(update={"dtype": "float32"})
