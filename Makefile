@@ -9,7 +9,7 @@ CANDIDATES := python3.12 python3.13 python3.11 python3 python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c "$(SUPPORTED)" 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test lint format types imports docs check lock audit fuzz clean
+.PHONY: help install demo test test-ray test-apart lint format types imports docs check lock audit fuzz clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -25,12 +25,16 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## run the whole pipeline on 1,797 real images (a few minutes)
 	@$(BIN)/elfs-ray demo
 
-# Those that do not use the suite's Ray run beside the others, and their output follows in one piece.
 test: $(READY) ## run the tests
-	@apart=$$(mktemp); $(BIN)/python -m pytest -m 'not ray' > $$apart 2>&1 & beside=$$!; \
-	trap 'kill $$beside' INT TERM; \
-	$(BIN)/python -m pytest -m ray; status=$$?; \
-	wait $$beside || status=$$?; cat $$apart; rm $$apart; exit $$status
+	@$(MAKE) --no-print-directory --jobs=2 test-ray test-apart
+
+# Tests that share the suite's Ray.
+test-ray: $(READY)
+	@$(BIN)/python -m pytest -m ray
+
+# All others, beside them; what they print follows in one piece.
+test-apart: $(READY)
+	@log=$$(mktemp); $(BIN)/python -m pytest -m 'not ray' > $$log 2>&1; status=$$?; cat $$log; rm $$log; exit $$status
 
 lint: $(READY) ## check style and formatting
 	@$(BIN)/ruff check .
