@@ -20,10 +20,10 @@ from temi_step import temi_step
 from torch import nn
 
 from elfs_ray.core.centers import greedy_k_center
-from elfs_ray.core.classifier import sgd, train_step
+from elfs_ray.core.classifier import sgd, train_for_steps, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.graph import select_by_density, start_density
-from elfs_ray.core.networks import ResNet
+from elfs_ray.core.networks import ResNet, build_network, prepare_images
 from elfs_ray.core.pruning import beta_sampling_weights, double_end_prune, stratified_prune, weighted_order
 from elfs_ray.core.zcore import Draws, coverage_scores, draw
 from elfs_ray.encoders import load_encoder
@@ -213,6 +213,27 @@ def encoder() -> None:
     torch.set_num_threads(threads)
 
 
+def network() -> None:
+    """A training of `resnet-small` in either arithmetic on one thread, as searches and evaluations train it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for side in (32, 64):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(256, (1024, 3, side, side), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(10, (1024,), generator=generator)
+        single, half = (timed(trained(images, labels, dtype), 3) for dtype in (torch.float32, torch.bfloat16))
+        report(f"resnet-small, 16 steps of 128, {side} px, bfloat16", half, single, "reference: float32")
+    torch.set_num_threads(threads)
+
+
+def trained(images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype) -> Callable[[], None]:
+    """What trains a new network for a few steps."""
+    generator = torch.Generator().manual_seed(0)
+    model = build_network("resnet-small", images, 10, 0, generator=generator)
+    options = {"steps": 16, "batch_size": 128, "learning_rate": 0.1, "prepare": prepare_images, "dtype": dtype}
+    return lambda: train_for_steps(model, images, labels, generator=generator, **options)
+
+
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "temi": lambda: [temi(classes) for classes in (10, 100)] and None,
     "zcore": zcore,
@@ -221,6 +242,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "selection": selection,
     "dynamics": dynamics,
     "encoder": encoder,
+    "network": network,
 }
 
 
