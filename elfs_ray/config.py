@@ -186,8 +186,8 @@ class BetaSearchConfig(Section):
     )
     scheduler: Literal["none", "asha"] = Field(
         "none",
-        description="asha: stop the worse two thirds of the trials early, twice. Saves up to three quarters of the "
-        "steps; which trials it stops depends on the order in which they end, so that beta may differ between runs",
+        description="asha: stop the worse two thirds of the candidates early, twice. Saves up to three quarters of the "
+        "steps; which ones it stops depends on the order in which they report, so that beta may differ between runs",
     )
     max_failures: int = _execution(2, "times a lost trial is tried again", ge=0)
 

@@ -117,7 +117,7 @@ class Work:
         test_images: separate test images.
         dim: width of the embeddings.
         image_bytes: that the run folder keeps of each image; 0 where the input stays outside.
-        trials: of the beta search for one budget.
+        search_trainings: of the beta search for one budget.
         trainings: of the evaluation of one budget, with each model.
         tested: samples that each training of the evaluation is tested on.
         map_points: images that the report's map places.
@@ -128,7 +128,7 @@ class Work:
     test_images: int
     dim: int
     image_bytes: float
-    trials: int
+    search_trainings: int
     trainings: int
     tested: int
     map_points: int
@@ -220,7 +220,9 @@ def _classifier_seconds(stage: str, work: Work, rates: Rates) -> float:
         together = work.gpus if work.gpus and work.beta_search.image_size else at_once
         tested = work.beta_search.validation_fraction * work.images
         steps = int(work.beta_search.steps) + tested / (3 * 128)
-        return math.ceil(work.trials / together) * rates.search_step * steps
+        one_after_another = _trainings_of_a_trial(work)
+        rounds = math.ceil(work.search_trainings / one_after_another / together)
+        return rounds * one_after_another * rates.search_step * steps
     seconds = 0.0
     for model, options in work.evaluate.items():
         together = work.gpus if work.gpus and options.image_size else at_once
@@ -228,6 +230,11 @@ def _classifier_seconds(stage: str, work: Work, rates: Rates) -> float:
         steps = int(options.steps) + work.tested / (3 * int(options.batch_size))
         seconds += math.ceil(work.trainings / together) * rates.evaluate_steps[model] * steps
     return seconds
+
+
+def _trainings_of_a_trial(work: Work) -> int:
+    """How many trainings a trial of the beta search does one after another: with ASHA all of a candidate."""
+    return work.beta_search.seeds if work.beta_search.scheduler == "asha" else 1
 
 
 def _written(stage: str, work: Work) -> tuple[int, int]:
@@ -240,7 +247,7 @@ def _written(stage: str, work: Work) -> tuple[int, int]:
         "cluster": (work.images, of_pseudo_labels),
         "anchor": (work.images, of_pseudo_labels),
         "proxy": (work.images, work.images * ROW_BYTES["dynamics"]),
-        "beta-search": (work.trials, 0),
+        "beta-search": (work.search_trainings, 0),
         "evaluate": (work.trainings * len(work.evaluate), 0),
         "map": (work.map_points, work.map_points * ROW_BYTES["map"]),
     }
@@ -263,7 +270,8 @@ def _held(stage: str, work: Work) -> tuple[int, int]:
         inputs = 3 * images * int(work.proxy.image_size) ** 2 if work.proxy.model != "mlp" else vectors
         return int(work.proxy.workers), WORKER_BYTES + inputs + 200 * images
     if stage == "beta-search":
-        return min(work.trials, TRIALS_ON_A_GPU * work.gpus or work.cpus), WORKER_BYTES + 4 * images * dim
+        at_once = TRIALS_ON_A_GPU * work.gpus or work.cpus
+        return min(work.search_trainings // _trainings_of_a_trial(work), at_once), WORKER_BYTES + 4 * images * dim
     if stage == "evaluate":
         # Those on images share theirs.
         on_embeddings = any(options.image_size == 0 for options in work.evaluate.values())

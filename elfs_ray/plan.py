@@ -157,7 +157,7 @@ def _work(
         test_images=test_images,
         dim=measured.dim,
         image_bytes=measured.image_bytes if source.carries_bytes else 0.0,
-        trials=len(method.candidates(betas)) * config.beta_search.seeds,
+        search_trainings=len(method.candidates(betas)) * config.beta_search.seeds,
         trainings=subsets * config.evaluate.seeds,
         tested=test_images or max(0, images - round(subsets * sum(budgets) / len(budgets))),
         map_points=min(config.report.map_points, images),

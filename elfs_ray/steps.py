@@ -35,7 +35,7 @@ VERSIONS = {
     "cluster": 1,
     "anchor": 2,
     "proxy": 1,
-    "beta-search": 3,
+    "beta-search": 4,
     "select": 2,
     "evaluate": 2,
     "duplicates": 1,

@@ -26,7 +26,7 @@ def work(images=50_000, **changes):
         test_images=0,
         dim=1280,
         image_bytes=0.0,
-        trials=27,
+        search_trainings=27,
         trainings=10,
         tested=10_000,
         map_points=20_000,
@@ -62,6 +62,17 @@ class TestEstimates:
         once, twice = (by_stage(estimate(work(stages=some), RATES)) for some in (stages[:2], stages))
         assert twice["beta-search"].seconds == 2 * once["beta-search"].seconds
         assert twice["ingest"] == once["ingest"]
+
+    def test_with_asha_a_candidate_trains_its_seeds_one_after_another(self):
+        """27 trainings on 27 cores: all at once, or nine trials of three."""
+        options = work().beta_search.model_copy(update={"scheduler": "asha"})
+        apart, whole = (
+            by_stage(estimate(work(cpus=27, beta_search=some), RATES))["beta-search"]
+            for some in (work().beta_search, options)
+        )
+        assert options.seeds == 3
+        assert whole.seconds - apart.seconds == pytest.approx(2 * RATES.search_step * (500 + 5_000 / 384))
+        assert (whole.actors, apart.actors) == (9, 27)
 
     def test_lists_are_cheaper_for_millions(self):
         million = 1_000_000

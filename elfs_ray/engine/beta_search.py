@@ -3,9 +3,10 @@
 For the method `auto` the candidates are methods, each with its betas.
 Reads: `pseudo_labels`, `embeddings` or `samples` (`beta_search.model`), and what the method declares. Writes:
 `beta_search/METHOD/BUDGET` (a row for each candidate and seed). One Ray Tune trial for each of them, in actors that are
-used again: a trial costs its training, not a process. One task reads the artifacts into the object store, where all
-trials find them.
-The row of each trial is saved when it ends or is stopped; a second run of the driver does the others. (Tune's own
+used again: a trial costs its training, not a process. With ASHA one for each candidate, which trains all its seeds part
+by part: what ASHA stops is then a candidate, by its mean, and those that come to the end can be compared. One task
+reads the artifacts into the object store, where all trials find them.
+The rows of each trial are saved when it ends or is stopped; a second run of the driver does the others. (Tune's own
 restore needs a snapshot of the experiment, which a kill early in the search leaves without, and forgets the trials
 since the last one.)
 Tune's logs for TensorBoard stay in `logs/beta_search/METHOD/BUDGET`.
@@ -77,7 +78,7 @@ class SearchData:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of a trial that runs to its end."""
+        """Optimizer steps of a training that runs to its end."""
         return int(self.options.steps)
 
     @property
@@ -114,7 +115,7 @@ def run(context: StageContext) -> StageResult:
             "found": candidates[best],
             "beta": candidates[best].get("beta"),
             "mean_validation_accuracy": round(float(accuracies[best].mean()), 4),
-            "trials": len(rows),
+            "trainings": len(rows),
         },
     )
 
@@ -135,10 +136,12 @@ def _betas(options: BetaSearchConfig, keep_fraction: float) -> list[float]:
 def _search(context: StageContext, options: BetaSearchConfig, candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run the trials that have not ended yet; returns a row for each candidate and seed, in this order."""
     store, work = context.store, context.work
+    seeds = list(range(options.seeds))
+    groups = [seeds] if options.scheduler == "asha" else [[seed] for seed in seeds]
     trials = [
-        {"number": number, "found": found, "seed": seed}
+        {"number": number, "found": found, "seeds": group}
         for number, found in enumerate(candidates)
-        for seed in range(options.seeds)
+        for group in groups
     ]
     # Tune itself tries a trial again only if it had begun when its actor was lost.
     for attempt in range(options.max_failures + 1):
@@ -151,13 +154,13 @@ def _search(context: StageContext, options: BetaSearchConfig, candidates: list[d
         for error in errors:
             if attempt == options.max_failures or not isinstance(error, RayActorError):
                 raise error
-    return [store.read_json(work, TRIALS, _file_name(trial)) for trial in trials]
+    return [row for trial in trials for row in store.read_json(work, TRIALS, _file_name(trial))]
 
 
 def _run_trials(
     context: StageContext, options: BetaSearchConfig, trials: list[dict[str, Any]], counter: Counter
 ) -> list[Exception]:
-    """One Ray Tune trial for each candidate and seed, in actors that go on from trial to trial; returns the errors."""
+    """Run these trials with Ray Tune, in actors that go on from trial to trial; returns the errors."""
     store, work, on_gpu = context.store, context.work, context.hardware.device == "cuda"
     seeds = context.seed(unit="beta_search"), context.seed(1, unit="beta_search")
     known = read_known_labels(store, context.config)
@@ -188,7 +191,7 @@ def _run_trials(
 
 
 class _SavedRows(tune.Callback):
-    """Saves the row of each trial that has ended, or that ASHA stopped: it counts with the accuracy at which it did."""
+    """Saves the rows of each trial that has ended, or that ASHA stopped: they count as they were when it did."""
 
     def __init__(self, store: Store, work: str, counter: Counter) -> None:
         self._store, self._work, self._counter = store, work, counter
@@ -197,13 +200,14 @@ class _SavedRows(tune.Callback):
         """Save the last report, unless the trial was cut short with the whole search."""
         report = trial.last_result or {}
         if report.get("done"):
-            row = {name: report[name] for name in schema.BETA_SEARCH.names}
-            self._store.write_json(row, self._work, TRIALS, _file_name(trial.config["trial"]))
+            rows = list(report["seeds"].values())
+            self._store.write_json(rows, self._work, TRIALS, _file_name(trial.config["trial"]))
             self._counter.advance(1)
 
 
 def _name(trial: dict[str, Any]) -> str:
-    return f"candidate-{trial['number']}-seed-{trial['seed']}"
+    number, seeds = trial["number"], trial["seeds"]
+    return f"candidate-{number}-seed-{seeds[0]}" if len(seeds) == 1 else f"candidate-{number}"
 
 
 def _file_name(trial: dict[str, Any]) -> str:
@@ -245,7 +249,7 @@ def _load(
 
 
 class _BetaTrial(tune.Trainable):
-    """Trains on the coreset of one candidate; a call of `step` trains for one part of the steps."""
+    """Trains on the coreset of one candidate, with one seed or more; a call of `step` trains one part of the steps."""
 
     def setup(self, config: dict[str, Any], shared: SearchData) -> None:  # type: ignore[override] # by `with_parameters`
         torch.set_num_threads(1)
@@ -255,18 +259,25 @@ class _BetaTrial(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take over the next trial."""
-        self._trial = new_config["trial"]
-        self._training = self._train()
+        trial = new_config["trial"]
+        self._trainings = {str(seed): self._train(trial["found"], seed) for seed in trial["seeds"]}
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train for one part of the steps; the last part ends the trial."""
-        row = next(self._training)
-        return {**row, "done": row["steps"] == self._data.steps}
+        """Train with each seed for one part of the steps, and report the mean; the last part ends the trial."""
+        rows = {seed: next(training) for seed, training in self._trainings.items()}
+        [steps] = {row["steps"] for row in rows.values()}
+        accuracies = [row["validation_accuracy"] for row in rows.values()]
+        return {
+            "validation_accuracy": float(np.mean(accuracies)),
+            "steps": steps,
+            "seeds": rows,
+            "done": steps == self._data.steps,
+        }
 
-    def _train(self) -> Iterator[dict[str, Any]]:
-        """Select, train, and report after each part."""
-        data, found, seed = self._data, self._trial["found"], self._trial["seed"]
+    def _train(self, found: dict[str, Any], seed: int) -> Iterator[dict[str, Any]]:
+        """Select with one seed, train, and yield a row of the artifact after each part."""
+        data = self._data
         generator = torch.Generator().manual_seed(data.seed + seed)
         training, validation = data.splits[seed]
         rows = _coreset(data, found, training, np.random.default_rng([data.seed, seed]))

@@ -35,6 +35,13 @@ def search(small_run, small_input, tmp_path):
     return run
 
 
+def logged(store, trial, name):
+    """What a trial reported to TensorBoard under a name, in order."""
+    [file] = Path(store.path("logs", TABLE, trial)).glob("events.out.tfevents.*")
+    values = [value for event in events(file) for value in event.summary.value]
+    return [value.simple_value for value in values if value.tag == f"ray/tune/{name}"]
+
+
 def events(path):
     """The events of a file: length, checksum, record, checksum."""
     data, start = path.read_bytes(), 0
@@ -66,9 +73,23 @@ def test_asha_stops_the_worse_trials(search):
     assert list(zip(rows["beta"], rows["seed"], strict=True)) == [(beta, seed) for beta in betas for seed in range(2)]
     assert set(rows["steps"]) <= {10, 30, 90}
     assert rows["steps"].min() < 90 == rows["steps"].max()
+    assert (rows.groupby("beta")["steps"].nunique() == 1).all(), "what is stopped is a candidate, not one of its seeds"
     by_beta = rows.groupby("beta").agg({"validation_accuracy": "mean", "steps": "min"})
     farthest = by_beta[by_beta["steps"] == by_beta["steps"].max()]
     assert store.record(TABLE)["metrics"]["beta"] == farthest["validation_accuracy"].round(12).idxmax()
+    for number, beta in enumerate(betas):
+        reports = logged(store, f"candidate-{number}", "validation_accuracy")
+        assert reports[-1] == pytest.approx(by_beta["validation_accuracy"][beta])
+
+
+def test_asha_changes_nothing_for_those_that_it_lets_go_on(search):
+    """A trial with all seeds trains each as a trial of its own would."""
+    options = {"beta_search.betas": [0.3], "beta_search.seeds": 2, "beta_search.steps": 90}
+    whole, apart = (
+        search(name, **options, **{"beta_search.scheduler": name}).read_table(TABLE) for name in ("asha", "none")
+    )
+    assert whole["steps"].to_pylist() == [90, 90]
+    assert whole.equals(apart)
 
 
 @pytest.mark.parametrize(("model", "dtype"), [("mlp", "float32"), ("resnet-small", "bfloat16")])
@@ -106,10 +127,8 @@ def test_every_trial_is_logged_for_tensorboard(small_run):
     rows = store.read_table(TABLE).to_pandas()
     assert len(rows) == len(OPTIONS["beta_search.betas"])
     for number, row in rows.iterrows():
-        folder = Path(small_run.run_dir) / "logs" / TABLE / f"candidate-{number}-seed-{row['seed']}"
-        [file] = folder.glob("events.out.tfevents.*")
-        values = {value.tag: value.simple_value for event in events(file) for value in event.summary.value}
-        assert values["ray/tune/validation_accuracy"] == pytest.approx(row["validation_accuracy"])
+        [accuracy] = logged(store, f"candidate-{number}-seed-{row['seed']}", "validation_accuracy")
+        assert accuracy == pytest.approx(row["validation_accuracy"])
 
 
 def test_actors_lost_between_and_in_trials(search, tmp_path):
