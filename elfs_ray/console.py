@@ -13,6 +13,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 LOG_INTERVAL_SECONDS = 20.0
+# A bar's rate is that of its last thousand steps within this time: long, for trainings that take minutes each.
+RATE_PERIOD_SECONDS = 3600.0
+
+
+def told_time(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads well."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def told_rate(per_second: float, unit: str) -> str:
+    """Units a second, a minute or an hour, whichever is one at least."""
+    for seconds, name in ((1, "s"), (60, "min")):
+        if per_second * seconds >= 1:
+            return f"{per_second * seconds:,.1f} {unit}/{name}"
+    return f"{per_second * 3600:,.1f} {unit}/h"
 
 
 class LogForm(StrEnum):
@@ -44,8 +61,8 @@ class Reporter:
 
 class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        rate = f"{task.speed:,.1f}" if task.speed else "-"
-        return Text(f"{rate} {task.fields['unit']}/s")
+        unit = task.fields["unit"]
+        return Text(told_rate(task.speed, unit) if task.speed else f"- {unit}/s")
 
 
 class _BarMeter(Meter):
@@ -62,16 +79,19 @@ class _TimedMeter(Meter):
     def __init__(self, tell: Callable[[int, float, float], None], total: int, done: int) -> None:
         """Take `tell`, which is given the number done, units a second and seconds left."""
         self._tell, self._total = tell, total
-        self._first, self._started = done, time.monotonic()
-        self._last_time = self._started
+        self._first = self._done = done
+        self._started = self._advanced = self._told = time.monotonic()
 
     def update(self, done: int) -> None:
         now = time.monotonic()
-        if now - self._last_time < LOG_INTERVAL_SECONDS or done <= self._first:
+        if done > self._done:
+            self._done, self._advanced = done, now
+        if now - self._told < LOG_INTERVAL_SECONDS or self._advanced == self._started:
             return
-        self._last_time = now
-        rate = (done - self._first) / (now - self._started)
-        self._tell(done, rate, (self._total - done) / rate)
+        self._told = now
+        # Up to the last unit that ended: while the next one runs, the rate does not sink, and the time left does.
+        rate = (done - self._first) / (self._advanced - self._started)
+        self._tell(done, rate, max(0.0, (self._total - done) / rate - (now - self._advanced)))
 
 
 class ConsoleReporter(Reporter):
@@ -91,7 +111,7 @@ class ConsoleReporter(Reporter):
             told = f"{total:,} {unit}"
 
             def tell(done: int, rate: float, left: float) -> None:
-                self.line(f"  {title}: {done:,}/{told}, {rate:,.1f} {unit}/s, {left:.0f} s left")
+                self.line(f"  {title}: {done:,}/{told}, {told_rate(rate, unit)}, {told_time(left)} left")
 
             yield _TimedMeter(tell, total, done)
             return
@@ -102,7 +122,9 @@ class ConsoleReporter(Reporter):
             _RateColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
         )
-        with Progress(*columns, console=self._console, transient=True, speed_estimate_period=30) as progress:
+        with Progress(
+            *columns, console=self._console, transient=True, speed_estimate_period=RATE_PERIOD_SECONDS
+        ) as progress:
             task = progress.add_task(title, total=total, completed=done, unit=unit)
             yield _BarMeter(progress, task)
 
@@ -127,7 +149,7 @@ class JsonReporter(Reporter):
         """Tell of the progress now and then."""
 
         def tell(done: int, rate: float, left: float) -> None:
-            numbers = {"done": done, "total": total, "per_second": round(rate, 2), "seconds_left": round(left, 1)}
+            numbers = {"done": done, "total": total, "per_second": round(rate, 4), "seconds_left": round(left, 1)}
             self._say("progress", task=title, unit=unit, **numbers)
 
         yield _TimedMeter(tell, total, done)

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from elfs_ray.checks import check_embeddings, check_pictures, check_sizes
 from elfs_ray.config import RunConfig
+from elfs_ray.console import told_time
 from elfs_ray.core.pruning import beta_grid, budget_count
 from elfs_ray.data.sources import Source, open_input
 from elfs_ray.defaults import choose_neighbors
@@ -59,9 +60,9 @@ class Plan:
         for stage in self.stages:
             memory = f"{stage.actors} x {_size(stage.actor_bytes)}" if stage.actors else "-"
             disk = _size(stage.disk_bytes) if stage.disk_bytes else "-"
-            table.add_row(stage.stage, f"{stage.rows:,}" if stage.rows else "-", _time(stage.seconds), disk, memory)
+            table.add_row(stage.stage, f"{stage.rows:,}" if stage.rows else "-", told_time(stage.seconds), disk, memory)
         yield table
-        yield f"total {_time(self.seconds)}, run folder {_size(self.disk_bytes)}" + (
+        yield f"total {told_time(self.seconds)}, run folder {_size(self.disk_bytes)}" + (
             "" if self.money is None else f", money {self.money:,.2f}"
         )
         there = self.hardware
@@ -178,10 +179,3 @@ def _size(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
-
-
-def _time(seconds: float) -> str:
-    """Seconds, minutes or hours."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -8,7 +8,15 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from elfs_ray.console import LOG_INTERVAL_SECONDS, JsonReporter, LogForm, Reporter, make_reporter
+from elfs_ray.console import (
+    LOG_INTERVAL_SECONDS,
+    JsonReporter,
+    LogForm,
+    Reporter,
+    make_reporter,
+    told_rate,
+    told_time,
+)
 from small import command_line
 
 
@@ -51,18 +59,54 @@ def test_forms(form, kind):
     assert type(make_reporter(form, None)) is kind
 
 
-def test_progress_tells_rate_and_time_left(monkeypatch, capsys):
-    clock = iter([100.0, 110.0, 100.0 + LOG_INTERVAL_SECONDS])
-    monkeypatch.setattr("elfs_ray.console.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    with make_reporter(LogForm.json, Console(file=sys.stdout)).meter("embedding", 100, "images", done=20) as meter:
-        meter.update(30)
-        meter.update(60)
-    [told] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+@pytest.fixture
+def tell_at(monkeypatch, capsys):
+    """What a meter says when it is told, at some times, how much is done."""
+
+    def tell(form, title, unit, total, first, updates):
+        clock = iter([0.0, *updates])
+        monkeypatch.setattr("elfs_ray.console.time", SimpleNamespace(monotonic=lambda: next(clock)))
+        with make_reporter(form, Console(file=sys.stdout)).meter(title, total, unit, done=first) as meter:
+            for done in updates.values():
+                meter.update(done)
+        return capsys.readouterr().out.splitlines()
+
+    return tell
+
+
+def test_progress_tells_rate_and_time_left(tell_at):
+    [line] = tell_at(LogForm.json, "embedding", "images", 100, 20, {10.0: 30, LOG_INTERVAL_SECONDS: 60})
+    told = json.loads(line)
     del told["time"]
     assert told == {
         "event": "progress", "task": "embedding", "unit": "images",
         "done": 60, "total": 100, "per_second": 40 / LOG_INTERVAL_SECONDS, "seconds_left": LOG_INTERVAL_SECONDS,
     }  # fmt: skip
+
+
+def test_progress_of_what_takes_minutes_each(tell_at):
+    """Nothing until one has ended; then the time left runs down while the next one is on."""
+    updates = {50.0: 0, 100.0: 1, 110.0: 1, 140.0: 1, 210.0: 1, 300.0: 2}
+    assert tell_at(LogForm.auto, "evaluating", "trainings", 4, 0, updates) == [
+        "  evaluating: 1/4 trainings, 36.0 trainings/h, 5 min left",
+        "  evaluating: 1/4 trainings, 36.0 trainings/h, 4 min left",
+        "  evaluating: 1/4 trainings, 36.0 trainings/h, 3 min left",
+        "  evaluating: 2/4 trainings, 24.0 trainings/h, 5 min left",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rate", "told"), [(12_345.67, "12,345.7 x/s"), (1, "1.0 x/s"), (0.5, "30.0 x/min"), (0.01, "36.0 x/h")]
+)
+def test_rates_read_well(rate, told):
+    assert told_rate(rate, "x") == told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7_199, "120 min"), (9_000, "2.5 h")]
+)
+def test_times_read_well(seconds, told):
+    assert told_time(seconds) == told
 
 
 def test_a_dry_run_does_nothing(call, ingest, tmp_path):
