@@ -14,7 +14,12 @@ from elfs_ray.pipeline import run
 from elfs_ray.store import Store
 from small import BUDGET, NUM_IMAGES, OPTIONS
 
-FAST = {"zcore": {"draws": 500}, "d2": {"num_neighbors": 5}, "auto": {"among": ["random"]}}
+FAST = {
+    "zcore": {"draws": 500},
+    "d2": {"num_neighbors": 5},
+    "auto": {"among": ["random"]},
+    **dict.fromkeys(["badge", "puma"], {"steps": 50}),
+}
 
 
 @pytest.fixture(scope="module")
