@@ -18,7 +18,8 @@ FAST = {
     "zcore": {"draws": 500},
     "d2": {"num_neighbors": 5},
     "auto": {"among": ["random"]},
-    **dict.fromkeys(["badge", "puma"], {"steps": 50}),
+    "badge": {"steps": 50},
+    "puma": {"steps": 50},
 }
 
 
