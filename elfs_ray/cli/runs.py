@@ -20,7 +20,7 @@ from elfs_ray.cli.options import (
 )
 from elfs_ray.config import RunConfig, load_config
 from elfs_ray.console import LogForm, make_reporter
-from elfs_ray.report.summary import comparison_table, coreset_table, steps_table
+from elfs_ray.report.summary import comparison_table, coreset_table, steps_table, unlike_trainings
 from elfs_ray.store import REPORT, Store
 
 
@@ -237,6 +237,8 @@ def _summarise(store: Store, manifest: dict[str, Any], coresets: Sequence[str]) 
     elif store.exists("comparison"):
         _say_place("comparison", store.location("comparison"))
         out.print(comparison_table(store.read_table("comparison").to_pylist()))
+        for line in unlike_trainings(stages):
+            say(line)
 
 
 def _say_place(what: str, where: str) -> None:

@@ -15,6 +15,7 @@ from elfs_ray.report.comparison import COMPARISON
 from elfs_ray.report.coresets import Coreset, describe_coresets
 from elfs_ray.report.map_data import MOST_PICTURES, map_data
 from elfs_ray.report.quality import label_free_signals, warning
+from elfs_ray.report.summary import unlike_trainings
 from elfs_ray.report.thumbnails import Pictures, Thumbnail
 from elfs_ray.store import REPORT, Store
 
@@ -67,6 +68,7 @@ def write_report(store: Store) -> str:
         charts={name: Markup(html) for name, html in _charts(store, stages, coresets).items()},  # noqa: S704
         accuracies={model: Markup(html) for model, html in _accuracy_charts(store, coresets, comparison).items()},  # noqa: S704
         comparison=comparison,
+        unlike=unlike_trainings(stages),
         quarantine=_quarantine(store),
         plotly=Markup(get_plotlyjs()),  # noqa: S704
         style=_page_file("style.css"),

@@ -1,11 +1,18 @@
 """What a terminal shows of the results: one coreset in detail, or all evaluations side by side."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
 from rich.table import Table
+
+# Options of an evaluation that decide what a model's accuracy means.
+TRAINING = (
+    "embeddings_of", "test_input", "image_size", "hidden_dim", "steps", "batch_size", "learning_rate", "weight_decay",
+    "dtype", "hide",
+)  # fmt: skip
 
 
 def steps_table(method: str, steps: Sequence[tuple[str, str]]) -> Table:
@@ -35,6 +42,30 @@ def comparison_table(rows: Sequence[dict[str, Any]]) -> Table:
                 *times,
             )
     return table
+
+
+def unlike_trainings(stages: dict[str, Any]) -> list[str]:
+    """Which methods were evaluated with other options than others: a line for each model, budget and option.
+
+    Their accuracies do not compare. Each difference to random does: those subsets were trained on in the same way.
+
+    Args:
+        stages: the records of the manifest.
+    """
+    used: defaultdict[tuple[str, int, str], defaultdict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for unit, record in stages.items():
+        kind, *names = unit.split("/")
+        if kind == "evaluation":
+            method, budget = names
+            for model, options in record.get("chosen", {}).items():
+                for option in TRAINING:
+                    used[model, int(budget), option][options.get(option)].append(method)
+    return [
+        f"accuracies of {model} at {budget:,} do not compare: evaluate.{option} was "
+        + ", ".join(f"{value} for {' and '.join(methods)}" for value, methods in by_value.items())
+        for (model, budget, option), by_value in sorted(used.items())
+        if len(by_value) > 1
+    ]
 
 
 def coreset_table(coreset: dict[str, Any], evaluation: dict[str, Any] | None) -> Table:

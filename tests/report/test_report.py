@@ -132,6 +132,18 @@ def test_trials_that_were_stopped_early_are_no_part_of_the_curve(small_run, tmp_
     assert [json.loads(x) for x in traces.values()] == [[beta for beta in betas if beta != stopped], [stopped]]
 
 
+def test_methods_that_were_not_trained_alike_are_named(small_run, tmp_path):
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+    store = Store(str(run_dir))
+    stages = store.manifest()["stages"]
+    record = stages[f"evaluation/elfs/{BUDGET}"]
+    chosen = {"mlp": {**record["chosen"]["mlp"], "steps": 70}}
+    store.update_manifest(stages={**stages, f"evaluation/random/{BUDGET}": {**record, "chosen": chosen}})
+    write_report(store)
+    told = f"accuracies of mlp at {BUDGET} do not compare: evaluate.steps was 60 for elfs, 70 for random"
+    assert told in store.read_bytes("report.html").decode()
+
+
 def test_a_picture_that_is_gone_is_said_so(small_run, tmp_path):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     store = Store(str(run_dir))

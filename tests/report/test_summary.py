@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from elfs_ray.report.summary import comparison_table
+from elfs_ray.report.summary import comparison_table, unlike_trainings
 
 
 def row(budget, model, method, mean, gain, seconds):
@@ -38,3 +38,19 @@ def test_a_line_for_each_evaluation_in_eighty_characters():
         "15,000 images, mlp",
         "elfs 98.8 ± 1.2 5 +1.2 ± 3.5 0 4",
     ]
+
+
+def test_methods_that_were_not_trained_alike_are_named():
+    usual = {"steps": 1000, "embeddings_of": None}
+    stages = {
+        "coresets/elfs/100": {"chosen": {"beta": 0.1}},
+        "evaluation/elfs/100": {"chosen": {"mlp": usual}},
+        "evaluation/dual/100": {"chosen": {"mlp": {**usual, "seeds": 9}, "linear": usual}},
+        "evaluation/zcore/100": {"chosen": {"mlp": {**usual, "steps": 50}}},
+        "evaluation/zcore/2000": {"chosen": {"mlp": {**usual, "steps": 50}}},
+    }
+    assert unlike_trainings(stages) == [
+        "accuracies of mlp at 100 do not compare: evaluate.steps was 1000 for elfs and dual, 50 for zcore"
+    ]
+    del stages["evaluation/zcore/100"]
+    assert unlike_trainings(stages) == []
