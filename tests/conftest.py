@@ -18,6 +18,9 @@ os.environ.update(ENVIRONMENT)
 for _name in FOREIGN:
     os.environ.pop(_name, None)
 
+# Started in the background of a shell, the tests would ignore Ctrl-C, and so would the processes that they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Checks the shapes and types of arrays that annotations declare, in modules imported from here on: so what imports the
 # package is not imported above. An int passes for a float, as in type checkers. Processes of Ray check nothing.
 install_import_hook(
