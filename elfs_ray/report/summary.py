@@ -61,7 +61,7 @@ def unlike_trainings(stages: dict[str, Any]) -> list[str]:
                 for option in TRAINING:
                     used[model, int(budget), option][options.get(option)].append(method)
     return [
-        f"accuracies of {model} at {budget:,} do not compare: evaluate.{option} was "
+        f"accuracies of {model} at budget {budget:,} do not compare: evaluate.{option} was "
         + ", ".join(f"{value} for {' and '.join(methods)}" for value, methods in by_value.items())
         for (model, budget, option), by_value in sorted(used.items())
         if len(by_value) > 1

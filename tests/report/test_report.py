@@ -140,7 +140,7 @@ def test_methods_that_were_not_trained_alike_are_named(small_run, tmp_path):
     chosen = {"mlp": {**record["chosen"]["mlp"], "steps": 70}}
     store.update_manifest(stages={**stages, f"evaluation/random/{BUDGET}": {**record, "chosen": chosen}})
     write_report(store)
-    told = f"accuracies of mlp at {BUDGET} do not compare: evaluate.steps was 60 for elfs, 70 for random"
+    told = f"accuracies of mlp at budget {BUDGET} do not compare: evaluate.steps was 60 for elfs, 70 for random"
     assert told in store.read_bytes("report.html").decode()
 
 

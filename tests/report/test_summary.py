@@ -50,7 +50,7 @@ def test_methods_that_were_not_trained_alike_are_named():
         "evaluation/zcore/2000": {"chosen": {"mlp": {**usual, "steps": 50}}},
     }
     assert unlike_trainings(stages) == [
-        "accuracies of mlp at 100 do not compare: evaluate.steps was 1000 for elfs and dual, 50 for zcore"
+        "accuracies of mlp at budget 100 do not compare: evaluate.steps was 1000 for elfs and dual, 50 for zcore"
     ]
     del stages["evaluation/zcore/100"]
     assert unlike_trainings(stages) == []
