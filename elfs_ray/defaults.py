@@ -50,6 +50,10 @@ EVALUATION_TRAININGS = {
     "resnet50": (300_000, 256, 0.1),
 }
 ON_EMBEDDINGS = ("linear", "mlp")
+# Options of an evaluation that decide the result of a training, beside its data.
+TRAINING_OPTIONS = {
+    *("hidden_dim", "image_size", "steps", "batch_size", "learning_rate", "weight_decay", "dtype", "hide")
+}
 # Of a training in the beta search. After four passes over 15,000 images a search with a small ResNet took the easiest,
 # after eight harder ones, and these made the better coreset (docs/results.md).
 MIN_SEARCH_STEPS, SEARCH_PASSES = 500, 10

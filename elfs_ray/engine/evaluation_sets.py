@@ -13,16 +13,12 @@ import pyarrow.compute as pc
 import ray
 
 from elfs_ray.config import RunConfig, fingerprint
-from elfs_ray.defaults import choose_evaluations
+from elfs_ray.defaults import TRAINING_OPTIONS, choose_evaluations
 from elfs_ray.engine.artifacts import median_side, read_column
 from elfs_ray.errors import UsageError
 from elfs_ray.store import Store
 
 MIN_TEST_SAMPLES = 20
-# What decides the result of a training beside its data.
-TRAINING_OPTIONS = {
-    *("hidden_dim", "image_size", "steps", "batch_size", "learning_rate", "weight_decay", "dtype", "hide")
-}
 
 
 class Training(NamedTuple):

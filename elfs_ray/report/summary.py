@@ -8,11 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-# Options of an evaluation that decide what a model's accuracy means.
-TRAINING = (
-    "embeddings_of", "test_input", "image_size", "hidden_dim", "steps", "batch_size", "learning_rate", "weight_decay",
-    "dtype", "hide",
-)  # fmt: skip
+from elfs_ray.defaults import TRAINING_OPTIONS
 
 
 def steps_table(method: str, steps: Sequence[tuple[str, str]]) -> Table:
@@ -58,7 +54,7 @@ def unlike_trainings(stages: dict[str, Any]) -> list[str]:
         if kind == "evaluation":
             method, budget = names
             for model, options in record.get("chosen", {}).items():
-                for option in TRAINING:
+                for option in TRAINING_OPTIONS | {"embeddings_of", "test_input"}:
                     used[model, int(budget), option][options.get(option)].append(method)
     return [
         f"accuracies of {model} at budget {budget:,} do not compare: evaluate.{option} was "
