@@ -6,7 +6,7 @@ A step whose fingerprint stands in the manifest is skipped.
 import contextlib
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import import_module, metadata
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from elfs_ray.checks import check_before_start, check_sizes
 from elfs_ray.config import RayConfig, RunConfig
 from elfs_ray.console import Reporter
+from elfs_ray.data.unusable import UnusableImagesError
 from elfs_ray.errors import UsageError
 from elfs_ray.failures import expected_errors
 from elfs_ray.sole_driver import sole_driver
@@ -79,12 +80,8 @@ def run_methods(
         store.recover()
         store.update_manifest(**_identity(configs[-1], store, keep))
         execution = _Execution(configs[0].ray, store, reporter, stack, verbose, check_sole)
-        wanted = STAGES[: STAGES.index(until) + 1]
-        execution.run_steps([(configs[0], step) for step in first if step.stage in wanted])
-        if until != "ingest":
-            known, num_samples = with_content(first, store), store.count_rows("samples")
-            later = _later(configs, known, num_samples)
-            execution.run_steps([(config, step) for config, step in later if step.stage in wanted])
+        while not execution.run_up_to(until, configs, first):
+            pass  # again, without the images that were set aside
         if until in ("evaluate", "report"):
             write_comparison(store)
         # A report that is there would go on to show the evaluations of before.
@@ -156,6 +153,51 @@ class _Execution:
     verbose: bool
     check_sole: Callable[[], None]
     _hardware: "Hardware | None" = None
+    _running: str = ""
+
+    def run_up_to(self, until: str, configs: Sequence[RunConfig], first: Sequence[Step]) -> bool:
+        """Run all steps that are not complete; returns False if images had to be set aside on the way.
+
+        Raises:
+            UsageError: more images are unusable than the run bears.
+        """
+        wanted = STAGES[: STAGES.index(until) + 1]
+        try:
+            self.run_steps([(configs[0], step) for step in first if step.stage in wanted])
+            if until != "ingest":
+                later = _later(configs, with_content(first, self.store), self.store.count_rows("samples"))
+                self.run_steps([(config, step) for config, step in later if step.stage in wanted])
+        except UnusableImagesError as found:
+            self._set_aside(found, configs[0], first)
+            return False
+        return True
+
+    def _set_aside(self, found: UnusableImagesError, config: RunConfig, first: Sequence[Step]) -> None:
+        """Take images out of the samples that a stage could not read, and keep the embeddings of the others."""
+        from elfs_ray.engine.set_aside import carry_embeddings, without
+
+        stage, store = self._running, self.store
+        ingest = next(step for step in first if step.stage == "ingest" and step.prefix == found.prefix)
+        work = store.sole_work_folder(ingest.unit, ingest.fingerprint)
+        store.delete(work)
+        record = store.manifest()["stages"][ingest.unit]
+        smaller = without(store, work, found, record, stage, config.ingest.max_bad_fraction)
+        if config.embed.vectors is None:
+            before = with_content(first, store)
+            after = [replace(step, content=smaller.record["content"]) if step.unit == ingest.unit else step
+                     for step in before]  # fmt: skip
+            num_samples = store.count_rows("samples")
+            for old, new in zip(*(later_steps(config, steps, num_samples) for steps in (before, after)), strict=True):
+                if old.stage == "embed" and old.fingerprint != new.fingerprint:
+                    folders = [store.work_folder(step.unit, step.fingerprint) for step in (old, new)]
+                    removed = smaller.removed if old.prefix == found.prefix else smaller.removed[:0]
+                    carry_embeddings(store, old.prefix, *folders, removed)
+        self.check_sole()
+        for step in first:  # labels bear the fingerprint of the input, which has not changed
+            if step.stage == "labels" and step.prefix == found.prefix:
+                store.forget(step.unit)
+        store.publish(ingest.unit, work, smaller.artifacts, smaller.record)
+        self.reporter.line(f"  set aside: {found}; it stands in `quarantine`, and the run goes on without it")
 
     def run_steps(self, steps: Sequence[tuple[RunConfig, Step]]) -> None:
         """Run the steps that are not complete, each as its configuration says, in order."""
@@ -171,7 +213,7 @@ class _Execution:
 
     def _run_stage(self, stage: str, steps: Sequence[tuple[RunConfig, Step]]) -> None:
         """Run and publish the steps of one stage: one by one, unless the stage can run them together."""
-        hardware = self._connect()
+        hardware, self._running = self._connect(), stage
         from elfs_ray.engine.monitor import measured
         from elfs_ray.engine.stage import StageContext
 
@@ -182,7 +224,7 @@ class _Execution:
                 config,
                 self.store,
                 step.unit,
-                self.store.work_folder(step.unit, step.fingerprint),
+                self.store.sole_work_folder(step.unit, step.fingerprint),
                 hardware,
                 self.reporter,
                 step.prefix,

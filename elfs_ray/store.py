@@ -203,12 +203,16 @@ class Store:
         return None if record is None else record.get("content", record["fingerprint"])
 
     def work_folder(self, unit: str, fingerprint: str) -> str:
-        """Name, below the run folder, of the work folder of one stage; work of other fingerprints is removed."""
+        """Name, below the run folder, of the work folder of one stage."""
+        return f"{WORK}/{_work_name(unit, fingerprint)}"
+
+    def sole_work_folder(self, unit: str, fingerprint: str) -> str:
+        """The same; work of the stage under other fingerprints is removed."""
         own, prefix = _work_name(unit, fingerprint), _work_name(unit, "")
         for name in self.names(WORK):
             if name.startswith(prefix) and name != own and len(name) == len(own):
                 self.delete(WORK, name)
-        return f"{WORK}/{own}"
+        return self.work_folder(unit, fingerprint)
 
     def recover(self) -> None:
         """Put in order what a kill left: complete publications, and remove the work of those that were complete."""
@@ -247,6 +251,12 @@ class Store:
         self.delete(work, _PENDING_RECORD)
         self.delete(work)
         return True
+
+    def forget(self, unit: str) -> None:
+        """Take a unit out of the manifest, so that it is done again; its artifacts stay until then."""
+        stages = self.manifest().get("stages", {})
+        if stages.pop(unit, None) is not None:
+            self.update_manifest(stages=stages)
 
     def _kind(self, path: str) -> pafs.FileType:
         return self.filesystem.get_file_info(path).type

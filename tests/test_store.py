@@ -155,7 +155,7 @@ def test_work_of_other_options_is_removed(store):
     for fingerprint in ("0" * 16, "1" * 16):
         store.write_bytes(b"x", store.work_folder("embed", fingerprint), "part")
     store.write_bytes(b"x", store.work_folder("test_embed", "2" * 16), "part")
-    store.work_folder("embed", "1" * 16)
+    store.sole_work_folder("embed", "1" * 16)
     assert store.names(".work") == ["embed-" + "1" * 16, "test_embed-" + "2" * 16]
 
 

@@ -17,7 +17,9 @@ import pyarrow.dataset as pads
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from elfs_ray.data.files import read_uri
+from elfs_ray.data.unusable import Unusable, UnusableImagesError
 from elfs_ray.errors import one_line
+from elfs_ray.storage import is_outage, reason
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -107,6 +109,7 @@ def read_pixels(
     *,
     positions: np.ndarray | None = None,
     location: str = "",
+    prefix: str = "",
     threads: int = 8,
 ) -> np.ndarray:
     """Images of the samples artifact in memory, uint8 [n, 3, size, size], for networks that train on images.
@@ -117,23 +120,55 @@ def read_pixels(
         max_pixels: larger images are refused.
         positions: of some samples, int64 [n] in ascending order; without: all.
         location: where they came from, which says how to reach them.
+        prefix: `test/` for the samples of separate test images.
         threads: that read and decode.
+
+    Raises:
+        UnusableImagesError: some cannot be read any more; all of them are named.
     """
     column = "image" if "image" in samples.schema.names else "uri"
     wanted = None if positions is None else pc.field("index").isin(pa.array(positions))
     pixels = np.empty((samples.count_rows(filter=wanted), 3, size, size), dtype=np.uint8)
 
-    def load(source: bytes | str) -> np.ndarray:
-        data = source if isinstance(source, bytes) else read_uri(source, location)
-        return to_uint8(decode(data, max_pixels=max_pixels), size)
+    def load(source: bytes | str) -> np.ndarray | str:
+        image = load_image(source, location, max_pixels)
+        return image if isinstance(image, str) else to_uint8(image, size)
 
-    row = 0
+    row, failed = 0, list[Unusable]()
     with ThreadPoolExecutor(threads) as pool:
-        for batch in samples.to_batches(columns=[column], batch_size=4096, filter=wanted):
-            for image in pool.map(load, batch[column].to_pylist()):
-                pixels[row] = image
-                row += 1
+        for batch in samples.to_batches(columns=["index", "sample_id", column], batch_size=4096, filter=wanted):
+            keys = zip(batch["index"].to_pylist(), batch["sample_id"].to_pylist(), strict=True)
+            for key, loaded in zip(keys, pool.map(load, batch[column].to_pylist()), strict=True):
+                if isinstance(loaded, str):
+                    failed.append(Unusable(*key, loaded))
+                else:
+                    pixels[row] = loaded
+                    row += 1
+    if failed:
+        raise UnusableImagesError(failed, prefix)
     return pixels
+
+
+def load_image(source: bytes | str, location: str, max_pixels: int) -> Image.Image | str:
+    """Read and decode an image, as `decode` does, or say why that cannot be.
+
+    Args:
+        source: its encoded bytes, or its path or URI.
+        location: what reaches URIs like it.
+        max_pixels: larger images are refused.
+
+    Raises:
+        OSError: the store does not answer, which says nothing of the image.
+    """
+    try:
+        data = source if isinstance(source, bytes) else read_uri(source, location)
+        return decode(data, max_pixels=max_pixels)
+    except ImageError as error:
+        return str(error)
+    except OSError as error:
+        if is_outage(error):
+            raise
+        return f"the file cannot be read: {reason(error)}"
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:

@@ -1,5 +1,9 @@
 """Reading artifacts as arrays, for the stages that compute on them."""
 
+import hashlib
+import json
+from collections.abc import Iterable
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,6 +12,7 @@ from elfs_ray.schema import shows_pictures
 from elfs_ray.store import Store
 
 KEY = ["sample_id", "index"]
+_MODULUS, _BASE = 2**127 - 1, 0x5BD1E995A7F3C1D94E6B2F8D03A1C7B5  # a prime, and any large number below it
 
 
 def read_keys(store: Store, artifact: str = "samples") -> pa.Table:
@@ -62,3 +67,23 @@ def matrix_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
 def part_name(number: int) -> str:
     """File name of a part of an artifact; parts sort in order of number."""
     return f"part-{number:06d}.parquet"
+
+
+def samples_content(samples: pa.Table) -> int:
+    """What stands for the ids, places and hashes of some samples: all that later stages read of them, or rest on.
+
+    A polynomial over the samples' hashes, with `index` as the exponent: `join_contents` adds up those of all parts to
+    the same sum, whatever parts the samples are cut into.
+    """
+    names = [name for name in ("sample_id", "uri", "content_hash") if name in samples.column_names]
+    power, total = pow(_BASE, samples["index"][0].as_py(), _MODULUS) if len(samples) else 1, 0
+    for row in zip(*(samples[name].to_pylist() for name in names), strict=True):
+        digest = hashlib.blake2b(json.dumps(row).encode(), digest_size=15).digest()
+        total = (total + int.from_bytes(digest) * power) % _MODULUS
+        power = power * _BASE % _MODULUS
+    return total
+
+
+def join_contents(parts: Iterable[int]) -> str:
+    """The content of all samples, from those of their parts."""
+    return f"{sum(parts) % _MODULUS:032x}"

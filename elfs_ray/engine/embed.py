@@ -16,18 +16,22 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from elfs_ray.config import EmbedConfig
+from elfs_ray.data.unusable import UnusableImagesError
 from elfs_ray.defaults import choose_embed
 from elfs_ray.encoders import Encoder, load_encoder
 from elfs_ray.engine.artifacts import KEY, median_side, read_column
 from elfs_ray.engine.embed_rows import (
+    FAILED,
     SAVED,
     TIMED,
     PendingSamples,
     Pixels,
+    count_failed,
     decode_batch,
     grouped,
     index_of,
     put_in_order,
+    read_failed,
     save_batch,
 )
 from elfs_ray.engine.progress import Counter
@@ -45,6 +49,11 @@ def run(context: StageContext) -> StageResult:
     dim, source = encoder.dim, encoder.source
     done = _saved_rows(context)
     encoded, spent, devices = 0, dict.fromkeys(TIMED, 0.0), set[str]()
+    inputs = context.store.count_rows(context.artifact("samples")) + context.store.count_rows(
+        context.artifact("quarantine")
+    )
+    bearable = context.config.ingest.max_bad_fraction * inputs
+    context.store.delete(context.work, FAILED)  # they may be back
     if not done.all():
         _check_arithmetic(context, options)
         with context.counting("embedding", len(done), "images", int(done.sum())) as counter:
@@ -53,6 +62,12 @@ def run(context: StageContext) -> StageResult:
                 spent = {name: seconds + float(batch[name].sum()) for name, seconds in spent.items()}
                 _check_device(context, set(batch["device"].tolist()) - devices)
                 devices.update(batch["device"].tolist())
+                # A disk that is gone fails them all: no need to try each.
+                if count_failed(context.store, context.work) > bearable:
+                    break
+    failed = read_failed(context.store, context.work)
+    if failed:
+        raise UnusableImagesError(failed, context.prefix)
     put_in_order(context, dim)
     seconds = time.monotonic() - started
     return StageResult(
@@ -151,7 +166,7 @@ def _encode(
             batch_size=batch_size,
             batch_format="pyarrow",
             **decoding,
-            fn_kwargs={"how": pixels},
+            fn_kwargs={"how": pixels, "store": context.store, "work": context.work},
         )
         .map_batches(
             _EncodeBatch,
@@ -217,8 +232,8 @@ class _EncodeBatch:
             "vector": vectors.astype(np.float16),
             "device": np.full(rows, self._device.type),
             "decode_seconds": batch["decode_seconds"],
-            "transfer_seconds": np.full(rows, (transferred - started) / rows),
-            "encode_seconds": np.full(rows, (ended - transferred) / rows),
+            "transfer_seconds": np.full(rows, (transferred - started) / max(1, rows)),
+            "encode_seconds": np.full(rows, (ended - transferred) / max(1, rows)),
         }
 
 

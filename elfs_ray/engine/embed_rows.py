@@ -1,5 +1,7 @@
 """What embed does with rows before and after the encoder: read, decode, save, put in order.
 
+Images that can no longer be read are noted in the work folder, and the others go on.
+
 Without torch: the processes that only do this start in one second, not in four.
 """
 
@@ -18,15 +20,14 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from elfs_ray import schema
-from elfs_ray.data.files import map_files, read_uri
-from elfs_ray.data.images import ImageError, decode, to_uint8
+from elfs_ray.data.files import map_files
+from elfs_ray.data.images import load_image, to_uint8
+from elfs_ray.data.unusable import Unusable
 from elfs_ray.engine.artifacts import matrix_column, part_name
 from elfs_ray.engine.stage import StageContext
-from elfs_ray.errors import RunError
-from elfs_ray.storage import is_outage
 from elfs_ray.store import Store
 
-SAVED = "rows"
+SAVED, FAILED = "rows", "failed"
 # Parts of `samples` that one execution of Ray Data takes: the driver keeps some 100 KB for each until it ends.
 PARTS_AT_ONCE = 16_384
 # Seconds of all workers together, reported apart.
@@ -90,44 +91,62 @@ def index_of(store: Store, path: str) -> pa.ChunkedArray:
     return pq.read_table(path, filesystem=store.filesystem, columns=["index"])["index"]
 
 
-def decode_batch(table: pa.Table, how: Pixels) -> dict[str, Any]:
-    """Pixels uint8 [b, 3, s, s] of a batch of samples."""
+def decode_batch(table: pa.Table, how: Pixels, store: Store, work: str) -> dict[str, Any]:
+    """Pixels uint8 [b, 3, s, s] of those samples of a batch that can be read; the others are noted as failed."""
     started = time.perf_counter()
     has_bytes = "image" in table.column_names
 
-    def load(name: str, source: bytes | str) -> np.ndarray:
-        try:
-            data = source if isinstance(source, bytes) else read_uri(source, how.location)
-            image = decode(data, max_pixels=how.max_pixels)
-        except (ImageError, OSError) as error:
-            if isinstance(error, OSError) and is_outage(error):
-                raise
-            raise RunError(
-                f"image {name!r} was readable at ingest and no longer is ({error}); restore it, "
-                "or remove it and run into a new folder"
-            ) from None
-        return to_uint8(image, how.size, how.crop_fraction, how.interpolation)
+    def load(source: bytes | str) -> np.ndarray | str:
+        """Pixels, or why there are none."""
+        image = load_image(source, how.location, how.max_pixels)
+        return image if isinstance(image, str) else to_uint8(image, how.size, how.crop_fraction, how.interpolation)
 
+    names, index = table["sample_id"].to_pylist(), table["index"].to_numpy()
+    sources = table["image" if has_bytes else "uri"].to_pylist()
     pixels = np.empty((table.num_rows, 3, how.size, how.size), dtype=np.uint8)
-    names, sources = table["sample_id"].to_pylist(), table["image" if has_bytes else "uri"].to_pylist()
-    for row, image in enumerate(map_files(load, "" if has_bytes else how.location, names, sources)):
-        pixels[row] = image
+    good, failed = np.ones(table.num_rows, dtype=bool), list[Unusable]()
+    for row, loaded in enumerate(map_files(load, "" if has_bytes else how.location, sources)):
+        if isinstance(loaded, str):
+            good[row] = False
+            failed.append(Unusable(int(index[row]), names[row], loaded))
+        else:
+            pixels[row] = loaded
+    if failed:
+        # Named by the first and their number: a retry writes the same file.
+        name = f"{failed[0].index:012d}-{len(failed)}.json"
+        store.write_json([one._asdict() for one in failed], work, FAILED, name)
+        pixels = pixels[good]
     return {
-        "sample_id": table["sample_id"].to_numpy(),
-        "index": table["index"].to_numpy(),
+        "sample_id": np.array(names, dtype=object)[good],
+        "index": index[good],
         "pixels": pixels,
-        "decode_seconds": np.full(len(pixels), (time.perf_counter() - started) / len(pixels)),
+        "decode_seconds": np.full(len(pixels), (time.perf_counter() - started) / max(1, len(pixels))),
     }
+
+
+def count_failed(store: Store, work: str) -> int:
+    """How many images were noted as failed so far, from the names of the files."""
+    return sum(int(name.partition("-")[2].removesuffix(".json")) for name in store.names(work, FAILED))
+
+
+def read_failed(store: Store, work: str) -> list[Unusable]:
+    """The images that were noted as failed; each once, though a retry may have cut its batches otherwise."""
+    noted = [one for name in store.names(work, FAILED) for one in store.read_json(work, FAILED, name)]
+    return list({one["index"]: Unusable(**one) for one in noted}.values())
 
 
 def save_batch(batch: dict[str, np.ndarray], store: Store, folder: str) -> dict[str, np.ndarray]:
     """Save finished rows in a file named by its first row, last row and size: a retry writes the same file."""
     index = batch["index"]
     table = pa.table({"sample_id": batch["sample_id"], "index": index, "vector": matrix_column(batch["vector"])})
-    name = f"{index.min():012d}-{index.max():012d}-{len(index)}.parquet"
-    store.write_table(table, schema.embeddings(batch["vector"].shape[1]), folder, name)
+    store.write_table(table, schema.embeddings(batch["vector"].shape[1]), folder, saved_name(index))
     spent = {name: np.array([batch[name].sum()]) for name in TIMED}
     return {"rows": np.array([len(index)]), "device": batch["device"][:1], **spent}
+
+
+def saved_name(index: np.ndarray) -> str:
+    """Name of a file of finished rows, by which `put_in_order` finds those of a range."""
+    return f"{index.min():012d}-{index.max():012d}-{len(index)}.parquet"
 
 
 def put_in_order(context: StageContext, dim: int) -> None:

@@ -188,7 +188,8 @@ def _load(
         if size == 0:
             return read_vectors_at(embedded, positions, prefix + "embeddings")
         samples = store.dataset(prefix + "samples")
-        return read_pixels(samples, size, config.ingest.max_pixels, positions=positions, location=location)
+        limit = config.ingest.max_pixels
+        return read_pixels(samples, size, limit, positions=positions, location=location, prefix=prefix)
 
     return Trainings(
         store,

@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 import ray
 
 from elfs_ray import schema
-from elfs_ray.config import IngestConfig, fingerprint
+from elfs_ray.config import IngestConfig
 from elfs_ray.data.images import ImageError, inspect
 from elfs_ray.data.sources import Source, open_input
-from elfs_ray.engine.artifacts import part_name
+from elfs_ray.data.unusable import refuse_many
+from elfs_ray.engine.artifacts import join_contents, part_name, samples_content
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.engine.tasks import results_in_order
@@ -132,7 +133,9 @@ def _quarantine(store: Store, work: str, location: str, count: int, max_bad_frac
     _refuse_duplicates(listed["sample_id"], location)
     del listed
     bad = store.read_table(work, CHECKED, columns=["sample_id", "uri", "reason"], rows=pc.field("reason").is_valid())
-    _refuse_many_bad(bad, count, max_bad_fraction)
+    if len(bad):
+        first = bad.slice(0, 1).to_pylist()[0]
+        refuse_many(len(bad), count, (first["sample_id"], first["reason"]), max_bad_fraction)
     quarantine = bad.append_column("stage", pa.array(["ingest"] * len(bad), pa.string()))
     store.write_table(quarantine, schema.QUARANTINE, work, "quarantine", part_name(0))
     return len(bad)
@@ -143,14 +146,14 @@ def _write_samples(store: Store, checked: str, target: str, source: Source) -> s
     full_schema = _samples_schema(source)
 
     @ray.remote(num_cpus=0.5)
-    def write(name: str, first_index: int) -> str:
+    def write(name: str, first_index: int) -> int:
         table = store.read_table(checked, name)
         good = table.filter(pc.is_null(table["reason"]))
         numbered = good.append_column("index", pa.array(np.arange(first_index, first_index + len(good))))
         store.write_table(numbered, full_schema, target, name)
-        return _content(numbered)
+        return samples_content(numbered)
 
-    def writes() -> "Iterator[ray.ObjectRef[str]]":
+    def writes() -> "Iterator[ray.ObjectRef[int]]":
         first_index = 0
         for chunk in source.chunks:
             name = part_name(chunk.number)
@@ -159,13 +162,7 @@ def _write_samples(store: Store, checked: str, target: str, source: Source) -> s
                 yield write.remote(name, first_index)
             first_index += good
 
-    return fingerprint(*results_in_order(writes(), WRITES_IN_FLIGHT))
-
-
-def _content(samples: pa.Table) -> str:
-    """Ids, places and hashes of samples: all that later stages read of them, or what it follows from."""
-    names = [name for name in ("sample_id", "uri", "content_hash") if name in samples.column_names]
-    return fingerprint(*(samples[name].to_pylist() for name in names))
+    return join_contents(results_in_order(writes(), WRITES_IN_FLIGHT))
 
 
 def _refuse_duplicates(sample_ids: pa.ChunkedArray, location: str) -> None:
@@ -176,15 +173,4 @@ def _refuse_duplicates(sample_ids: pa.ChunkedArray, location: str) -> None:
         raise UsageError(
             f"sample id {name!r} stands {count} times in {location} ({len(repeated)} ids are repeated); "
             "ids must be unique: mend them, or name another column of a table with --set ingest.id_column=NAME"
-        )
-
-
-def _refuse_many_bad(bad: pa.Table, count: int, max_bad_fraction: float) -> None:
-    share = len(bad) / count
-    if len(bad) == count or share > max_bad_fraction:
-        first = bad.slice(0, 1).to_pylist()[0]
-        raise UsageError(
-            f"{len(bad):,} of {count:,} inputs ({share:.1%}) cannot be used, more than "
-            f"ingest.max_bad_fraction={max_bad_fraction:g}; the first is {first['sample_id']!r}: {first['reason']}; "
-            "mend or remove them, or raise the limit with --set ingest.max_bad_fraction=..."
         )

@@ -192,6 +192,8 @@ def _quieten(verbose: bool) -> None:
     if verbose:
         return
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Of several tasks that fail we raise the first; Ray would print the traceback of each other one.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     from ray.data import DataContext
 
     context = DataContext.get_current()
