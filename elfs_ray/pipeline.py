@@ -189,9 +189,9 @@ class _Execution:
             num_samples = store.count_rows("samples")
             for old, new in zip(*(later_steps(config, steps, num_samples) for steps in (before, after)), strict=True):
                 if old.stage == "embed" and old.fingerprint != new.fingerprint:
-                    folders = [store.work_folder(step.unit, step.fingerprint) for step in (old, new)]
+                    source, target = (store.work_folder(step.unit, step.fingerprint) for step in (old, new))
                     removed = smaller.removed if old.prefix == found.prefix else smaller.removed[:0]
-                    carry_embeddings(store, old.prefix, *folders, removed)
+                    carry_embeddings(store, old.prefix, source, target, removed)
         self.check_sole()
         for step in first:  # labels bear the fingerprint of the input, which has not changed
             if step.stage == "labels" and step.prefix == found.prefix:

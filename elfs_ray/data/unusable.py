@@ -1,12 +1,13 @@
 """Inputs that cannot be used: how many of them a run bears, and how a stage says that it met one."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from elfs_ray.errors import RunError, UsageError
 
 
-class Unusable(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Unusable:
     """An image that ingest took and that can no longer be read or decoded.
 
     Attributes:

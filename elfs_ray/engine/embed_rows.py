@@ -7,6 +7,7 @@ Without torch: the processes that only do this start in one second, not in four.
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -114,7 +115,7 @@ def decode_batch(table: pa.Table, how: Pixels, store: Store, work: str) -> dict[
     if failed:
         # Named by the first and their number: a retry writes the same file.
         name = f"{failed[0].index:012d}-{len(failed)}.json"
-        store.write_json([one._asdict() for one in failed], work, FAILED, name)
+        store.write_json([asdict(one) for one in failed], work, FAILED, name)
         pixels = pixels[good]
     return {
         "sample_id": np.array(names, dtype=object)[good],
