@@ -49,6 +49,17 @@ CORESET = pa.schema(
         pa.field("labeled", pa.bool_(), nullable=False),
     ]
 )
+EXPORT = pa.schema(
+    [
+        SAMPLE_ID,
+        INDEX,
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("place", pa.string()),
+        pa.field("file_name", pa.string(), nullable=False),
+        pa.field("id", pa.int64()),
+    ]
+)
+"""What an export called its samples: one file `exports/NAME.parquet` for each export."""
 EVALUATION = pa.schema(
     [
         pa.field("budget", pa.int64(), nullable=False),

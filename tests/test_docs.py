@@ -257,6 +257,7 @@ def test_documented_columns_are_those_of_the_schema():
         "near_duplicates": schema.NEAR_DUPLICATES,
         "map": schema.MAP,
         "coverage": schema.COVERAGE,
+        "exports": schema.EXPORT,
     }
     parts = re.split(r"^## `(\w+)`$", (ROOT / "docs/reference/artifacts.md").read_text(), flags=re.MULTILINE)
     documented = {

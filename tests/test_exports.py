@@ -22,7 +22,7 @@ from pycocotools.coco import COCO
 from elfs_ray import schema
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, export_coreset, only_coreset
-from elfs_ray.exports.labels import PictureNames
+from elfs_ray.exports.records import read_records
 from elfs_ray.exports.rows import read_coreset
 from elfs_ray.store import Store
 
@@ -36,16 +36,20 @@ def picture(number):
     return file.getvalue()
 
 
-def make_run(folder, *, in_table, ids=IDS):
-    """A run folder with four samples and a coreset of three, as ingest and selection write them."""
+def make_run(folder, *, in_table, ids=IDS, names=None, pictures=None):
+    """A run folder with a coreset of all samples but the last, as ingest and selection write them.
+
+    `names` are those of the files below `images`, where they are not the ids; `pictures` their content.
+    """
     images, store = folder / "images", Store(str(folder / "run"))
-    every = [*ids, "left out.png"]
+    every, names = [*ids, "left out.png"], [*(names or ids), "left out.png"]
+    pictures = pictures or [picture(index) for index in range(len(every))]
     samples = []
     for index, sample_id in enumerate(every):
-        path = images / sample_id
+        path = images / names[index]
         if not in_table:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(picture(index))
+            path.write_bytes(pictures[index])
         uri = "table.parquet" if in_table else str(path)
         row = {
             "sample_id": sample_id,
@@ -55,10 +59,10 @@ def make_run(folder, *, in_table, ids=IDS):
             "height": 8,
             "content_hash": "x",
         }
-        samples.append({**row, "image": picture(index)} if in_table else row)
+        samples.append({**row, "image": pictures[index]} if in_table else row)
     table = pa.Table.from_pylist(samples)
     store.write_table(table, schema.samples(carries_bytes=in_table), "samples", "part-000000.parquet")
-    ranked = [2, 0, 1]
+    ranked = [2, 0, 1, *range(3, len(ids))]
     coreset = [
         {
             "sample_id": every[index], "index": index, "uri": samples[index]["uri"], "rank": rank, "score": 0.5 * rank,
@@ -228,10 +232,10 @@ def test_ids_that_make_no_file_names(tmp_path, form, ids):
         root = ET.parse(folder / "annotations.xml").getroot()
         places = {image.get("name"): [int(image.get("width")), 8] for image in root.findall("image")}
         assert {name: list(Image.open(folder / "images" / name).size) for name in places} == places
-        answers = {name: PictureNames(dict(zip(ids, range(3), strict=True))).find(name) for name in places}
-        assert {answers[name]: width - 10 for name, [width, _] in places.items()} == dict(
-            zip(ids, range(3), strict=True)
-        )
+        [record] = read_records(store)
+        exported = {one.name: one.sample_id for one in record.samples}
+        found = {exported[name]: width - 10 for name, [width, _] in places.items()}
+        assert found == dict(zip(ids, range(3), strict=True))
     if form == "symlinks":
         assert sorted(sizes(folder.iterdir())) == sorted(RANKED)
 

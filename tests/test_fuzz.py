@@ -24,6 +24,8 @@ from elfs_ray.data.labels import read_labels
 from elfs_ray.data.sources import open_source
 from elfs_ray.data.vectors import open_vectors
 from elfs_ray.errors import RunError, UsageError
+from elfs_ray.exports.matching import match
+from elfs_ray.exports.records import Exported, ExportRecord
 
 EXAMPLES = int(os.environ.get("ELFS_RAY_FUZZ", "0"))
 fuzz = settings(
@@ -89,13 +91,26 @@ VECTORS = [
 ]
 # The file says that there are rows; of the vectors' column nothing is left.
 NO_VECTORS = VECTORS[0].replace(b"&\x00\x1c\x15\n\x19", b"&\x00)I\xe7\x19")
-TASK = {"data": {"image": "a", "sample_id": "a"}, "annotations": [{"result": [{"type": "choices", "value": {"choices": ["x"]}}]}]}  # fmt: skip  # noqa: E501
-COCO = {"images": [{"id": 1, "file_name": "a"}], "categories": [{"id": 1, "name": "x"}], "annotations": [{"image_id": 1, "category_id": 1}]}  # fmt: skip  # noqa: E501
+CHOICE = {"from_name": "label", "type": "choices", "value": {"choices": ["x"]}}
+TASK = {"data": {"image": "a", "sample_id": "a"}, "annotations": [{"completed_by": 1, "result": [CHOICE]}]}
+OTHER = {"data": {"image": "ü/c"}, "annotations": [{"was_cancelled": True, "result": []}, {"result": [CHOICE] * 2}]}
+COCO = {"images": [{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "c"}], "categories": [{"id": 1, "name": "x"}], "annotations": [{"image_id": 1, "category_id": 1}]}  # fmt: skip  # noqa: E501
+SAMPLES = [
+    {"filepath": "a", "ground_truth": {"_cls": "Classification", "label": "x"}},
+    {"sample_id": "b", "label": "y"},
+]
 ANNOTATIONS = [
-    json.dumps([TASK, TASK]).encode(), json.dumps(COCO).encode(),
-    b'<?xml version="1.0"?><annotations><image name="a"><tag label="x&amp;"/></image></annotations>',
+    json.dumps([TASK, TASK, OTHER]).encode(), json.dumps(COCO).encode(), json.dumps({"samples": SAMPLES}).encode(),
+    json.dumps([{"sample_id": "a", "label": "x"}, {"sample_id": "b", "label": {"choices": ["x", "y"]}}]).encode(),
+    b'{"sample_id": "a", "label": "x"}\n{"sample_id": "b", "label": 2.0}\n',
+    as_parquet({"sample_id": ["a", "b"], "label": ["x", None]}),
+    b"sample_id,label\na,x\nb,y\nwho,x\n",
+    b'<?xml version="1.0"?><annotations><image name="a"><tag label="x&amp;"/></image><image name="q"/></annotations>',
     b'<!DOCTYPE a [<!ENTITY b "cc">]><annotations><image name="&b;"/></annotations>',
 ]  # fmt: skip
+
+EXPORTED = tuple(Exported(one, index, name=one, place=one) for index, one in enumerate(IDS))
+EXPORT = ExportRecord("x", "k", "csv", "elfs/3", None, "", "", EXPORTED)
 
 
 @st.composite
@@ -124,7 +139,7 @@ def damaged(draw, originals):
 
 KEYS = (
     "data image images id image_id annotations result type value choices name categories category_id file_name "
-    "sample_id was_cancelled ground_truth from_name"
+    "sample_id was_cancelled ground_truth from_name completed_by samples filepath _cls label"
 )
 leaves = st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(["a", "x", "", "ü", "label"])
 json_values = st.recursive(
@@ -157,14 +172,24 @@ def test_label_files(tmp_path, ending, data):
 
 
 @fuzz
-@given(damaged(ANNOTATIONS) | st.binary(max_size=100) | json_values.map(lambda value: json.dumps(value).encode()))
-@example(b"[" * 100_000)
-def test_annotations(tmp_path, data):
-    path = tmp_path / "annotations"
+@given(
+    damaged(ANNOTATIONS) | st.binary(max_size=100) | json_values.map(lambda value: json.dumps(value).encode()),
+    st.sampled_from(["", ".jsonl", ".csv", ".tsv"]),
+)
+@example(b"[" * 100_000, "")
+def test_annotations(tmp_path, data, ending):
+    """Every answer and every exported sample is in one place, and in one alone."""
+    path = tmp_path / f"annotations{ending}"
     path.write_bytes(data)
     with promised:
-        labels = read_annotations(path, {"a": "a", "x": "x"}.get)
-        assert all(isinstance(label, str) and label for label in labels.values())
+        found = read_annotations(path)
+        matched = match(found, [EXPORT])
+        assert all(isinstance(label, str) and label.strip() for label in matched.labels.values())
+        assert not matched.labels.keys() & matched.without.keys()
+        assert matched.labels.keys() | matched.without.keys() == set(IDS)
+        assert sum(matched.answers.values()) == sum(len(picture.answers) for picture in found.pictures)
+        assert len(matched.unknown) <= len(found.pictures)
+        assert "\n" not in matched.summary("x.csv")
 
 
 @fuzz

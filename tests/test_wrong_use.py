@@ -14,7 +14,7 @@ from elfs_ray import cli, select  # noqa: F401 - what the calls in the file name
 from elfs_ray.api import Result  # noqa: F401
 from elfs_ray.config import load_config
 from elfs_ray.errors import UsageError
-from elfs_ray.exports import export_coreset  # noqa: F401
+from elfs_ray.exports import export_coreset
 from elfs_ray.exports.labels import write_labels  # noqa: F401
 from elfs_ray.methods import get_method  # noqa: F401
 from elfs_ray.store import Store
@@ -23,7 +23,8 @@ from test_exports import make_run, picture
 GOLDEN = Path(__file__).with_name("golden") / "wrong_use.txt"
 SIGNS = ("$ elfs-ray ", ">>> ")
 TASK = (
-    '[{"data": {"sample_id": "%s"}, "annotations": [{"result": [{"type": "choices", "value": {"choices": ["x"]}}]}]}]'
+    '[{"data": {"sample_id": "%s"}, "annotations": [{"result": '
+    '[{"from_name": "label", "type": "choices", "value": {"choices": ["x"]}}]}]}]'
 )
 
 
@@ -54,6 +55,7 @@ def made(tmp_path_factory):
     saved = make_run(here / "saved", in_table=False, ids=["1", "2", "3"])
     options = load_config({"input": str(here / "saved" / "images"), "num_classes": 2, "budgets": [3]})
     saved.update_manifest(config=options.model_dump(mode="json"))
+    export_coreset(saved, "elfs/3", "label-studio", here / "exported")
     shutil.move(here / "saved" / "run", here / "run")
     Store(str(here / "fresh")).update_manifest(input=str(here / "input"), config={}, stages={})
     return here

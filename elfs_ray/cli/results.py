@@ -56,12 +56,30 @@ def export(
 @app.command(name="import-labels")
 def import_labels(
     run_dir: RunArgument,
-    annotations: Annotated[str, typer.Argument(help="What the tool exported: Label Studio JSON, CVAT XML, COCO JSON.")],
+    annotations: Annotated[
+        str,
+        typer.Argument(
+            help="What the tool exported: Label Studio JSON, CVAT XML, COCO JSON, FiftyOne's samples.json, a table "
+            "with sample_id, or a folder of class folders."
+        ),
+    ],
     out_file: Annotated[str, typer.Option("--out", "-o", help="CSV file to write; give it to `--labeled`.")],
+    question: Annotated[
+        str | None,
+        typer.Option("--question", help="Control, field or column with the labels; default: the exported one."),
+    ] = None,
+    from_export: Annotated[
+        str | None, typer.Option("--export", help="Export that it is of: a name in RUN_DIR/exports.")
+    ] = None,
+    prefix: Annotated[str, typer.Option("--prefix", help="What the tool has put before each name.")] = "",
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse unless every exported image has a label.")] = False,
     debug: DebugOption = False,
 ) -> None:
     """Bring annotations back, as labels that the next run takes with `--labeled`."""
     from elfs_ray.exports.labels import write_labels
 
-    count = write_labels(run_folder(run_dir), annotations, out_file)
-    say(f"{count:,} labels in {out_file}; go on with `--labeled {out_file}`")
+    store = run_folder(run_dir)
+    matched = write_labels(
+        store, annotations, out_file, question=question, export=from_export, prefix=prefix, strict=strict
+    )
+    say(f"{matched.summary(out_file)}; go on with `--labeled {out_file}`")

@@ -12,22 +12,26 @@
 | symlinks | a folder of links to the images, in rank order |
 
 Pictures that lie in a table, not in files, are written to `images/` beside what names them. Label Studio shows no file
-by its path: give it URLs (`--url`), for files that it serves itself `--url '/data/local-files/?d=FOLDER'`.
+by its path: give it URLs (`--url`), for files that it serves itself `--url '/data/local-files/?d=FOLDER'`. What each
+sample is called is kept in the run folder (`records.py`): by that, and by nothing else, `import-labels` knows it again.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
+from elfs_ray.data.annotations import LABEL_CONTROL
 from elfs_ray.data.files import new_folder
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import annotation, folders, tables
+from elfs_ray.exports.records import Exported, write_record
 from elfs_ray.exports.rows import Coreset, only_coreset, read_coreset
 from elfs_ray.schema import shows_pictures
+from elfs_ray.storage import refuse_credentials
 from elfs_ray.store import Store
 
 __all__ = ["FORMATS", "export_coreset", "only_coreset"]
 
-FORMATS: dict[str, Callable[[Coreset, Path], None]] = {
+FORMATS: dict[str, Callable[[Coreset, Path], list[Exported]]] = {
     "csv": tables.write_csv,
     "parquet": tables.write_parquet,
     "jsonl": tables.write_jsonl,
@@ -39,9 +43,10 @@ FORMATS: dict[str, Callable[[Coreset, Path], None]] = {
     "webdataset": folders.write_webdataset,
     "symlinks": folders.write_symlinks,
 }
-"""Name -> what writes a coreset into an empty folder."""
+"""Name -> what writes a coreset into an empty folder, and says what it called each sample."""
 TABLES = ("csv", "parquet", "jsonl")
 """Those that need no images."""
+_QUESTIONS = {"label-studio": LABEL_CONTROL}
 
 
 def export_coreset(
@@ -54,6 +59,8 @@ def export_coreset(
     url: str | None = None,
 ) -> Path:
     """Write one coreset of a run folder; the folder appears whole or not at all.
+
+    What the export called each sample is kept in the run folder (`exports/`), for `import-labels`.
 
     Args:
         store: the run folder.
@@ -78,7 +85,11 @@ def export_coreset(
     out = Path(out).expanduser().resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already and is no empty folder; choose another --out")
+    if url is not None:
+        refuse_credentials(url)
     coreset = read_coreset(store, name, pre_annotations=pre_annotations, url=url)
     with new_folder(out) as folder:
-        FORMATS[form](coreset.at(out), folder)
+        exported = FORMATS[form](coreset.at(out), folder)
+        # First the record, then the folder: a kill between leaves a record too many, never an export without one.
+        write_record(store, form, name, _QUESTIONS.get(form), out, exported)
     return out

@@ -2,101 +2,76 @@
 
 import csv
 import io
-import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import unquote
 
 from elfs_ray.data.annotations import read_annotations
 from elfs_ray.errors import UsageError, one_line
-from elfs_ray.exports.rows import coreset_names
+from elfs_ray.exports.matching import Matched, match
+from elfs_ray.exports.records import EXPORTS, ExportRecord, read_records
 from elfs_ray.store import Store
 
-# Label Studio puts eight digits before the name of a file that is uploaded, and takes some characters out of it.
-_UPLOADED = re.compile(r"(?:.*/)?[0-9a-f]{8}-([^/]+)")
-_TAKEN_OUT = re.compile(r"[^-\w.]")
 
+def write_labels(
+    store: Store,
+    annotations: str | Path,
+    out: str | Path,
+    *,
+    question: str | None = None,
+    export: str | None = None,
+    prefix: str = "",
+    strict: bool = False,
+) -> Matched:
+    """Write a CSV file with the columns sample_id and label, from what annotators did with an export.
 
-def write_labels(store: Store, annotations: str | Path, out: str | Path) -> int:
-    """Write a CSV file with the columns sample_id and label; returns how many there are.
+    Pictures are known again by exactly the names that the export gave them; what is ambiguous is refused.
 
-    Pictures are known again by their sample id, where the tool gives it back, or by the end of their path or URL.
+    Args:
+        store: the run folder.
+        annotations: file that the tool exported, or folder of class folders.
+        out: CSV file to write.
+        question: the control, field or column whose answers are the labels; None: the one that was exported.
+        export: name of the export that it is of, for names that several exports gave.
+        prefix: what the tool has put before each name, such as a folder of its own.
+        strict: refuse if any exported image has no label, or any picture is unknown.
+
+    Returns:
+        The labels, and what has none.
 
     Raises:
-        UsageError: annotations that cannot be read, or that are of other images; an `out` that cannot be written.
+        UsageError: annotations that cannot be read, or whose pictures are ambiguous or all unknown; an `out` that
+            cannot be written.
     """
-    names = PictureNames({sample_id: index for name in coreset_names(store) for sample_id, index in _ids(store, name)})
-    labels = read_annotations(annotations, names.find)
-    table = io.StringIO()
-    writer = csv.writer(table)
-    writer.writerow(["sample_id", "label"])
-    writer.writerows(labels.items())
     out = Path(out).expanduser().resolve()
     if out.is_dir():
         raise UsageError(f"{out} is a folder; pass the CSV file to write as --out")
+    found = read_annotations(annotations)
+    matched = match(found, _records(store, export), question=question, prefix=prefix)
+    if not matched.labels:
+        raise UsageError(f"{matched.summary(f'annotations {annotations}')}; finish some images first")
+    if strict and not matched.is_complete:
+        raise UsageError(f"{matched.summary(f'annotations {annotations}')}; --strict takes nothing less than all")
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["sample_id", "label"])
+    writer.writerows(matched.labels.items())
     try:
         Store(str(out.parent)).write_bytes(table.getvalue().encode(), out.name)
     except OSError as error:
         raise UsageError(f"{out} cannot be written ({one_line(error)}); choose another --out") from None
-    return len(labels)
+    return matched
 
 
-def _ids(store: Store, name: str) -> Iterator[tuple[str, int]]:
-    table = store.read_table(f"coresets/{name}", columns=["sample_id", "index"])
-    return zip(table["sample_id"].to_pylist(), table["index"].to_pylist(), strict=True)
-
-
-class PictureNames:
-    """Samples by what tools call their pictures."""
-
-    def __init__(self, indices: Mapping[str, int]) -> None:
-        """Sample id -> index."""
-        self._ids = {**{f"index-{index}": sample_id for sample_id, index in indices.items()}, **{i: i for i in indices}}
-        self._by_end: dict[str, list[str]] = {}
-        for sample_id in indices:
-            self._by_end.setdefault(_clean(sample_id)[-1], []).append(sample_id)
-
-    def find(self, name: str) -> str | None:
-        """The sample id that a picture's name, path or URL is, or ends with, or is the end of; None if there is none.
-
-        Raises:
-            UsageError: the name is the end of several ids.
-        """
-        if name in self._ids:
-            return self._ids[name]
-        forms = list(_forms(name))
-        for form in forms:
-            parts = form.split("/")
-            for start in range(len(parts)):
-                end = "/".join(parts[start:])
-                for known in (end, end.rpartition(".")[0]):  # exports of tables have added an ending
-                    if known in self._ids:
-                        return self._ids[known]
-        for form in forms:
-            uploaded = _UPLOADED.fullmatch(form)
-            last = _clean(uploaded[1] if uploaded else form)
-            found = sorted(one for one in self._by_end.get(last[-1], []) if _clean(one)[-len(last) :] == last)
-            if len(found) > 1:
-                raise UsageError(
-                    f"annotations name {name!r}, which may be {found[0]!r} or {found[1]!r}; give the tool names "
-                    "with their folders (Label Studio: import tasks.json, upload no images)"
-                )
-            if found:
-                return found[0]
-        return None
-
-
-def _forms(name: str) -> Iterator[str]:
-    """A name as it stands and with its escapes undone: a URL without its query, or the path in Label Studio's."""
-    address, _, query = name.partition("?")
-    if address.endswith("/local-files/"):
-        name = query.partition("d=")[2]
-    elif "://" in name:
-        name = address
-    once = unquote(name)
-    yield from dict.fromkeys((name, once, unquote(once)))
-
-
-def _clean(path: str) -> list[str]:
-    """The parts of a path as Label Studio names a file that is uploaded."""
-    return [_TAKEN_OUT.sub("", part.strip().replace(" ", "_")) for part in path.split("/")]
+def _records(store: Store, export: str | None) -> list[ExportRecord]:
+    records = read_records(store)
+    if not records:
+        raise UsageError(
+            f"{store.uri} has no record of an export, as earlier versions wrote none; export again: the names are the "
+            "same"
+        )
+    if export is None:
+        return records
+    wanted = export.removeprefix(f"{EXPORTS}/").removesuffix(".parquet")
+    chosen = [record for record in records if record.name == wanted]
+    if not chosen:
+        raise UsageError(f"{store.uri} has no export {export!r}; it has {', '.join(record.name for record in records)}")
+    return chosen

@@ -1,7 +1,9 @@
 """The samples of a coreset with all that an export may name, and their pictures."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
 
@@ -9,21 +11,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from elfs_ray.data.files import read_uri
+from elfs_ray.data.image_kinds import IMAGE_KINDS, ending_of
 from elfs_ray.errors import UsageError
+from elfs_ray.exports.records import Exported
 from elfs_ray.schema import shows_pictures
-from elfs_ray.storage import without_options
+from elfs_ray.storage import resolve, without_options
 from elfs_ray.store import Store
 
 IMAGES = "images"
-# First bytes of a file -> its ending.
-_MAGIC = (
-    (b"\xff\xd8", "jpg"),
-    (b"\x89PNG", "png"),
-    (b"GIF8", "gif"),
-    (b"RIFF", "webp"),
-    (b"BM", "bmp"),
-    (b"II", "tif"),
-)
+UNKNOWN_KIND = "img"
+"""Ending of an image whose kind no ending is known for: it claims nothing."""
+_LOCAL_URI = "file://"
+_ENDINGS = {
+    first: frozenset(ending for kind in IMAGE_KINDS if kind.endings[0] == first for ending in kind.endings)
+    for first in (kind.endings[0] for kind in IMAGE_KINDS)
+}
+"""Ending that exports give a kind -> all that its files have."""
 ROWS_AT_ONCE = 256
 LONGEST_NAME = 255
 """Of a file or a folder, in bytes, in the usual file systems."""
@@ -103,6 +106,17 @@ class Coreset:
                 f"image {sample.sample_id!r} cannot be read any more ({error}); restore it, then export"
             ) from None
 
+    def exported(self, folder: Path) -> list[Exported]:
+        """Each sample, in order of rank, with its name and place; pictures in a table are written below `folder`."""
+        return [
+            Exported(sample.sample_id, sample.index, name, self.place(sample, name))
+            for sample, name in self.names(folder)
+        ]
+
+    def path(self, sample: Sample) -> str:
+        """Where the file of a picture that has one is: a local path, or the URI of an object."""
+        return local_path(sample.uri)
+
     def places(self, folder: Path) -> Iterator[tuple[Sample, str]]:
         """Each sample with the path or URL of its picture; pictures in a table are written below `folder` first."""
         for sample, name in self.names(folder):
@@ -112,15 +126,16 @@ class Coreset:
         """The path or URL of a picture with one of `names`."""
         if self.url is not None:
             return f"{self.url.rstrip('/')}/{quote(f'{IMAGES}/{name}' if self.in_table else name)}"
-        return str(self.out / IMAGES / name) if self.in_table else sample.uri
+        return str(self.out / IMAGES / name) if self.in_table else self.path(sample)
 
     def names(self, folder: Path) -> Iterator[tuple[Sample, str]]:
         """Each sample with the path of its picture below the folder of all; those in a table are written there first.
 
-        The folder is the input of the run; for pictures in a table, `images` in `folder`.
+        The folder is the input of the run; for pictures in a table, `images` in `folder`. A picture that lies elsewhere
+        is named by its path from the root.
         """
         if not self.in_table:
-            yield from ((sample, self._below_input(sample.uri)) for sample in self.samples)
+            yield from ((sample, self._below_input(self.path(sample))) for sample in self.samples)
             return
         for sample, data in self.pictures():
             name = _free_name(folder / IMAGES, sample, data)
@@ -129,14 +144,31 @@ class Coreset:
             path.write_bytes(data)
             yield sample, name
 
-    def _below_input(self, uri: str) -> str:
-        root = without_options(self.location).rstrip("/")
-        if "://" in uri:
-            root, uri = unquote(root), unquote(uri)
-        for folder in (root, root.rpartition("/")[0]):  # a table names files beside it
-            if uri.startswith(f"{folder}/"):
-                return uri.removeprefix(f"{folder}/")
-        return (uri.partition("://")[2] or uri).lstrip("/")
+    @cached_property
+    def _roots(self) -> list[str]:
+        """Folders that names begin below, the first that fits: the input, or what a table that names files lies in."""
+        root = without_options(local_path(self.location)).rstrip("/")
+        roots = [root, root.rpartition("/")[0]]
+        if "://" in root:
+            return [unquote(one) for one in roots]
+        return [*roots, *(os.path.realpath(one) for one in roots if one)]
+
+    def _below_input(self, path: str) -> str:
+        if "://" in path:
+            path = unquote(path)
+        for folder in self._roots:
+            if path.startswith(f"{folder}/"):
+                return path.removeprefix(f"{folder}/")
+        return (path.partition("://")[2] or path).lstrip("/")
+
+
+def local_path(location: str) -> str:
+    """A location as other programs open it: `file://` and `..` undone in local paths, URIs of objects as they are."""
+    if location.startswith(_LOCAL_URI):
+        location = resolve(location)[1]
+    if "://" not in location and ".." in location.split("/"):
+        return os.path.realpath(location)  # not by leaving parts out: one of them may be a link
+    return location
 
 
 def only_coreset(store: Store) -> str:
@@ -203,8 +235,8 @@ def file_name(sample: Sample, data: bytes) -> str:
     """A relative path made of the sample's id that stays below its folder, with the ending of its kind."""
     parts = [quote(part, safe=" ") for part in PurePosixPath(sample.sample_id).parts if part not in ("/", "..", ".")]
     name = "/".join(parts) or f"index-{sample.index}"
-    ending = next((ending for magic, ending in _MAGIC if data.startswith(magic)), "img")
-    return name if name.lower().endswith((f".{ending}", ".jpeg", ".tiff")) else f"{name}.{ending}"
+    ending = ending_of(data) or UNKNOWN_KIND
+    return name if name.rpartition(".")[2].lower() in _ENDINGS.get(ending, (ending,)) else f"{name}.{ending}"
 
 
 def _free_name(folder: Path, sample: Sample, data: bytes) -> str:

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from elfs_ray.exports.records import Exported
 from elfs_ray.exports.rows import Coreset
 
 SCHEMA = pa.schema(
@@ -22,24 +23,31 @@ SCHEMA = pa.schema(
 )
 
 
-def write_csv(coreset: Coreset, folder: Path) -> None:
+def write_csv(coreset: Coreset, folder: Path) -> list[Exported]:
     """`coreset.csv` with a header line."""
-    pacsv.write_csv(_table(coreset, folder), folder / "coreset.csv")
+    table, exported = _table(coreset, folder)
+    pacsv.write_csv(table, folder / "coreset.csv")
+    return exported
 
 
-def write_parquet(coreset: Coreset, folder: Path) -> None:
+def write_parquet(coreset: Coreset, folder: Path) -> list[Exported]:
     """`coreset.parquet`."""
-    pq.write_table(_table(coreset, folder), folder / "coreset.parquet")
+    table, exported = _table(coreset, folder)
+    pq.write_table(table, folder / "coreset.parquet")
+    return exported
 
 
-def write_jsonl(coreset: Coreset, folder: Path) -> None:
+def write_jsonl(coreset: Coreset, folder: Path) -> list[Exported]:
     """`coreset.jsonl`, an object on each line."""
-    _table(coreset, folder).to_pandas().to_json(folder / "coreset.jsonl", orient="records", lines=True)
+    table, exported = _table(coreset, folder)
+    table.to_pandas().to_json(folder / "coreset.jsonl", orient="records", lines=True)
+    return exported
 
 
-def _table(coreset: Coreset, folder: Path) -> pa.Table:
+def _table(coreset: Coreset, folder: Path) -> tuple[pa.Table, list[Exported]]:
+    exported = coreset.exported(folder)
     rows = [
-        {**{name: getattr(sample, name) for name in SCHEMA.names}, "uri": place}
-        for sample, place in coreset.places(folder)
+        {**{name: getattr(sample, name) for name in SCHEMA.names}, "uri": one.place}
+        for sample, one in zip(coreset.samples, exported, strict=True)
     ]
-    return pa.Table.from_pylist(rows, SCHEMA)
+    return pa.Table.from_pylist(rows, SCHEMA), exported
