@@ -36,10 +36,11 @@ def picture(number):
     return file.getvalue()
 
 
-def make_run(folder, *, in_table, ids=IDS, names=None, pictures=None):
+def make_run(folder, *, in_table, ids=IDS, names=None, pictures=None, ranked=None):
     """A run folder with a coreset of all samples but the last, as ingest and selection write them.
 
-    `names` are those of the files below `images`, where they are not the ids; `pictures` their content.
+    `names` are those of the files below `images`, where they are not the ids; `pictures` their content,
+    `ranked` the order of the coreset.
     """
     images, store = folder / "images", Store(str(folder / "run"))
     every, names = [*ids, "left out.png"], [*(names or ids), "left out.png"]
@@ -62,7 +63,7 @@ def make_run(folder, *, in_table, ids=IDS, names=None, pictures=None):
         samples.append({**row, "image": pictures[index]} if in_table else row)
     table = pa.Table.from_pylist(samples)
     store.write_table(table, schema.samples(carries_bytes=in_table), "samples", "part-000000.parquet")
-    ranked = [2, 0, 1, *range(3, len(ids))]
+    ranked = ranked or [2, 0, 1, *range(3, len(ids))]
     coreset = [
         {
             "sample_id": every[index], "index": index, "uri": samples[index]["uri"], "rank": rank, "score": 0.5 * rank,

@@ -15,7 +15,7 @@ from elfs_ray.data.image_kinds import IMAGE_KINDS, ending_of
 from elfs_ray.errors import UsageError
 from elfs_ray.exports.records import Exported
 from elfs_ray.schema import shows_pictures
-from elfs_ray.storage import resolve, without_options
+from elfs_ray.storage import without_options
 from elfs_ray.store import Store
 
 IMAGES = "images"
@@ -165,7 +165,7 @@ class Coreset:
 def local_path(location: str) -> str:
     """A location as other programs open it: `file://` and `..` undone in local paths, URIs of objects as they are."""
     if location.startswith(_LOCAL_URI):
-        location = resolve(location)[1]
+        location = unquote(location.removeprefix(_LOCAL_URI).removeprefix("localhost"))
     if "://" not in location and ".." in location.split("/"):
         return os.path.realpath(location)  # not by leaving parts out: one of them may be a link
     return location
@@ -236,7 +236,7 @@ def file_name(sample: Sample, data: bytes) -> str:
     parts = [quote(part, safe=" ") for part in PurePosixPath(sample.sample_id).parts if part not in ("/", "..", ".")]
     name = "/".join(parts) or f"index-{sample.index}"
     ending = ending_of(data) or UNKNOWN_KIND
-    return name if name.rpartition(".")[2].lower() in _ENDINGS.get(ending, (ending,)) else f"{name}.{ending}"
+    return name if PurePosixPath(name).suffix[1:].lower() in _ENDINGS.get(ending, ()) else f"{name}.{ending}"
 
 
 def _free_name(folder: Path, sample: Sample, data: bytes) -> str:
