@@ -181,6 +181,16 @@ def test_names_of_coco(name, sample_id):
     assert found.unknown == ([] if sample_id else [repr(name)])
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_after_a_prefix_stand_whole_names(form):
+    """The way out where a tool has moved the pictures; what lies elsewhere is another image, whatever its end."""
+    names = ("srv/a/1.jpg", "srv/1.jpg", "a/1.jpg", "/in/2.jpg", "srv/2.jpg")
+    pictures = tuple(Picture(name, (Answer({"label": (f"of {name}",)}),)) for name in names)
+    found = match(Annotations("x", form, pictures), [TWO], prefix="srv/")
+    assert found.labels == {"p": "of srv/a/1.jpg", "q": "of srv/2.jpg"}
+    assert found.unknown == ["'srv/1.jpg'", "'a/1.jpg'", "'/in/2.jpg'"]
+
+
 def test_a_bare_name_may_be_a_whole_one_or_all_that_is_left():
     both = record(("p", "a/1.jpg", "/in/a/1.jpg"), ("q", "1.jpg", "/in/1.jpg"))
     with pytest.raises(UsageError, match=r"name '1.jpg', which may be 'p' or 'q'; give the tool the names"):

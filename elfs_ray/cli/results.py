@@ -71,7 +71,7 @@ def import_labels(
     from_export: Annotated[
         str | None, typer.Option("--export", help="Export that it is of: a name in RUN_DIR/exports.")
     ] = None,
-    prefix: Annotated[str, typer.Option("--prefix", help="What the tool has put before each name.")] = "",
+    prefix: Annotated[str, typer.Option("--prefix", help="What the tool has put before each exported name.")] = "",
     strict: Annotated[bool, typer.Option("--strict", help="Refuse unless every exported image has a label.")] = False,
     debug: DebugOption = False,
 ) -> None:

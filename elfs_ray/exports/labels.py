@@ -31,7 +31,7 @@ def write_labels(
         out: CSV file to write.
         question: the control, field or column whose answers are the labels; None: the one that was exported.
         export: name of the export that it is of, for names that several exports gave.
-        prefix: what the tool has put before each name, such as a folder of its own.
+        prefix: what the tool has put before the path of each image below the input, such as a folder of its own.
         strict: refuse if any exported image has no label, or any picture is unknown.
 
     Returns:

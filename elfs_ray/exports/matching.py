@@ -109,8 +109,10 @@ class _Known:
         bare = [(one.file_name, one.sample_id) for one in self._samples]
         return _Names([*bare, *(((one.place or "").rpartition("/")[2], one.sample_id) for one in self._samples)])
 
-    def called(self, name: str | None, form: str) -> set[str]:
-        """The ids of the samples that a picture in a file of a form may be."""
+    def called(self, name: str | None, form: str, prefix: str = "") -> set[str]:
+        """The ids of the samples that a picture in a file of a form may be; after a prefix stand names, whole."""
+        if prefix:
+            return self._names.find(name.removeprefix(prefix)) if name and name.startswith(prefix) else set()
         if form in _BY_PLACE:
             return self._places.find(name)
         if form != "coco":
@@ -130,7 +132,7 @@ def match(
         found: a file of annotations.
         records: of the exports that it may be of; where the pictures say which they are of, those count.
         question: whose answers are the labels; None: the one that was exported.
-        prefix: what the tool has put before the name of each picture.
+        prefix: what the tool has put before the exported name (`Exported.name`) of each picture.
 
     Raises:
         UsageError: a picture that may be several samples, or is said to be two; no picture that was exported, or no
@@ -182,10 +184,7 @@ def _identify(
 
 def _find(found: Annotations, picture: Picture, prefix: str, known: _Known, *, is_ours: bool) -> str | None:
     """The sample that a picture is; None if it is none of the export's."""
-    name = picture.name
-    if name is not None and prefix:
-        name = name.removeprefix(prefix) if name.startswith(prefix) else None
-    called, by_id = known.called(name, found.form), known.ids.find(picture.sample_id)
+    called, by_id = known.called(picture.name, found.form, prefix), known.ids.find(picture.sample_id)
     if called and picture.sample_id is not None:
         called, several = called & by_id, called
         if not called:
