@@ -10,6 +10,8 @@ import pyarrow as pa
 from elfs_ray.config import SelectConfig, load_config
 from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
+from elfs_ray.machine import provide_folders
+from elfs_ray.search_path import StandardLibraryFirst
 from elfs_ray.store import REPORT, Store
 
 
@@ -73,13 +75,16 @@ def select(
         UsageError: a wrong input, option or run folder; the message says what to change.
         RunError: a stage failed for another cause; calling again goes on where it stopped.
     """
-    from elfs_ray import pipeline
-
     budgets = list(budget) if isinstance(budget, Sequence) and not isinstance(budget, str) else [budget]
     values = {name.replace("__", "."): value for name, value in options.items()}
     values.update(input=None if input is None else str(input), budgets=budgets, num_classes=num_classes)
     store = Store(str(out))
-    manifest = pipeline.run(load_config(values, config), store, reporter or Reporter())
+    run = load_config(values, config)
+    provide_folders()
+    with StandardLibraryFirst():
+        from elfs_ray import pipeline
+
+        manifest = pipeline.run(run, store, reporter or Reporter())
     return Result(store.uri, read_coresets(store, manifest), manifest)
 
 

@@ -1,6 +1,10 @@
 """What is seen while stages run: progress bars on a terminal, plain lines in a log file, JSON for a program."""
 
+import contextlib
+import io
 import json
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +19,35 @@ from rich.text import Text
 LOG_INTERVAL_SECONDS = 20.0
 # A bar's rate is that of its last thousand steps within this time: long, for trainings that take minutes each.
 RATE_PERIOD_SECONDS = 3600.0
+
+
+def prepare_streams() -> None:
+    """Let what is printed reach its reader, whatever that can show, and nothing else.
+
+    What a terminal cannot show, or a file name that is no text, is escaped. Where there is no output at all, a file
+    would get its number, and what a library prints would go there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def read_names_as_utf8() -> None:
+    """Begin again in UTF-8 where Python reads file names as something else, as in `LC_ALL=C`: the libraries do not.
+
+    What is printed stays in the encoding that the terminal has.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    given = {"PYTHONIOENCODING": f"{encoding}:backslashreplace", **os.environ, "PYTHONUTF8": "1"}
+    with contextlib.suppress(OSError):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], given)  # noqa: S606 - this very command
 
 
 def told_time(seconds: float) -> str:

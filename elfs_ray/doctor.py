@@ -5,7 +5,10 @@ Every check does the thing itself, as a run would: it imports, encodes an image,
 
 import os
 import platform
+import pwd
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Literal
 
+from elfs_ray import machine, search_path
 from elfs_ray.config import RayConfig, RunConfig
 from elfs_ray.errors import ElfsRayError, one_line
 
@@ -44,13 +48,19 @@ class Finding:
 
 def examine(config: RunConfig) -> Iterator[Finding]:
     """Look at one thing after the other, as a run with this configuration would meet them."""
+    machine.provide_folders()
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("python", _python),
+        ("user", _user),
+        ("caches", _caches),
+        ("search path", _search_path),
+        ("terminal", _terminal),
         *((library, lambda library=library: _library(library)) for library in LIBRARIES),
         ("gpu", lambda: _gpu(config.embed.dtype)),
         ("memory", _memory),
         ("shared memory", _shared_memory),
-        ("temporary files", _temporary_files),
+        ("temporary files", lambda: _temporary_files(config.ray)),
+        ("machine folder", _machine_folder),
         ("encoder", lambda: _encoder(config.embed.encoder, config.embed.weights)),
         ("ray", lambda: _ray(config.ray)),
     ]
@@ -71,6 +81,47 @@ def _python() -> Finding:
     if (3, 11) <= tuple(map(int, platform.python_version_tuple()[:2])) < (3, 14):
         return Finding("python", "ok", version)
     return Finding("python", "bad", version, "use Python 3.11, 3.12 or 3.13")
+
+
+def _user() -> Finding:
+    uid = os.geteuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = "without a name"
+    home = Path.home()
+    told = f"one of its own, {home}, as it has none" if home.is_relative_to(machine.machine_folder()) else str(home)
+    return Finding("user", "ok", f"{name} ({uid}), home {told}")
+
+
+def _caches() -> Finding:
+    own = machine.machine_folder()
+    moved = [name for name in machine.CACHES if Path(os.environ.get(name, os.sep)).is_relative_to(own)]
+    if moved:
+        seen = f"the home {Path.home()} cannot be written to: in {own}, which may not stay"
+        return Finding("caches", "weak", seen, f"set HOME, or {', '.join(moved)}, to what you can write to")
+    return Finding("caches", "ok", f"in {os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'}")
+
+
+def _search_path() -> Finding:
+    search_path.refuse_imported_before()
+    search_path.refuse_hidden_from_workers()
+    passed_over = [path for folder in search_path.started_in() for path in search_path.hidden_by(folder).values()]
+    if not passed_over:
+        return Finding("search path", "ok", "nothing hides a module of Python's own")
+    names = ", ".join(passed_over)
+    return Finding("search path", "ok", f"passed over, as they have names of Python's own modules: {names}")
+
+
+def _terminal() -> Finding:
+    encoding = getattr(sys.stdout, "encoding", None)
+    if encoding is None:
+        return Finding("terminal", "ok", "no output")
+    try:
+        "\N{PLUS-MINUS SIGN}\N{BOX DRAWINGS LIGHT HORIZONTAL}".encode(encoding)
+    except UnicodeEncodeError:
+        return Finding("terminal", "ok", f"{encoding}: other characters are escaped, as \\xe4")
+    return Finding("terminal", "ok", encoding)
 
 
 def _library(name: str) -> Finding:
@@ -125,16 +176,28 @@ def _shared_memory() -> Finding:
     return Finding("shared memory", "weak", seen, "start the container with --shm-size=4g; else Ray uses the disk")
 
 
-def _temporary_files() -> Finding:
-    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+def _temporary_files(there: RayConfig) -> Finding:
+    machine.check_temporary_folder()
+    ray_starts_here = not (there.address or os.environ.get("RAY_ADDRESS"))
+    folder = machine.check_ray_folder() if ray_starts_here else tempfile.gettempdir()
     usage = shutil.disk_usage(folder)
     seen = f"{usage.free / 2**30:.1f} GiB free in {folder}"
-    with tempfile.NamedTemporaryFile(dir=folder) as file:
-        file.write(b"a run writes here")
     if usage.used / usage.total >= FULL_DISK or usage.free < MIN_FREE_DISK:
         remedy = "free some, or set RAY_TMPDIR and TMPDIR to another disk: Ray stops at 95 % full"
         return Finding("temporary files", "weak", seen, remedy)
     return Finding("temporary files", "ok", seen)
+
+
+def _machine_folder() -> Finding:
+    folder, first = machine.machine_folder(), machine.first_choice()
+    if folder != first:
+        seen = f"{folder}, as {first} is not a folder of yours that is closed to others"
+        return Finding("machine folder", "weak", seen, f"remove {first}, or set TMPDIR to a folder of your own")
+    around = folder.parent.stat()
+    if around.st_mode & 0o022 and not around.st_mode & stat.S_ISVTX:
+        seen = f"{folder}, which others may rename"
+        return Finding("machine folder", "weak", seen, f"run `chmod +t {folder.parent}`, or set TMPDIR")
+    return Finding("machine folder", "ok", str(folder))
 
 
 def _encoder(name: str, weights: str | None) -> Finding:

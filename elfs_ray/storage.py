@@ -6,13 +6,10 @@ takes those of its own environment, so that no file and no log holds them.
 """
 
 import contextlib
-import getpass
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote
 
 import pyarrow as pa
@@ -111,15 +108,6 @@ def refuse_credentials(location: str) -> None:
             f"a {scheme}:// location must not hold credentials, as it is written into the run folder; set them in the "
             "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or in ~/.aws/credentials"
         )
-
-
-def machine_folder(*names: str) -> Path:
-    """A folder for what all processes of this machine share and can make again, in that for temporary files."""
-    folder = Path(tempfile.gettempdir()) / f"elfs-ray-{getpass.getuser()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    folder = folder.joinpath(*names)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def without_options(location: str) -> str:

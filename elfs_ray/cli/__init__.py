@@ -1,6 +1,10 @@
 """The command line. Nothing here computes: it reads options, calls the pipeline and says what came out."""
 
-from elfs_ray.cli import machine, results, runs  # noqa: F401 - their commands enter the app
-from elfs_ray.cli.app import app, main
+from elfs_ray import search_path
+
+search_path.put_standard_library_first()  # before anything else is imported
+
+from elfs_ray.cli import machine, results, runs  # noqa: E402, F401 - their commands enter the app
+from elfs_ray.cli.app import app, main  # noqa: E402
 
 __all__ = ["app", "main"]

@@ -1,5 +1,6 @@
 """The app that the commands enter, how it ends, and what several commands share."""
 
+import os
 import signal
 import sys
 from typing import Annotated, Any
@@ -9,7 +10,9 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from elfs_ray import __version__
+from elfs_ray.console import prepare_streams, read_names_as_utf8
 from elfs_ray.errors import ElfsRayError, UsageError, one_line
+from elfs_ray.machine import provide_folders
 from elfs_ray.storage import check_bucket
 from elfs_ray.store import Store
 
@@ -31,6 +34,10 @@ app = typer.Typer(
 def main() -> None:
     """Entry point of the `elfs-ray` command; exit status 0, 1 (failed), 2 (wrong use) or 130 (interrupted)."""
     debug = "--debug" in sys.argv[1:]
+    read_names_as_utf8()
+    prepare_streams()
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # for the processes started here
+    provide_folders()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         code = app(standalone_mode=False) or 0

@@ -6,9 +6,10 @@ Symbols: N samples, k neighbours, d_ij distance of a sample and its neighbour.
 import heapq
 from typing import no_type_check
 
-import numba
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64, Real
+
+from elfs_ray.core.compiled import compiled
 
 
 def start_density(
@@ -65,7 +66,7 @@ def select_by_density(
 
 
 # What numba compiles is kept from the checks that the tests put around functions: it could not compile those.
-@numba.njit(cache=True)
+@compiled()
 @no_type_check
 def _select_by_density(
     density: np.ndarray,
@@ -105,7 +106,7 @@ def _select_by_density(
     return order
 
 
-@numba.njit(cache=True)
+@compiled()
 @no_type_check
 def _discount(
     density: np.ndarray, row: int, distances: np.ndarray, neighbor_ids: np.ndarray, gamma: float, weighted: bool

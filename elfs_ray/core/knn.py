@@ -8,9 +8,10 @@ import itertools
 from collections.abc import Sequence
 from typing import no_type_check
 
-import numba
 import numpy as np
 from jaxtyping import Float, Float32, Int64
+
+from elfs_ray.core.compiled import compiled
 
 
 def shard_ranges(num_rows: int, num_shards: int) -> list[tuple[int, int]]:
@@ -60,7 +61,7 @@ def rank_candidates(
     return merge_top_k([(rows, similarity)], min(k, rows.shape[1]))
 
 
-@numba.njit(cache=True, fastmath={"reassoc", "contract"})
+@compiled(fastmath={"reassoc", "contract"})
 @no_type_check
 def _similarities(queries, vectors, rows):
     found = np.full(rows.shape, -np.inf, dtype=np.float32)

@@ -9,6 +9,8 @@ import numba
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
+from elfs_ray.core.compiled import compiled
+
 TILE_ROWS, TILE_COLUMNS = 256, 16
 
 
@@ -83,7 +85,7 @@ def min_max(scores: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
 
 
 # What numba compiles is kept from the checks that the tests put around functions: it could not compile those.
-@numba.njit(parallel=True, cache=True)
+@compiled(parallel=True)
 @no_type_check
 def _transpose(rows: np.ndarray, columns: np.ndarray) -> None:
     """Copy in tiles that fit a cache, with all threads: several times faster than numpy, twice as fast as torch."""
@@ -95,7 +97,7 @@ def _transpose(rows: np.ndarray, columns: np.ndarray) -> None:
                     columns[column, row] = rows[row, column]
 
 
-@numba.njit(parallel=True, cache=True)
+@compiled(parallel=True)
 @no_type_check
 def _score_draws(
     columns: np.ndarray,
@@ -121,7 +123,7 @@ def _score_draws(
             _penalize(distances, num_neighbors, exponent, near, scores[part])
 
 
-@numba.njit(cache=True, fastmath=True)
+@compiled(fastmath=True)
 @no_type_check
 def _distances(columns: np.ndarray, dims: np.ndarray, point: np.ndarray, out: np.ndarray) -> np.float32:
     """L1 distance of every sample to a point in a view; returns the smallest."""
@@ -140,7 +142,7 @@ def _distances(columns: np.ndarray, dims: np.ndarray, point: np.ndarray, out: np
     return smallest
 
 
-@numba.njit(cache=True)
+@compiled()
 @no_type_check
 def _first_at(distances: np.ndarray, value: np.float32) -> int:
     """The first row with this distance."""
@@ -150,7 +152,7 @@ def _first_at(distances: np.ndarray, value: np.float32) -> int:
     return 0
 
 
-@numba.njit(cache=True)
+@compiled()
 @no_type_check
 def _penalize(distances: np.ndarray, num_neighbors: int, exponent: float, near: np.ndarray, scores: np.ndarray) -> None:
     """Spread a penalty of 1 over the nearest samples, by distance; of equally far ones the first rows."""
@@ -174,7 +176,7 @@ def _penalize(distances: np.ndarray, num_neighbors: int, exponent: float, near: 
         scores[near[number]] -= weights[number] / total
 
 
-@numba.njit(cache=True)
+@compiled()
 @no_type_check
 def _fall(distance: np.float32, exponent: float) -> float:
     """distance^-exponent; the published exponent without a power function, which takes most of the time else."""
@@ -184,7 +186,7 @@ def _fall(distance: np.float32, exponent: float) -> float:
     return wide**-exponent
 
 
-@numba.njit(cache=True)
+@compiled()
 @no_type_check
 def _collect_nearest(distances: np.ndarray, wanted: int, near: np.ndarray) -> int:
     """Write the rows of at least the `wanted` smallest distances to `near`; returns how many.

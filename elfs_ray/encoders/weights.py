@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from elfs_ray import storage
 from elfs_ray.errors import UsageError, one_line
+from elfs_ray.machine import machine_folder
 
 T = TypeVar("T")
 _WRAPPERS = ("state_dict", "model", "teacher", "model_state_dict", "model_state")
@@ -63,7 +64,7 @@ def _local_copy(location: str) -> Path:
     if "://" not in location:
         return Path(info.path)
     name = hashlib.sha256(f"{location}\0{info.size} {info.mtime_ns}".encode()).hexdigest()[:16]
-    copy = storage.machine_folder("weights") / f"{name}{Path(storage.without_options(location)).suffix}"
+    copy = machine_folder("weights") / f"{name}{Path(storage.without_options(location)).suffix}"
     with FileLock(f"{copy}.lock"):
         if not copy.exists():
             filesystem, path = storage.resolve(location)

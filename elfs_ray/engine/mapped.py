@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.engine.artifacts import fixed_size_matrix
-from elfs_ray.storage import machine_folder
+from elfs_ray.machine import machine_folder
 from elfs_ray.store import Store
 
 Blocks = Iterable[np.ndarray]

@@ -32,8 +32,10 @@ os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "30000")
 os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
 
 import ray
+from ray.job_config import JobConfig
 from threadpoolctl import threadpool_limits
 
+from elfs_ray import machine, search_path
 from elfs_ray.config import RayConfig
 from elfs_ray.errors import RunError, UsageError, one_line
 
@@ -133,12 +135,14 @@ def has_bfloat16() -> bool:
 
 def _start(config: RayConfig, verbose: bool) -> None:
     address = config.address or os.environ.get("RAY_ADDRESS")
-    # Workers must find this package and the user's plug-ins when it is run from a checkout.
     common: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
     quiet = contextlib.nullcontext() if verbose else _standard_error_closed()
+    search_path.refuse_hidden_from_workers()
     if address:
         try:
             _knock(address)
+            if not address.startswith("ray://"):  # there the driver is a process of the cluster's
+                common["job_config"] = _JobConfig(_py_driver_sys_path=search_path.of_other_workers()[::-1])
             with quiet:
                 ray.init(address=address, **common)
         except (OSError, OverflowError, ValueError, RuntimeError) as error:
@@ -147,6 +151,8 @@ def _start(config: RayConfig, verbose: bool) -> None:
                 f"no Ray cluster answers at {address!r} ({reason}); start one or leave out ray.address"
             ) from None
         return
+    folder = machine.check_ray_folder()
+    machine.provide_token()
     memory = config.object_store_mb * 2**20 if config.object_store_mb else None
     # No one takes this machine away with notice; the watcher would be one more process for each training.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -158,11 +164,25 @@ def _start(config: RayConfig, verbose: bool) -> None:
                 num_gpus=config.num_gpus,
                 object_store_memory=memory,
                 include_dashboard=False,
+                job_config=_JobConfig(_py_driver_sys_path=search_path.of_local_workers()[::-1]),
                 **common,
             )
     except (OSError, ValueError, RuntimeError, ConnectionError) as error:
         reason = one_line(error)
-        raise RunError(f"a local Ray could not be started: {reason}; check free memory and disk in /tmp") from error
+        raise RunError(
+            f"a local Ray could not be started: {reason}; check free memory, and disk in {folder}"
+        ) from error
+
+
+class _JobConfig(JobConfig):
+    """Where workers look for modules, this package and the user's plug-ins among them, is what we say and no more.
+
+    Ray itself puts the working directory and the script's folder before Python's own modules, unless the job has a
+    working directory that was sent to the workers. It puts each of the folders given before all others.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
 
 
 def _knock(address: str) -> None:
@@ -206,7 +226,8 @@ def _quieten(verbose: bool) -> None:
 @contextlib.contextmanager
 def _standard_error_closed() -> Iterator[None]:
     """Drop what Ray's own C++ code prints while it starts, which no option turns off; failures come as exceptions."""
-    sys.stderr.flush()
+    if sys.stderr is not None:
+        sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), 2)
@@ -219,7 +240,7 @@ def _standard_error_closed() -> Iterator[None]:
 
 def _processor_name() -> str:
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -81,7 +81,7 @@ def write_report(store: Store) -> str:
 
 
 def _page_file(name: str) -> Markup:
-    return Markup(resources.files("elfs_ray.report").joinpath("page", name).read_text())  # noqa: S704
+    return Markup(resources.files("elfs_ray.report").joinpath("page", name).read_text(encoding="utf-8"))  # noqa: S704
 
 
 def _count(stages: dict[str, Any], prefix: str) -> int:
