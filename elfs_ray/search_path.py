@@ -1,7 +1,7 @@
 """Where Python looks for modules: its own come first, those of the folder that a run happens to start in come last.
 
-`python -m` and scripts put their folder first, and Ray does so on its workers: a `statistics.py` there would be imported
-in place of Python's own. Nothing is imported here that is not there when Python starts: it could be such a file.
+`python -m` and scripts put their folder first, and Ray does so on its workers: a `statistics.py` there would be
+imported in place of Python's own. Only what Python has when it starts is imported here: all else could be such a file.
 """
 
 import os
@@ -14,7 +14,7 @@ PACKAGE_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 class StandardLibraryFirst:
-    """A block with the search path in this order; afterwards it is what it was, so that a script keeps its own."""
+    """A block with the search path in this order; afterwards a script has its own back, with what packages added."""
 
     def __enter__(self) -> None:
         refuse_imported_before()
@@ -22,7 +22,7 @@ class StandardLibraryFirst:
         put_standard_library_first()
 
     def __exit__(self, *_: object) -> None:
-        sys.path[:] = self._before
+        sys.path[:] = [*(entry for entry in sys.path if entry not in self._before), *self._before]
 
 
 def put_standard_library_first() -> None:
@@ -45,7 +45,7 @@ def refuse_imported_before() -> None:
 
 
 def of_local_workers() -> list[str]:
-    """The search path of workers on this machine: that of this process, this very package before any other copy of it."""
+    """The search path of workers on this machine: that of this process, this very package before other copies of it."""
     path = [_absolute(entry) for entry in _in_order([*sys.path, *started_in()])]
     standard = [entry for entry in path if _is_standard(entry)]
     return list(dict.fromkeys([*standard, *_checkout(), *path]))

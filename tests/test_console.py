@@ -1,7 +1,9 @@
 """How a run tells of itself, and what it would do."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -17,7 +19,9 @@ from elfs_ray.console import (
     told_rate,
     told_time,
 )
-from small import command_line
+from elfs_ray.store import Store
+from elsewhere import ASCII, ROOT, run_python
+from small import TIMEOUT_SECONDS, command_line
 
 
 @pytest.fixture
@@ -147,3 +151,96 @@ def test_a_dry_run_refuses_what_a_run_would(call, ingest):
 def test_a_run_has_the_name_given(call, ingest, tmp_path, ray_session):
     call(*ingest, "--name=autumn photos")
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["name"] == "autumn photos"
+
+
+STREAMS = "from elfs_ray.console import prepare_streams; prepare_streams(); "
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("ascii", rb"5 \xb1 1, \u2500, \udce4"),
+        ("latin-1", b"5 \xb1 1, \\u2500, \\udce4"),
+        ("utf-8", "5 ± 1, ─, \\udce4".encode()),
+    ],
+)
+def test_what_a_terminal_cannot_show_is_escaped(tmp_path, encoding, said):
+    """A plus-minus sign, a line of a box, and a byte of a file name that is no text."""
+    for stream in ("stdout", "stderr"):
+        code = f"{STREAMS} import sys; print('5 \u00b1 1, \u2500, \udce4', file=sys.{stream})"
+        ended = subprocess.run(
+            [sys.executable, "-c", code.encode("unicode_escape")], capture_output=True, cwd=tmp_path, check=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"},
+        )  # fmt: skip
+        assert getattr(ended, stream) == said + b"\n"
+
+
+def test_tables_on_an_ascii_terminal(tmp_path):
+    row = {"method": "elfs", "budget": 40, "model": "mlp", "mean": 0.9, "std": 0.01, "seeds": 5, "difference": None,
+           "select_seconds": 1, "total_seconds": 2}  # fmt: skip
+    code = (
+        "from elfs_ray.cli.app import out\nfrom elfs_ray.report.summary import comparison_table\n"
+        f"{STREAMS}\nout.print(comparison_table([{row!r}]))"
+    )
+    ended = run_python("-c", code, cwd=tmp_path, **ASCII)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[-1].split() == ["elfs", "90.0", r"\xb1", "1.0", "5", "-", "1", "2"]
+
+
+def test_names_on_an_ascii_terminal_are_those_of_the_files(tmp_path):
+    """Python alone would read them as other names, and pyarrow would refuse these."""
+    Store(str(tmp_path / "Läufe")).update_manifest(name="Käse", input="/bilder/ß", stages={}, finished=None)
+    ended = run_python("-m", "elfs_ray.cli", "status", tmp_path / "Läufe", cwd=tmp_path, **ASCII)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[0] == r"run K\xe4se over /bilder/\xdf"
+    ended = run_python("-m", "elfs_ray.cli", "status", tmp_path / "Zäune", cwd=tmp_path, **ASCII)
+    assert ended.stderr.startswith(rf"elfs-ray: {tmp_path}/Z\xe4une holds no run")
+    assert ended.returncode == 2
+
+
+@pytest.mark.parametrize("command", [["methods"], ["--help"], ["run", "--help"], ["--version"]])
+def test_a_reader_that_went_away(command):
+    """As `| head` does: no word, no traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-m", "elfs_ray.cli", *command],
+        stdout=writing, stderr=subprocess.PIPE, check=False, timeout=TIMEOUT_SECONDS,
+    )  # fmt: skip
+    os.close(writing)
+    assert (ended.stderr, ended.returncode) == (b"", 1)
+
+
+def test_no_output_at_all(tmp_path):
+    """What a library prints must not get into a file of ours."""
+    code = f"{STREAMS} print(open('file', 'w').fileno() > 2, file=open('told', 'w')); import os; os.write(1, b'x')"
+    for closed in (">&-", "2>&-", ">&- 2>&- <&-"):
+        subprocess.run(
+            ["/bin/sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert (tmp_path / "told").read_text(encoding="utf-8") == "True\n"
+        assert (tmp_path / "file").read_bytes() == b""
+        ended = subprocess.run(
+            ["/bin/sh", "-c", f'"$0" -m elfs_ray.cli status none {closed}', sys.executable], cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        assert ended.returncode == 2
+        assert ("holds no run" in ended.stderr) == ("2>" not in closed)
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_no_escape_sequences_where_they_are_not_wanted(tmp_path, environment):
+    """On a terminal: a pipe gets none anyhow."""
+    leader, follower = os.openpty()
+    command = [sys.executable, "-m", "elfs_ray.cli", "status", "none"]
+    given = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM", "FORCE_COLOR")}
+    started = subprocess.Popen(
+        command, cwd=tmp_path, env={**given, "PYTHONPATH": str(ROOT), "TERM": "xterm", **environment}, stderr=follower,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(follower)
+    told = os.read(leader, 10_000)
+    started.wait()
+    assert b"holds no run" in told
+    assert b"\x1b[3" not in told

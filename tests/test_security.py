@@ -3,6 +3,8 @@
 import ast
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from elfs_ray.config import load_config
 from elfs_ray.data.images import ImageError, decode, inspect
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, export_coreset
+from elfs_ray.machine import is_private, machine_folder
 from elfs_ray.report.render import write_report
 from elfs_ray.store import Store
 from test_exports import NAME, make_run
@@ -139,3 +142,94 @@ def test_an_export_says_nothing_of_how_a_store_is_reached(tmp_path, form):
 def test_a_local_ray_asks_for_a_token_and_reports_to_nobody(ray_session):
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """A folder for temporary files of all users, and the name in it that the machine's folder has at first."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder, folder / f"elfs-ray-{os.geteuid()}"
+
+
+def mode_of(path):
+    return path.stat().st_mode & 0o7777
+
+
+def test_the_machines_folder_is_closed_to_others(temporary):
+    folder, first = temporary
+    old = os.umask(0)
+    try:
+        assert machine_folder("arrays", "x") == first / "arrays" / "x"
+    finally:
+        os.umask(old)
+    assert (first / "arrays" / "x").is_dir()
+    assert mode_of(first) == 0o700
+    assert os.listdir(folder) == [first.name]
+
+
+def link_elsewhere(first):
+    (first.parent / "elsewhere").mkdir(mode=0o700)
+    first.symlink_to("elsewhere")
+
+
+def link_to_nothing(first):
+    first.symlink_to("nothing")
+
+
+def open_to_all(first):
+    first.mkdir()
+    first.chmod(0o777)
+
+
+def open_to_the_group(first):
+    first.mkdir()
+    first.chmod(0o750)
+
+
+def of_somebody_else(first):
+    if os.geteuid() != 0:
+        pytest.skip("only root gives folders away")
+    first.mkdir(mode=0o700)
+    os.chown(first, 12345, 12345)
+
+
+@pytest.mark.parametrize(
+    "take", [link_elsewhere, link_to_nothing, open_to_all, open_to_the_group, of_somebody_else, Path.touch]
+)
+def test_a_folder_that_others_took_is_not_used(temporary, take):
+    """Another one is, under a name that nobody knows beforehand, by all processes, and checked each time."""
+    folder, first = temporary
+    take(first)
+    before = sorted(os.listdir(folder))
+    found = machine_folder()
+    assert found.parent == folder
+    assert found.name.startswith(f"{first.name}-")
+    assert len(found.name) >= len(first.name) + 8
+    assert is_private(found)
+    assert machine_folder() == found
+    assert sorted(os.listdir(folder)) == sorted([*before, found.name])
+    assert not first.is_dir() or os.listdir(first) == []
+    found.chmod(0o755)
+    assert machine_folder() not in (first, found)
+
+
+def test_a_second_name_that_others_took_is_not_used(temporary):
+    _, first = temporary
+    open_to_all(first)
+    open_to_all(first.with_name(f"{first.name}-aaaaaaaa"))
+    found = machine_folder()
+    assert found.name != f"{first.name}-aaaaaaaa"
+    assert mode_of(found) == 0o700
+
+
+def test_processes_that_start_together_share_one_folder(temporary):
+    folder, first = temporary
+    command = [sys.executable, "-c", "from elfs_ray.machine import machine_folder; print(machine_folder('a'))"]
+    started = [
+        subprocess.Popen(command, env={**os.environ, "TMPDIR": str(folder)}, stdout=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    assert {process.communicate()[0].strip() for process in started} == {str(first / "a")}
