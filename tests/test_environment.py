@@ -1,15 +1,18 @@
-"""Where a run runs: users without a name or a home, installations that are only to be read, modules that hide others."""
+"""Where a run runs: users without a name or a home, installations that nobody writes to, modules that hide others."""
 
+import ast
 import os
 import site
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from elfs_ray import machine, search_path
 from elfs_ray.errors import UsageError
+from elfs_ray.store import Store
 from elsewhere import ASCII, NAMELESS, ROOT, give_to, run_python
 
 STANDARD = sysconfig.get_path("stdlib")
@@ -26,14 +29,12 @@ def hiding(tmp_path):
 
 
 @pytest.fixture
-def room(tmp_path):
-    """A folder of the nameless user, for all that a process writes."""
-    tmp_path.chmod(0o755)
-    folder = tmp_path / "room"
-    folder.mkdir()
-    if os.getuid() == 0:
-        give_to(NAMELESS, folder)
-    return folder
+def room():
+    """A folder of the nameless user, for all that a process writes; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="room-") as name:
+        if os.getuid() == 0:
+            give_to(NAMELESS, Path(name))
+        yield Path(name)
 
 
 @pytest.fixture
@@ -48,14 +49,8 @@ def closed(tmp_path):
 
 
 def test_what_hides_pythons_own_modules(tmp_path):
-    for name in (
-        "statistics.py",
-        "random.pyc",
-        "_csv.cpython-311-x86_64-linux-gnu.so",
-        "mine.py",
-        "random.txt",
-        "csv.v2.py",
-    ):
+    compiled = "_csv.cpython-311-x86_64-linux-gnu.so"
+    for name in ("statistics.py", "random.pyc", compiled, "mine.py", "random.txt", "csv.v2.py"):
         (tmp_path / name).touch()
     for name in ("json", "html", "mine"):
         (tmp_path / name).mkdir()
@@ -181,8 +176,9 @@ def test_a_run_where_files_hide_modules_and_a_plugin_lies(hiding, small_input):
     ended = run_python(
         "-m", "elfs_ray.cli", "run", *required, *small, "--until=select", "--log=quiet", cwd=hiding, HOME=hiding.parent
     )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.split() == [str(hiding / "run" / "coresets" / name / "5") for name in ("here", "stratified")]
+    assert (ended.stderr, ended.returncode) == ("", 0)
+    run = Store(str(hiding / "run"))
+    assert [run.count_rows(f"coresets/{name}/5") for name in ("here", "stratified")] == [5, 5]
 
 
 # Users, homes and caches.
@@ -201,11 +197,9 @@ def test_a_run_of_somebody_without_a_name_a_home_or_a_terminal(room, small_input
         "-m", "elfs_ray.cli", "run", *required, "--until=select", "--set=embed.image_size=64", "--set=ray.num_cpus=1",
         cwd=room, user=NAMELESS, HOME="/", TMPDIR=temporary, RAY_TMPDIR="/tmp", **ASCII,
     )  # fmt: skip
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.stderr, ended.returncode) == ("", 0)
     assert f"coreset     {room}/L\\xe4ufe/coresets/random/4" in ended.stdout.splitlines()
     assert sorted(path.name for path in room.iterdir()) == sorted([images.name, temporary.name, "Läufe"])
-    from elfs_ray.store import Store
-
     uris = Store(str(room / "Läufe")).read_table("samples")["uri"].to_pylist()
     assert sorted(uris) == sorted(map(str, images.iterdir()))
 
@@ -327,9 +321,7 @@ def refused(monkeypatch, **environment):
 
 @pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
 def test_a_folder_too_long_for_sockets(monkeypatch, tmp_path, variable):
-    room = machine.SOCKET_PATH_BYTES - len(
-        f"/ray/session_2026-01-02_03-04-05_123456_{os.getpid()}/sockets/plasma_store"
-    )
+    room = machine.SOCKET_PATH_BYTES - len(BELOW)
     folder = tmp_path / ("x" * 50)
     folder.mkdir()
     length = len(str(folder))
@@ -345,8 +337,6 @@ def test_a_folder_too_long_for_sockets(monkeypatch, tmp_path, variable):
 @pytest.mark.parametrize("letter", ["x", "ü"])
 def test_the_longest_folder_is_counted_in_bytes(monkeypatch, letter):
     """Links give a folder whatever length is wanted."""
-    import tempfile
-
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="l") as short:
         spare = machine.SOCKET_PATH_BYTES - len(BELOW) - len(short) - 1
         name = letter * (spare // len(letter.encode())) + "x" * (spare % len(letter.encode()))
@@ -375,8 +365,6 @@ def test_folders_that_cannot_be_used(monkeypatch, tmp_path):
 
 
 def test_a_folder_for_ray_is_made(monkeypatch):
-    import tempfile
-
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="r") as short:
         monkeypatch.setenv("RAY_TMPDIR", f"{short}/a/b")
         assert machine.check_ray_folder() == f"{short}/a/b"
@@ -402,3 +390,39 @@ def test_a_run_is_refused_before_ray_starts(monkeypatch, tmp_path):
     assert ended.stdout == ""
     assert ended.stderr.splitlines()[-1].startswith(f"elfs_ray.errors.UsageError: TMPDIR={tmp_path}/none is no folder;")
     assert not list(tmp_path.glob("ray*"))
+
+
+# Text.
+
+
+def test_files_are_read_and_written_in_no_encoding_of_the_terminals():
+    """Each call says which; what is ascii in any case need not."""
+    ascii_text = ("json.dumps(", "yaml.safe_dump(")
+    sources = [*(ROOT / "elfs_ray").rglob("*.py"), *(ROOT / "jobs").glob("*.py")]
+    calls = [
+        node for path in sources for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)
+    ]
+    text = [call for call in calls if ast.unparse(call.func).endswith(("read_text", "write_text"))]
+    assert text
+    assert [
+        ast.unparse(call) for call in text if not says_encoding(call) and ascii_text_of(call) not in ascii_text
+    ] == []
+    opened = [call for call in calls if ast.unparse(call.func) == "open"]
+    assert opened
+    assert [
+        ast.unparse(call) for call in opened if not says_encoding(call) and "b" not in ast.unparse(call.args[1])
+    ] == []
+
+
+def says_encoding(call):
+    return "encoding" in [word.arg for word in call.keywords]
+
+
+def ascii_text_of(call):
+    return ast.unparse(call.args[0]).partition("(")[0] + "(" if call.args else ""
+
+
+def test_an_argument_that_is_no_text(tmp_path):
+    ended = run_python("-m", "elfs_ray.cli", "status", os.fsdecode(b"\xe4"), cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "elfs-ray: \\udce4 is no UTF-8 text; give the file or folder another name, or link to it\n"

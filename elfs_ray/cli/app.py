@@ -40,6 +40,7 @@ def main() -> None:
     provide_folders()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
+        _refuse_bytes()
         code = app(standalone_mode=False) or 0
         if code == EXIT_INTERRUPTED:  # Typer makes Ctrl-C an exit without a word
             _complain(INTERRUPTED)
@@ -88,6 +89,17 @@ def run_folder(run_dir: str, *, may_be_new: bool = False) -> Store:
 def say(text: str) -> None:
     """Print a line as it is, however long."""
     out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _refuse_bytes() -> None:
+    """Refuse arguments that are no text, as names of files from another system may be: the libraries take text."""
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{argument} is no UTF-8 text; give the file or folder another name, or link to it"
+            ) from None
 
 
 def _value_seen(error: BaseException) -> str:

@@ -38,7 +38,7 @@ def write_digits(folder: str | Path) -> tuple[Path, Path]:
             name = f"digit-{number:04d}.png"
             _draw(ink).save(aside / name)
             writer.writerow([name, label])
-    labels.write_text(table.getvalue())
+    labels.write_text(table.getvalue(), encoding="utf-8")
     return images, labels
 
 

@@ -46,7 +46,7 @@ def members(reader: Reader, path: str) -> Iterator[tarfile.TarInfo]:
     """
     count, offset = 0, -1
     try:
-        archive = tarfile.TarFile(fileobj=reader)
+        archive = tarfile.TarFile(fileobj=reader, encoding="utf-8")
         while (member := archive.next()) is not None:
             if archive.offset <= offset:
                 raise tarfile.ReadError("its members stand in a circle")
