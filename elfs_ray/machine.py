@@ -25,9 +25,18 @@ def machine_folder(*names: str) -> Path:
 
     It lies in the folder for temporary files, belongs to the user and is closed to all others, whoever made what there
     before. Its name can be known beforehand: where somebody else has taken it, another one is made, and found again.
+
+    Raises:
+        UsageError: no folder can be made there.
     """
-    folder = _own_folder(Path(tempfile.gettempdir())).joinpath(*names)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder = _own_folder(Path(tempfile.gettempdir())).joinpath(*names)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"no folder can be made for temporary files ({one_line(error)}: {error.filename or os.getcwd()}); "
+            "set TMPDIR to a folder that you can write to"
+        ) from None
     return folder
 
 
@@ -69,7 +78,7 @@ def provide_folders() -> None:
 
     They look once, when they are imported, and fail or write to a folder named `~`. What the user set stays.
     """
-    with contextlib.suppress(OSError):  # then they fail, or not, as they would have
+    with contextlib.suppress(OSError, UsageError):  # then they fail, or not, as they would have
         if not has_home():
             os.environ["HOME"] = str(machine_folder("home"))
         for variable, folder in missing_caches().items():

@@ -380,6 +380,25 @@ def test_a_folder_of_somebody_else(room, closed):
     )
 
 
+def test_a_folder_of_rays_that_is_somebody_elses(room):
+    (room / "ray").mkdir()
+    code = "from elfs_ray.machine import check_ray_folder; check_ray_folder()"
+    ended = run_python("-c", code, cwd="/", user=NAMELESS, RAY_TMPDIR=room)
+    assert ended.stderr.splitlines()[-1] == (
+        f"elfs_ray.errors.UsageError: {room}/ray cannot be written to (Permission denied); set RAY_TMPDIR to a folder "
+        "that you can write to"
+    )
+
+
+def test_no_machine_folder_can_be_made(closed):
+    code = "import tempfile; tempfile.tempdir = {!r}; from elfs_ray.machine import machine_folder; machine_folder()"
+    ended = run_python("-c", code.format(str(closed)), cwd="/", user=NAMELESS)
+    assert ended.stderr.splitlines()[-1] == (
+        f"elfs_ray.errors.UsageError: no folder can be made for temporary files (Permission denied: "
+        f"{closed}/elfs-ray-{NAMELESS}); set TMPDIR to a folder that you can write to"
+    )
+
+
 def test_a_run_is_refused_before_ray_starts(monkeypatch, tmp_path):
     """Ray of the suite may run: this is a process of its own."""
     code = (
