@@ -2,8 +2,8 @@
 
     python benchmarks/fuzz.py [examples for each test, default 1,200] [further arguments of pytest]
 
-Each of the ten tests stops at the first input that leads to anything but a result or a promised error, and prints the
-smallest one that it finds.
+Each test stops at the first input that leads to anything but a result or a promised error, and prints the smallest one
+that it finds.
 """
 
 import os

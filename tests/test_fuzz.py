@@ -19,6 +19,7 @@ from PIL import Image
 
 from elfs_ray.config import load_config
 from elfs_ray.data.annotations import read_annotations
+from elfs_ray.data.image_kinds import IMAGE_KINDS, ending_of
 from elfs_ray.data.images import ImageError, decode, inspect
 from elfs_ray.data.labels import read_labels
 from elfs_ray.data.sources import open_source
@@ -26,6 +27,7 @@ from elfs_ray.data.vectors import open_vectors
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.exports.matching import match
 from elfs_ray.exports.records import Exported, ExportRecord
+from image_files import KINDS_WITH_EXIF, any_file, png, tiff
 
 EXAMPLES = int(os.environ.get("ELFS_RAY_FUZZ", "0"))
 fuzz = settings(
@@ -37,7 +39,10 @@ fuzz = settings(
 )
 MAX_PIXELS = 1_000_000
 IDS = ["a", "b", "ü/c"]
-pytestmark = pytest.mark.timeout(0 if EXAMPLES else 300)
+pytestmark = [
+    pytest.mark.timeout(0 if EXAMPLES else 300),
+    pytest.mark.filterwarnings(r"ignore::UserWarning:PIL\..*"),  # of damaged metadata, which the program filters
+]
 
 
 def encoded(kind, **options):
@@ -48,11 +53,14 @@ def encoded(kind, **options):
     return file.getvalue()
 
 
+SIXTEEN_BITS = np.arange(8 * 6 * 3, dtype=np.uint16).reshape(6, 8, 3) * 300
 IMAGES = [
     encoded("JPEG"), encoded("JPEG", progressive=True, exif=b"Exif\0\0II*\0\x08\0\0\0"), encoded("PNG"),
     encoded("PNG", mode="P"), encoded("PNG", mode="LA"), encoded("PNG", mode="I;16"), encoded("GIF"),
     encoded("WEBP"), encoded("WEBP", lossless=True), encoded("BMP"), encoded("TIFF"),
     encoded("TIFF", compression="tiff_lzw"), encoded("ICO"), encoded("PPM"), encoded("TGA"), encoded("JPEG2000"),
+    encoded("TIFF", mode="F"), encoded("TIFF", mode="I"), encoded("JPEG", mode="CMYK"), encoded("AVIF"),
+    *(write(SIXTEEN_BITS) for write in (png, tiff)), b"P6 3 2 4095\n" + bytes(range(36)), b"P3 2 1 999\n0 1 2 3 4 5\n",
 ]  # fmt: skip
 
 
@@ -157,6 +165,51 @@ def test_images(reader, data):
     with contextlib.suppress(ImageError):
         found = reader(data, max_pixels=MAX_PIXELS)
         assert found.width * found.height <= MAX_PIXELS
+
+
+def found(reader, data):
+    """Width and height, or that it is refused."""
+    with contextlib.suppress(ImageError):
+        image = reader(data, max_pixels=MAX_PIXELS)
+        return image.width, image.height
+    return None
+
+
+@fuzz
+@given(damaged(IMAGES))
+def test_what_ingest_passes_decodes(data):
+    assert found(inspect, data) == found(decode, data)
+
+
+@fuzz
+@given(st.randoms(use_true_random=False))
+@pytest.mark.parametrize("kind", KINDS_WITH_EXIF)
+def test_exif(kind, random):
+    """No picture is lost to it; but for TIFF, whose own directory it is, and JPEG, whose resolution Pillow looks up."""
+    data = any_file(random, kind)
+    size = found(inspect, data)
+    assert size == found(decode, data)
+    assert size in {(32, 24), (24, 32)} | (set() if kind in ("PNG", "WEBP") else {None})
+
+
+ONE_OF_EACH = [
+    (kind.endings[0], encoded(kind.name, mode="1" if kind.name == "XBM" else "RGB"))
+    for kind in IMAGE_KINDS
+    if kind.name in Image.SAVE
+]
+
+
+@pytest.mark.parametrize(("ending", "data"), ONE_OF_EACH)
+def test_endings(ending, data):
+    assert ending_of(data) == ending
+    for length in range(40):
+        assert ending_of(data[:length]) in (None, ending)
+
+
+@fuzz
+@given(damaged([data for _, data in ONE_OF_EACH]) | st.binary(max_size=200))
+def test_endings_of_damaged_files(data):
+    assert ending_of(data) in {None, *(kind.endings[0] for kind in IMAGE_KINDS)}
 
 
 @fuzz

@@ -7,7 +7,7 @@ import io
 import warnings
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 
 class ImageKind(NamedTuple):
@@ -61,20 +61,27 @@ _BESIDE_IMAGES = "xmp aae pp3 prj tfw jgw pgw lock part tmp crc md5 sha1 sha256 
 OTHER_ENDINGS = frozenset(" ".join((_TEXTS, _DOCUMENTS, _TABLES, _ARCHIVES, _MEDIA, _BESIDE_IMAGES)).split())
 """Endings of files that are surely no images; beside images they are passed over, and said to be."""
 
-_ENDING_OF = {kind.name: kind.endings[0] for kind in IMAGE_KINDS}
+# What Pillow remarks on odd metadata of images that decode all the same. Once for the process: images are decoded in
+# threads, which would leave each other the filters of `catch_warnings`. Its warnings of very large images are others.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 Image.init()
+_ENDING_OF = {kind.name: kind.endings[0] for kind in IMAGE_KINDS}
 _OPENED = [name for name in _ENDING_OF if name in Image.OPEN]  # MPO is opened as JPEG; a Pillow may lack a library
 
 
 def ending_of(data: bytes) -> str | None:
     """The usual ending, without the dot, of the kind of image that some bytes are; None where they are none.
 
-    Only the header is looked at.
+    Only the header is looked at, which may be of any size: nothing is decoded. None where it is damaged, too.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes: nothing is decoded
-            with Image.open(io.BytesIO(data), formats=_OPENED) as image:
-                return _ENDING_OF[str(image.format)]
-    except UnidentifiedImageError:
-        return None
+    for name in _OPENED:
+        opener, accepts = Image.OPEN[name]
+        try:
+            accepted = accepts is None or accepts(data[:16])
+            if accepted and not isinstance(accepted, str):  # text tells which library is missing
+                return _ENDING_OF[str(opener(io.BytesIO(data), "").format)]
+        except Image.DecompressionBombError:
+            return _ENDING_OF[name]
+        except Exception:  # noqa: BLE001, S112 - another kind, or damaged: Pillow raises whatever it runs into
+            continue
+    return None

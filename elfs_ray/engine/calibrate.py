@@ -3,6 +3,7 @@
 Each measurement warms up, then repeats for about `SECONDS_EACH` or `MOST_REPEATS`, and takes the median.
 """
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -194,7 +195,7 @@ def _read_some(source: Source) -> tuple[list[bytes], float]:
         table = source.read(chunk)
         rows += table.num_rows
         images += [image for image in table["image"].to_pylist()[:few] if image]
-    return images, (time.perf_counter() - started) / rows
+    return images, (time.perf_counter() - started) / max(1, rows)
 
 
 def _check(images: list[bytes], max_pixels: int) -> tuple[list[bytes], float, list[int]]:
@@ -213,10 +214,13 @@ def _check(images: list[bytes], max_pixels: int) -> tuple[list[bytes], float, li
 def _decode(images: list[bytes], encoder: Encoder, max_pixels: int) -> tuple[np.ndarray, float]:
     """Pixels uint8 [n, 3, s, s], and the seconds of one image on one core."""
     how, started = encoder.preprocessing, time.perf_counter()
-    pixels = [
-        to_uint8(decode(data, max_pixels=max_pixels), how.size, how.crop_fraction, how.interpolation) for data in images
-    ]
-    return np.stack(pixels), (time.perf_counter() - started) / len(images)
+    pixels = []
+    for data in images:
+        with contextlib.suppress(ImageError):  # whole, an image may need more memory than there is
+            image = decode(data, max_pixels=max_pixels)
+            pixels.append(to_uint8(image, how.size, how.crop_fraction, how.interpolation))
+    seconds = (time.perf_counter() - started) / len(images)
+    return np.stack(pixels or [np.zeros((3, how.size, how.size), np.uint8)]), seconds
 
 
 def _encode_seconds(encoder: Encoder, pixels: np.ndarray, dtype: str, batch: int, hardware: Hardware) -> float:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from elfs_ray.config import IngestConfig
 from elfs_ray.data.files import map_files, read_uri
 from elfs_ray.data.images import ImageError, decode
+from elfs_ray.errors import UsageError
 from elfs_ray.schema import shows_pictures
 from elfs_ray.store import Store
 
 SIDE = 96
-MAX_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class Pictures:
         self.possible = shows_pictures(samples)
         self._store, self._left = store, most_bytes if self.possible else 0
         self._column = "image" if "image" in samples.names else "uri"
-        self._location = store.manifest()["input"]
+        manifest = store.manifest()
+        self._location = manifest["input"]
+        self._max_pixels = manifest["config"].get("ingest", {}).get("max_pixels", IngestConfig().max_pixels)
 
     def make(self, captions: Mapping[int, str], side: int = SIDE) -> list[Thumbnail]:
         """Pictures of the samples with the given indices, in their order, as long as bytes are left.
@@ -54,7 +57,7 @@ class Pictures:
         rows = self._store.read_table("samples", columns=columns, rows=wanted).to_pylist()
         by_index = {row["index"]: row for row in rows}
         found = [by_index[index] for index in captions if index in by_index]
-        texts = map_files(lambda row: _encode(row[self._column], self._location, side), self._location, found)
+        texts = map_files(lambda row: self._encode(row[self._column], side), self._location, found)
         made: list[Thumbnail] = []
         for row, text in zip(found, texts, strict=True):
             self._left -= len(text)
@@ -63,14 +66,14 @@ class Pictures:
             made.append(Thumbnail(row["sample_id"], captions[row["index"]], text))
         return made
 
-
-def _encode(source: bytes | str, location: str, side: int) -> str:
-    """A JPEG as a data URI."""
-    try:
-        image = decode(source if isinstance(source, bytes) else read_uri(source, location), max_pixels=MAX_PIXELS)
-    except (ImageError, OSError):
-        return ""
-    image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    def _encode(self, source: bytes | str, side: int) -> str:
+        """A JPEG as a data URI; nothing where the image cannot be read any more."""
+        try:
+            data = source if isinstance(source, bytes) else read_uri(source, self._location)
+            image = decode(data, max_pixels=self._max_pixels)
+        except (ImageError, OSError, pa.ArrowInvalid, UsageError):  # the last two: the place cannot be one
+            return ""
+        image.thumbnail((side, side))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=80)
+        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,7 +1,8 @@
 """Images of every kind that folders hold: decoded into RGB, or refused with a reason in a few words."""
 
-import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -10,15 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from elfs_ray.data.images import ImageError, decode, inspect, to_uint8
+from elfs_ray.data.images import LONGEST, ImageError, decode, inspect, to_uint8
+from image_files import encode
 
 LIMIT = 1_000_000
-
-
-def encode(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+pytestmark = pytest.mark.filterwarnings(r"ignore::UserWarning:PIL\..*")  # of odd files, which the program filters
+RESAMPLING = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos")}
 
 
 def gradient(width=40, height=30):
@@ -46,8 +44,6 @@ class TestDecode:
             ("RGBA", (255, 0, 0, 0), (255, 255, 255)),
             ("RGBA", (255, 0, 0, 255), (255, 0, 0)),
             ("CMYK", (0, 255, 255, 0), (254, 0, 0)),
-            ("I;16", 65535, (255, 255, 255)),
-            ("I;16", 257, (1, 1, 1)),
         ],
     )
     def test_modes(self, mode, pixel, expected):
@@ -121,7 +117,152 @@ def test_damage_anywhere_is_a_reason_or_an_image(position, damage):
         assert str(error)  # noqa: PT017 - either outcome is right, anything else is not
 
 
+def test_errors_of_the_program_are_no_reasons():
+    with pytest.raises(TypeError):
+        decode("text", max_pixels=LIMIT)
+    with pytest.raises(TypeError):
+        decode(PNG, max_pixels="many")
+
+
+def test_nothing_is_decoded_that_its_header_does_not_tell():
+    """An icon's header has one byte for each side; the PNG in it may be larger."""
+    data = bytearray(encode(Image.new("RGB", (200, 200), "red"), "ICO", sizes=[(200, 200)]))
+    data[6:8] = bytes([8, 8])
+    with pytest.raises(ImageError, match=r"200 x 200 pixels are more than ingest\.max_pixels=1000"):
+        decode(bytes(data), max_pixels=1000)
+    assert inspect(bytes(data), max_pixels=LIMIT)[:2] == decode(bytes(data), max_pixels=LIMIT).size == (200, 200)
+
+
+def test_what_is_decoded_has_no_metadata():
+    data = encode(Image.fromarray(gradient()), "JPEG", comment=b"x" * 5000, dpi=(1, 1), exif=Image.Exif())
+    image = decode(data, max_pixels=LIMIT)
+    assert image.info == {}
+    assert len(encode(image, "JPEG")) < 2000
+
+
+class TestPillowsOwnLimit:
+    """A limit of ours above it holds; one below leaves it as it is."""
+
+    KINDS = ("JPEG", "MPO", "PNG", "GIF", "TIFF", "WEBP", "BMP", "ICO", "PPM", "JPEG2000")
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_is_raised(self, monkeypatch, kind):
+        more = {
+            "MPO": {"save_all": True, "append_images": [Image.fromarray(gradient())]},
+            "ICO": {"sizes": [(100, 100)]},
+        }
+        data = encode(Image.fromarray(gradient(100, 100)), kind, **more.get(kind, {}))
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        with pytest.raises(ImageError, match=r"decompression bomb|10000|100 x 100"):
+            decode(data, max_pixels=900)
+        assert Image.MAX_IMAGE_PIXELS == 1000
+        assert decode(data, max_pixels=20_000).size == inspect(data, max_pixels=20_000)[:2] == (100, 100)
+        assert Image.MAX_IMAGE_PIXELS == 20_000
+
+    def test_is_not_set_where_it_was_lifted(self, monkeypatch):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+        assert decode(PNG, max_pixels=LIMIT).size == (40, 30)
+        assert Image.MAX_IMAGE_PIXELS is None
+
+
+def in_a_process(script):
+    """What a script prints, with nothing on its error output."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+MEASURE = """
+import io, resource
+import numpy as np
+from PIL import Image
+from elfs_ray.data.images import decode, to_uint8
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for size in ((1, 60_000), (60_000, 1), (2, 30_001), (1, 1)):
+    file = io.BytesIO()
+    Image.new("RGB", size, (200, 100, 50)).save(file, "PNG")
+    image = decode(file.getvalue(), max_pixels=100_000)
+    for interpolation in ("bilinear", "bicubic", "lanczos", "nearest"):
+        pixels = to_uint8(image, 224, 0.875, interpolation)
+        assert pixels.shape == (3, 224, 224) and (pixels == np.array([[[200]], [[100]], [[50]]])).all()
+    image.thumbnail((96, 96))
+    assert max(image.size) <= 96 and image.getpixel((0, 0)) == (200, 100, 50)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+NO_MEMORY = """
+import io, resource
+from PIL import Image
+from elfs_ray.data.images import ImageError, decode, inspect
+files = []
+for mode in ("1", "I;16"):
+    files.append(io.BytesIO())
+    Image.new(mode, (8_000, 6_000)).save(files[-1], "PNG")
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 40_000_000, resource.RLIM_INFINITY))
+for file in files:
+    for reader in (inspect, decode):
+        try:
+            reader(file.getvalue(), max_pixels=100_000_000)
+        except ImageError as error:
+            print(str(error).replace(" ", "_"))
+"""
+
+
+def test_long_and_narrow_pictures_take_no_memory():
+    """It took ten gigabytes."""
+    (megabytes,) = in_a_process(MEASURE)
+    assert int(megabytes) < 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux has them")
+def test_an_image_that_needs_more_memory_than_there_is():
+    assert in_a_process(NO_MEMORY) == ["the_image_needs_more_memory_than_there_is"] * 4
+
+
+def resized_whole(image, size, crop_fraction, interpolation):
+    """What `to_uint8` says that it does."""
+    short = max(size, round(size / crop_fraction))
+    width, height = (max(size, round(side * short / min(image.size))) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = np.asarray(image.resize((width, height), RESAMPLING[interpolation]))
+    return resized[top : top + size, left : left + size].transpose(2, 0, 1)
+
+
+sizes = st.integers(1, 64)
+fractions = st.sampled_from([1.0, 0.95, 0.875, 0.7])
+
+
 class TestResize:
+    @given(sizes, sizes, sizes, fractions, st.sampled_from(sorted(RESAMPLING)), st.integers(0, 2**32 - 1))
+    def test_ordinary_pictures_are_resized_whole(self, width, height, size, crop_fraction, interpolation, seed):
+        width, height = min(width, LONGEST * height), min(height, LONGEST * width)
+        noise = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+        expected = resized_whole(noise, size, crop_fraction, interpolation)
+        found = to_uint8(noise, size, crop_fraction, interpolation)
+        if max(width, height) < LONGEST * min(width, height):  # at the border between the two, rounding decides
+            np.testing.assert_array_equal(found, expected)
+
+    @given(st.integers(1, 40), st.integers(5, 30), st.booleans(), sizes, fractions, st.integers(0, 2**32 - 1))
+    @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+    def test_long_pictures_have_the_same_pixels(self, interpolation, short, longer, upright, size, crop_fraction, seed):
+        """Within 2 of 255, and 99 % of them within 1: rounding."""
+        smooth = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        sides = (short, short * longer + seed % 7)
+        image = smooth.resize(sides if upright else sides[::-1], Image.Resampling.BICUBIC)
+        expected = resized_whole(image, size, crop_fraction, interpolation).astype(int)
+        apart = np.abs(to_uint8(image, size, crop_fraction, interpolation) - expected)
+        assert apart.max() <= 2
+        assert (apart > 1).mean() <= 0.01
+
+    @given(st.integers(1, 40), st.integers(5, 30), sizes)
+    def test_long_pictures_by_nearest_neighbour(self, short, longer, size):
+        """Each pixel is one of the source, at most one from where it lay: which is next may be a matter of rounding."""
+        column = np.arange(short * longer) % 256
+        image = Image.fromarray(np.tile(column[:, None, None], (1, short, 3)).astype(np.uint8))
+        expected = resized_whole(image, size, 1.0, "nearest").astype(int)
+        apart = np.abs(to_uint8(image, size, interpolation="nearest") - expected)
+        assert set(np.unique(apart)) <= {0, 1, 255}
+
     @pytest.mark.parametrize("size", [(40, 30), (30, 40), (500, 7), (1, 1)])
     def test_gives_a_square(self, size):
         pixels = to_uint8(Image.new("RGB", size, "red"), 16)
