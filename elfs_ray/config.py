@@ -9,7 +9,6 @@ import contextlib
 import difflib
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +17,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from elfs_ray.errors import UsageError, one_line, wrong_value
+from elfs_ray.locations import absolute
 
 Auto = Literal["auto"]
 EXECUTION = "execution_only"
@@ -41,21 +41,14 @@ def parse_budget(value: float | str) -> float:
     raise ValueError(_BUDGET_FORMS)
 
 
-def _absolute(value: str | None) -> str | None:
-    """Make a local path absolute: workers have working directories of their own."""
-    if value is None or "://" in value:
-        return value
-    return os.path.abspath(os.path.expanduser(value))
-
-
 def _absolute_labels(value: str | None) -> str | None:
     """The same for labels, which may be no file."""
-    return value if value == "folders" or (value or "").startswith("column:") else _absolute(value)
+    return value if value == "folders" or (value or "").startswith("column:") else absolute(value)
 
 
 Budget = Annotated[int | float, BeforeValidator(parse_budget)]
 Labels = Annotated[str, AfterValidator(_absolute_labels)]
-Location = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+Location = Annotated[str, Field(min_length=1), AfterValidator(absolute)]
 ImageModel = Literal["resnet-small", "resnet18", "resnet34", "resnet50"]
 EvaluationModel = Literal["linear", "mlp", ImageModel]
 AutoInt = Annotated[int, Field(ge=1)] | Auto
@@ -78,6 +71,9 @@ class Section(BaseModel):
 class IngestConfig(Section):
     """Listing, checking and numbering the images."""
 
+    input_kind: Literal[Auto, "folder", "parquet", "table", "webdataset", "hugging-face"] = Field(
+        "auto", description="what the input is; auto: what its files say, by their endings, numbers and sizes"
+    )
     image_column: str | None = Field(None, description="tables: column of bytes or paths; tar shards: their ending")
     id_column: str | None = Field(None, description="tables: column with the sample ids (found by name)")
     max_bad_fraction: float = Field(0.05, ge=0, le=1, description="stop when a larger share of inputs is unusable")

@@ -28,7 +28,7 @@ STAGES = (
 
 # Raised when a stage gives other results than before for the same options.
 VERSIONS = {
-    "ingest": 1,
+    "ingest": 2,
     "labels": 1,
     "embed": 1,
     "neighbors": 2,

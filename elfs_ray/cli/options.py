@@ -21,6 +21,16 @@ OPTIONS: dict[str, tuple[str, Any]] = {
             ),
         ],
     ),
+    "input_kind": (
+        "ingest.input_kind",
+        Annotated[
+            str | None,
+            typer.Option(
+                "--input-kind",
+                help="What the input is: folder, parquet, table, webdataset or hugging-face. Default: what is there.",
+            ),
+        ],
+    ),
     "budget": (
         "budgets",
         Annotated[

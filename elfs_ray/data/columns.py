@@ -1,15 +1,20 @@
-"""Which columns of a table hold the images and the ids: those that the user names, else the usual names."""
+"""Which columns of a table hold the images and the ids: those that the user names, else the usual names.
+
+A column is what its values are, in whatever form Arrow holds them: plain, large, as views, or coded by a dictionary.
+"""
 
 import difflib
+import uuid
 from collections import Counter
-from collections.abc import Callable
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from elfs_ray import storage
 from elfs_ray.errors import UsageError
+from elfs_ray.locations import from_file_uri, plain_path, without_dots
 
 ID_COLUMNS = ("sample_id", "image_id", "id", "filename", "file_name", "path")
 BYTES_COLUMNS = ("image", "bytes", "image_bytes", "img", "jpg", "jpeg", "png")
@@ -31,16 +36,22 @@ class Wanted(NamedTuple):
 
 
 def find_ids(location: str, schema: pa.Schema, asked: str | None) -> str | None:
-    """The column of ids, if there is one.
+    """The column of ids: the one asked for, else the first with a usual name; None if there is none.
 
     Raises:
-        UsageError: not the one asked for, or it holds neither text nor whole numbers.
+        UsageError: not the one asked for, or it holds what cannot be ids.
     """
-    found = _find(location, schema, asked, "ingest.id_column", ID_COLUMNS, _is_id)
-    if asked is not None and found is None:
-        kind = schema.field(asked).type
+    name = _named(location, schema, asked, "ingest.id_column")
+    name = name or next((usual for usual in ID_COLUMNS if usual in schema.names), None)
+    if name is None or is_id(schema.field(name).type):
+        return name
+    kind = schema.field(name).type
+    if asked is not None:
         raise UsageError(f"ingest.id_column={asked}: {location} holds {kind} there; ids are text or whole numbers")
-    return found
+    raise UsageError(
+        f"{location} holds {kind} in its id column {listed([name])!r}, and ids are text or whole numbers; "
+        "write it as text, or name another column with --set ingest.id_column=NAME"
+    )
 
 
 def find_images(location: str, schema: pa.Schema, asked: str | None, *, paths_alone: bool = False) -> str:
@@ -49,17 +60,24 @@ def find_images(location: str, schema: pa.Schema, asked: str | None, *, paths_al
     Raises:
         UsageError: there is none, or not the one asked for.
     """
-    wanted = None
-    if not paths_alone:
-        wanted = _find(location, schema, asked, "ingest.image_column", BYTES_COLUMNS, _is_bytes)
-    if wanted is None:
-        wanted = _find(location, schema, asked, "ingest.image_column", PATH_COLUMNS, is_text)
-    if wanted is None:
+    name = _named(location, schema, asked, "ingest.image_column")
+    if name is not None:
+        kind = schema.field(name).type
+        if is_text(kind) or (holds_bytes(kind) and not paths_alone):
+            return name
         raise UsageError(
-            f"{location} has no column that looks like images (columns: {listed(schema.names)}); "
-            "name it with --set ingest.image_column=NAME"
+            f"ingest.image_column={name}: {location} holds {kind} there; images are bytes, paths, "
+            "or both as {bytes, path}"
         )
-    return wanted
+    pairs = [] if paths_alone else [(usual, holds_bytes) for usual in BYTES_COLUMNS]
+    pairs += [(usual, is_text) for usual in PATH_COLUMNS]
+    for usual, fits in pairs:
+        if usual in schema.names and fits(schema.field(usual).type):
+            return usual
+    raise UsageError(
+        f"{location} has no column that looks like images (columns: {listed(schema.names)}); "
+        "name it with --set ingest.image_column=NAME"
+    )
 
 
 def check_column(location: str, names: list[str], name: str) -> None:
@@ -84,13 +102,20 @@ def refuse_repeated(location: str, names: list[str]) -> None:
 
 
 def ids_of(column: pa.ChunkedArray | pa.Array, where: str) -> pa.ChunkedArray | pa.Array:
-    """A column of ids as text.
+    """A column of ids as text, as they are.
 
     Raises:
-        UsageError: some are missing.
+        UsageError: some are missing, or are no text.
     """
-    ids = column.cast(pa.string())
-    if ids.null_count or pc.any(pc.equal(ids, "")).as_py():
+    if not is_id(column.type):
+        raise UsageError(f"{where} holds {column.type}; ids are text or whole numbers: write them as text")
+    try:
+        ids = as_strings(column)
+    except pa.ArrowInvalid:
+        ids = None
+    if ids is None or (_is_binary(_values(column.type)) and _any(pc.match_substring(ids, "\0"))):
+        raise UsageError(f"{where} holds bytes ({column.type}) that are no UTF-8 text; write the ids as text")
+    if ids.null_count or _any(pc.equal(ids, "")):
         raise UsageError(f"{where} holds nulls or empty texts; every image needs an id")
     return ids
 
@@ -102,9 +127,20 @@ def as_text(column: pa.ChunkedArray | pa.Array, where: str) -> pa.ChunkedArray |
         UsageError: it holds lists or the like.
     """
     try:
-        return column.cast(pa.string())
+        return as_strings(column)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise UsageError(f"{where} holds {column.type}; labels are text or numbers") from None
+
+
+def as_strings(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """The values of a column as text; raises Arrow's errors for what has none."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if column.type == pa.uuid():  # whose bytes Arrow would take for text
+        texts = [None if value is None else str(uuid.UUID(bytes=value)) for value in _storage(column).to_pylist()]
+        made = pa.array(texts, pa.string())
+        return pa.chunked_array([made]) if isinstance(column, pa.ChunkedArray) else made
+    return column.cast(pa.string())
 
 
 def listed(names: list[str]) -> str:
@@ -114,39 +150,79 @@ def listed(names: list[str]) -> str:
 
 def is_text(kind: pa.DataType) -> bool:
     """Whether a column holds text, as paths are."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    kind = _values(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def is_id(kind: pa.DataType) -> bool:
+    """Whether what a column holds can be ids; of bytes, only their values tell."""
+    whole = pa.types.is_integer(_values(kind)) or (pa.types.is_decimal(kind) and kind.scale == 0)
+    return is_text(kind) or whole or _is_binary(_values(kind)) or kind == pa.uuid()
+
+
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Whether a column holds encoded images: bytes, or structs of `bytes`, of a `path`, or of both."""
+    if pa.types.is_struct(kind):
+        parts = {part.name: part.type for part in kind}
+        return _is_binary(_values(parts.get("bytes", pa.null()))) or is_text(parts.get("path", pa.null()))
+    return _is_binary(_values(kind))
 
 
 def beside(table_path: str, location: str, text: str | None) -> str:
-    """A path in a table: absolute, a URI, or relative to the table's folder."""
-    if not text or "://" in text or text.startswith("/"):
-        return text or ""
-    return storage.uri_of(f"{table_path.rsplit('/', 1)[0]}/{text}", location)
+    """Where a path in a table leads: it is absolute, a URI, or relative to the table's folder.
+
+    Returns:
+        An absolute local path or a URI, without `.` and `..`; of a `file:` URI, the path.
+    """
+    if not text:
+        return ""
+    try:
+        text = from_file_uri(text)
+    except ValueError:
+        return text  # which reading refuses
+    if "://" in text:
+        return _plain_uri(text)
+    if text.startswith("/"):
+        return plain_path(text)
+    path = f"{table_path.rpartition('/')[0]}/{text}"
+    if "://" not in location:
+        return plain_path(path)
+    bucket, slash, key = path.partition("/")
+    return storage.uri_of(bucket + slash + without_dots(key), location)
 
 
-def _find(
-    location: str,
-    schema: pa.Schema,
-    asked: str | None,
-    option: str,
-    names: tuple[str, ...],
-    fits: Callable[[pa.DataType], bool],
-) -> str | None:
-    """The column asked for, or the first known name of a fitting type."""
-    if asked is not None:
-        if asked not in schema.names:
-            close = difflib.get_close_matches(asked, schema.names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"columns: {listed(schema.names)}"
-            raise UsageError(f"{option}={asked}: {location} has no such column; {hint}")
-        names = (asked,)
-    return next((name for name in names if name in schema.names and fits(schema.field(name).type)), None)
+def _plain_uri(text: str) -> str:
+    place, mark, options = text.partition("?")
+    scheme, _, path = place.partition("://")
+    bucket, slash, key = path.partition("/")
+    if scheme == "s3":  # where `%20` is a space, which may be written as such
+        key = unquote(key)
+    return f"{storage.uri_of(bucket + slash + without_dots(key), f'{scheme}://')}{mark}{options}"
 
 
-def _is_id(kind: pa.DataType) -> bool:
-    return is_text(kind) or pa.types.is_integer(kind)
+def _named(location: str, schema: pa.Schema, asked: str | None, option: str) -> str | None:
+    """The column asked for, which must be there."""
+    if asked is not None and asked not in schema.names:
+        close = difflib.get_close_matches(asked, schema.names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"columns: {listed(schema.names)}"
+        raise UsageError(f"{option}={asked}: {location} has no such column; {hint}")
+    return asked
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(field.name == "bytes" for field in kind)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+def _values(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _storage(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    if isinstance(column, pa.ChunkedArray):
+        return pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
+    return column.storage
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    types = pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary
+    return any(fits(kind) for fits in types)
+
+
+def _any(found: pa.ChunkedArray | pa.Array) -> bool:
+    return bool(pc.any(found).as_py())

@@ -5,7 +5,8 @@ import difflib
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 
 from elfs_ray import storage
 from elfs_ray.data.columns import refuse_repeated
+from elfs_ray.data.listing import Entry, list_folder, printable
 from elfs_ray.errors import UsageError, one_line
 
 T = TypeVar("T")
@@ -29,6 +31,10 @@ def existing(location: str) -> tuple[pafs.FileSystem, pafs.FileInfo]:
     Raises:
         UsageError: there is no such file or folder, or it may not be looked at.
     """
+    try:
+        location.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{printable(location)!r} is not UTF-8 text; rename it, or pass a link to it") from None
     quick, path = storage.resolve(location, attempts=storage.QUICK_ATTEMPTS)
     try:
         info = quick.get_file_info(path)
@@ -39,24 +45,20 @@ def existing(location: str) -> tuple[pafs.FileSystem, pafs.FileInfo]:
     return storage.resolve(location)[0], info
 
 
-def list_files(location: str, filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
-    """Files below a folder in order of path, without hidden ones."""
-    if isinstance(filesystem, pafs.LocalFileSystem) and not os.access(root, os.R_OK | os.X_OK):
-        raise UsageError(f"{location} may not be read by this user; change its permissions")
-    try:
-        found = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
-    except OSError as error:
-        raise UsageError(f"{location} cannot be listed: {storage.reason(error)}") from None
-    visible = [
-        info
-        for info in found
-        if info.type == pafs.FileType.File
-        and not any(part.startswith((".", "_SUCCESS")) for part in info.path[len(root) :].split("/"))
-    ]
-    return sorted(visible, key=lambda info: info.path)
+def list_files(location: str, filesystem: pafs.FileSystem, root: str) -> list[Entry]:
+    """Files below a folder in order of path, without hidden ones, each of which can be read.
+
+    Raises:
+        UsageError: the folder cannot be listed, or a file of it cannot be read.
+    """
+    files = list_folder(location, filesystem, root).entries
+    for file in files:
+        if file.fault:
+            raise UsageError(f"{file.path}: {file.fault}; restore it, or remove it from {location}")
+    return files
 
 
-def files_signature(files: list[pafs.FileInfo]) -> str:
+def files_signature(files: Sequence[Entry | pafs.FileInfo]) -> str:
     """Hash of the names, sizes and times of files: changes when they do."""
     digest = hashlib.blake2b(digest_size=16)
     for info in files:
@@ -95,6 +97,8 @@ def reading_parquet(path: str) -> Iterator[None]:
 def read_uri(uri: str, like: str = "") -> bytes:
     """The bytes of a file at a local path or URI, reached as `like` is; raises `OSError` when it cannot be read."""
     filesystem, path = storage.resolve(storage.with_options_of(uri, like))
+    if isinstance(filesystem, pafs.LocalFileSystem) and not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is a folder, pipe, socket or device")  # opening a pipe would wait for ever
     with filesystem.open_input_stream(path) as stream:
         data: bytes = stream.read()
     return data

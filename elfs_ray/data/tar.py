@@ -59,6 +59,10 @@ def members(reader: Reader, path: str) -> Iterator[tarfile.TarInfo]:
         reader.seek(archive.offset)
         if reader.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise tarfile.ReadError("a header is damaged")
+        # Members and zeros are all that an archive holds: else some of what the file holds would be lost.
+        while piece := reader.read(HEADER_BYTES):
+            if piece.strip(b"\0"):
+                raise tarfile.ReadError("more follows its end, as where archives were joined")
     except OSError as error:
         if storage.is_outage(error):
             raise

@@ -36,6 +36,7 @@ def run(context: StageContext) -> StageResult:
     options = context.config.ingest
     location = context.config.evaluate.test_input if context.prefix else context.config.input
     source = open_input(context.config, location)
+    context.reporter.line(f"  {source.found.line(source.location)}")
     started = time.monotonic()
     _check_all(context, source)
     numbers, content = _number(context, source, options)
@@ -43,9 +44,14 @@ def run(context: StageContext) -> StageResult:
     return StageResult(
         artifacts={context.artifact("samples"): "samples", context.artifact("quarantine"): "quarantine"},
         chosen=options.identity(),
-        metrics={"source": source.kind, **numbers, "images_per_second": round(source.count / seconds, 1)},
+        metrics={**_described(source), **numbers, "images_per_second": round(source.count / seconds, 1)},
         content=content,
     )
+
+
+def _described(source: Source) -> dict[str, Any]:
+    """What was found, for the manifest."""
+    return {"source": source.kind, "passed_over": dict(source.found.passed_over)}
 
 
 def _check_all(context: StageContext, source: Source) -> None:
@@ -70,6 +76,11 @@ def _check_group(row: dict[str, Any], shared: "ray.ObjectRef[Any]", counter: Cou
     """Read the images of some chunks, check each and save what was found, in a file for each chunk."""
     source, store, folder, max_pixels = ray.get(shared)
     for chunk, table in zip(row["chunks"], source.read_group(row["chunks"]), strict=True):
+        if table.num_rows != chunk.rows:
+            raise UsageError(
+                f"{chunk.paths[0]} gave {table.num_rows:,} rows where {chunk.rows:,} were listed; it is damaged or has "
+                "changed: check it, and run the same command again"
+            )
         checked = _check(table, max_pixels) if source.has_images else _unchecked(table)
         store.write_table(checked, _checked_schema(source), folder, part_name(chunk.number))
         counter.advance(table.num_rows)
@@ -166,11 +177,26 @@ def _write_samples(store: Store, checked: str, target: str, source: Source) -> s
 
 
 def _refuse_duplicates(sample_ids: pa.ChunkedArray, location: str) -> None:
-    counts = pc.value_counts(sample_ids)
-    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
-    if len(repeated):
-        name, count = repeated[0]["values"].as_py(), repeated[0]["counts"].as_py()
+    """Refuse ids that are equal, or that only their Unicode form tells apart: labels compare in NFC."""
+    remedy = "or name another column of a table with --set ingest.id_column=NAME"
+    counts = _repeated(sample_ids)
+    if len(counts):
+        name, count = counts[0]["values"].as_py(), counts[0]["counts"].as_py()
         raise UsageError(
-            f"sample id {name!r} stands {count} times in {location} ({len(repeated)} ids are repeated); "
-            "ids must be unique: mend them, or name another column of a table with --set ingest.id_column=NAME"
+            f"sample id {name!r} stands {count} times in {location} ({len(counts)} ids are repeated); "
+            f"ids must be unique: fix them, {remedy}"
         )
+    composed = pc.utf8_normalize(sample_ids, form="NFC")
+    counts = _repeated(composed)
+    if len(counts):
+        same = sample_ids.filter(pc.equal(composed, counts[0]["values"])).to_pylist()
+        raise UsageError(
+            f"sample ids {' and '.join(map(ascii, same[:2]))} in {location} are one text in two Unicode forms "
+            f"({len(counts)} ids are), so that no label could tell them apart; rename one, {remedy}"
+        )
+
+
+def _repeated(values: pa.ChunkedArray) -> pa.StructArray:
+    """Values that stand there several times, and how often."""
+    counts = pc.value_counts(values)
+    return counts.filter(pc.greater(counts.field("counts"), 1))

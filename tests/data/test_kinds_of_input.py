@@ -3,12 +3,14 @@
 import io
 import json
 import pickle
+import shutil
 import tarfile
 import uuid
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from kinds_of_input import COUNT, IMAGES, KINDS, LABELS, NAMES, hugging_face_data, png, write_csv, write_shards
+from kinds_of_input import COUNT, IMAGES, KINDS, LABELS, NAMES, hugging_face_data, png, write_hugging_face, write_shards
 
 from elfs_ray import storage
 from elfs_ray.config import load_config
@@ -167,6 +169,43 @@ class TestShards:
             "huge": "the member has 4,000 bytes",
         }
 
+    def test_hidden_members_are_counted(self, tmp_path):
+        """As a Mac packs them; a sample may stand in any folder."""
+        named = [("x/1.jpg", png(1)), ("__MACOSX/x/._1.jpg", b"x"), ("x/._1.jpg", b"x"), ("LICENSE", b"x"),
+                 ("../up.jpg", png(2)), ("././here.jpg", png(3)), ("caf\udce9.jpg", png(4)),
+                 ("words.txt", b"x")]  # fmt: skip
+        write_tar(tmp_path / "a.TAR", named)
+        write_tar(tmp_path / "b.tar", [])
+        source = open_source(str(tmp_path))
+        rows = read_all(source)
+        assert rows["sample_id"].to_pylist() == ["x/1", "../up", "here", "caf\\xe9", "words"]
+        assert rows["image"].to_pylist() == [png(1), png(2), png(3), png(4), None]
+        assert source.found.passed_over == {
+            "hidden members": 2, "members without an ending": 1, "shards without samples": 1
+        }  # fmt: skip
+
+    def test_equal_keys_are_told_apart_by_their_shards(self, tmp_path):
+        for name in ("a.TAR", "deep/a.tar"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            write_tar(tmp_path / name, [("1.jpg", png(1))])
+        assert read_all(open_source(str(tmp_path)))["sample_id"].to_pylist() == ["a/1", "deep/a/1"]
+
+    @pytest.mark.parametrize("ending", ["jpe", "jfif", "j2k", "qoi", "dib", "pbm"])
+    def test_every_kind_of_image_is_looked_for(self, tmp_path, ending):
+        location = write_tar(tmp_path / "a.tar", [(f"1.{ending.upper()}", png(1)), ("1.txt", b"x")])
+        assert read_all(open_source(location))["image"].to_pylist() == [png(1)]
+
+    def test_joined_archives_are_refused(self, tmp_path):
+        """`tar` itself stops at the end of the first: the images of the second would be lost."""
+        parts = [write_tar(tmp_path / f"{number}.tar", [(f"{number}.jpg", png(number))]) for number in range(2)]
+        joined = tmp_path / "joined.tar"
+        joined.write_bytes(b"".join(Path(part).read_bytes() for part in parts))
+        with pytest.raises(UsageError, match=r"after member 1 \(more follows its end, as where archives were joined\)"):
+            open_source(str(joined))
+        padded = tmp_path / "padded.tar"
+        padded.write_bytes(Path(parts[0]).read_bytes() + bytes(2**21))
+        assert open_source(str(padded)).count == 1
+
     def test_labels_in_json(self, tmp_path):
         location = write_shards(tmp_path / "shards")
         labels, classes = read_labels("column:kind", ["a/0", "b/1"], source=lambda: open_source(str(location)))
@@ -241,7 +280,29 @@ class TestHuggingFace:
         rows = read_all(open_source(str(tmp_path / "data")))
         assert rows["sample_id"].to_pylist() == ["x", "y"]
         assert rows["image"].to_pylist() == [png(1), None]
-        assert rows["error"].to_pylist() == [None, "the image is empty (0 bytes)"]
+        assert rows["error"].to_pylist() == [None, "the row holds neither the bytes of an image nor a path"]
+        assert rows["uri"].to_pylist() == [str(tmp_path / "one.png"), f"{tmp_path}/data/data-00000-of-00001.arrow#1"]
+
+    def test_rows_are_numbered_in_their_file(self, tmp_path):
+        rows = read_all(open_source(str(write_hugging_face(tmp_path / "data"))))
+        files = [f"{tmp_path}/data/data-0000{number}-of-00002.arrow" for number in range(2)]
+        assert rows["uri"].to_pylist() == [f"{files[n // 4]}#{n % 4}" for n in range(COUNT)]
+
+    def test_what_it_does_not_name_is_passed_over(self, tmp_path):
+        """As `map` leaves its caches beside the data."""
+        folder = write_hugging_face(tmp_path / "data")
+        shutil.copy(folder / "data-00000-of-00002.arrow", folder / "cache-1.arrow")
+        (folder / "README.md").write_text("x")
+        source = open_source(str(folder))
+        assert read_all(source)["image"].to_pylist() == IMAGES
+        assert source.found.line(str(folder)) == "data/: 2 .arrow read; passed over 1 .arrow, 1 .md"
+
+    def test_several_data_sets_are_refused(self, tmp_path):
+        for name in ("train", "test"):
+            write_hugging_face(tmp_path / "all" / name)
+        message = f"holds 2 saved data sets; pass one of them, such as --input {tmp_path}/all/test"
+        with pytest.raises(UsageError, match=message):
+            open_source(str(tmp_path / "all"))
 
     def test_its_own_order_counts(self, tmp_path):
         hugging_face_data().save_to_disk(tmp_path / "data", num_shards=2)
@@ -286,9 +347,3 @@ def test_object_storage(object_storage, write, kind, tmp_path):
         spec = "column:cls" if kind == "webdataset" else "column:label"
         labels, classes = read_labels(spec, KINDS[kind][1], source=lambda: open_source(uri))
         assert [classes[label] for label in labels] == LABELS
-
-
-def test_a_folder_with_shards_among_images_stays_one(tmp_path):
-    write_csv(tmp_path)
-    write_tar(tmp_path / "a.tar", [("1.png", png(1))])
-    assert open_source(str(tmp_path)).kind == "folder"

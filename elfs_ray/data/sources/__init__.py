@@ -13,25 +13,42 @@ order of the source.
 | vectors | rows of embeddings, without images | a column, else the numbers of the rows |
 """
 
+from collections import Counter
+
 import pyarrow.fs as pafs
 
+from elfs_ray import storage
 from elfs_ray.config import RunConfig
 from elfs_ray.data.columns import ID_COLUMNS, Wanted
-from elfs_ray.data.files import existing, list_files
+from elfs_ray.data.files import existing
+from elfs_ray.data.listing import Entry, list_folder
 from elfs_ray.data.sources.base import Chunk, Source
 from elfs_ray.data.sources.folder import FolderSource
-from elfs_ray.data.sources.hugging_face import SPLITS, STATE, HuggingFaceSource, refuse_splits
+from elfs_ray.data.sources.found import UNKNOWN, counted, label
+from elfs_ray.data.sources.hugging_face import SAVED_WITH, SPLITS, STATE, HuggingFaceSource, in_order, refuse_splits
+from elfs_ray.data.sources.kinds import (
+    AUTO,
+    FOLDER,
+    HUGGING_FACE,
+    PARQUET,
+    PARQUET_ENDINGS,
+    SHARDS,
+    TABLE,
+    Parts,
+    check_kind,
+    compressed,
+    is_compressed,
+    kind_of_folder,
+)
 from elfs_ray.data.sources.manifest import ManifestSource
 from elfs_ray.data.sources.parquet import ParquetSource
 from elfs_ray.data.sources.vectors import VectorSource
 from elfs_ray.data.sources.webdataset import WebDatasetSource
 from elfs_ray.data.text_tables import MANIFESTS
 from elfs_ray.errors import UsageError
+from elfs_ray.locations import from_file_uri
 
 __all__ = ["ID_COLUMNS", "Chunk", "Source", "open_input", "open_source"]
-
-_BESIDE_SHARDS = ("json", "jsonl", "txt", "md", "idx", "csv", "yaml", "yml")
-"""Endings of files that may stand beside tar shards, and say something of them."""
 
 
 def open_input(config: RunConfig, location: str | None) -> Source:
@@ -48,57 +65,115 @@ def open_input(config: RunConfig, location: str | None) -> Source:
     if location is None:
         return VectorSource(str(config.embed.vectors), ingest.id_column)
     return open_source(
-        location, image_column=ingest.image_column, id_column=ingest.id_column, chunk_rows=ingest.chunk_rows
+        location,
+        image_column=ingest.image_column,
+        id_column=ingest.id_column,
+        chunk_rows=ingest.chunk_rows,
+        kind=ingest.input_kind,
     )
 
 
 def open_source(
-    location: str, *, image_column: str | None = None, id_column: str | None = None, chunk_rows: int = 1024
+    location: str,
+    *,
+    image_column: str | None = None,
+    id_column: str | None = None,
+    chunk_rows: int = 1024,
+    kind: str = AUTO,
 ) -> Source:
     """List the images at a local path or URI.
 
+    Args:
+        location: of a folder or a file.
+        image_column: of a table: with bytes or paths; of tar shards: the ending of the images.
+        id_column: of a table: with the ids.
+        chunk_rows: inputs that are read at once, at most.
+        kind: what is there; `auto`: what the files say.
+
     Raises:
-        UsageError: nothing there, nothing in it, no permission, a table or archive that cannot be read, no such column.
+        UsageError: nothing there, nothing in it, no permission, a table or archive that cannot be read, no such column,
+            or a folder that may be one thing as well as another.
     """
+    try:
+        location = from_file_uri(location)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     filesystem, info = existing(location)
     wanted = Wanted(image_column, id_column, chunk_rows)
     if info.type == pafs.FileType.File:
-        return _open_file(location, filesystem, info, wanted)
-    files = list_files(location, filesystem, info.path)
-    if not files:
-        raise UsageError(f"{location} holds no files; pass a folder with images")
-    endings = {file.extension for file in files}
-    top = {file.base_name for file in files if file.path.rpartition("/")[0] == info.path}
-    if endings == {"parquet"}:
-        return ParquetSource(location, filesystem, files, wanted)
-    if SPLITS in top and "arrow" in endings:
-        refuse_splits(location, filesystem, info.path)
-    if endings == {"arrow"} or ("arrow" in endings and STATE in top):
+        return _open_file(location, filesystem, info, wanted, kind)
+    return _open_folder(location, filesystem, info.path, wanted, kind)
+
+
+def _open_folder(location: str, filesystem: pafs.FileSystem, root: str, wanted: Wanted, kind: str) -> Source:
+    listing = list_folder(location, filesystem, root)
+    parts = Parts(listing)
+    top = {entry.base_name for entry in listing.entries if entry.path.rpartition("/")[0] == root}
+    arrow = parts.kinds[HUGGING_FACE]
+    if kind == AUTO:
+        saved = arrow and (SPLITS in top or STATE in top)
+        kind = HUGGING_FACE if saved else kind_of_folder(location, listing, parts, filesystem)
+    if kind == HUGGING_FACE and arrow and SPLITS in top:
+        refuse_splits(location, filesystem, root)
+    check_kind(location, kind, parts)
+    files = parts.take(kind)
+    if kind == HUGGING_FACE:
+        files = in_order(location, filesystem, files, [one for one in listing.entries if one.base_name == STATE])
+    source = _reader(location, filesystem, root, files, wanted, kind)
+    source.found.read = _told(files, parts, kind)
+    taken = {file.path for file in files}
+    of_saved = SAVED_WITH if kind == HUGGING_FACE else ()
+    left = [file for file in listing.entries if file.path not in taken and file.base_name not in of_saved]
+    source.found.add(listing, left)
+    return source
+
+
+def _reader(
+    location: str, filesystem: pafs.FileSystem, root: str, files: list[Entry], wanted: Wanted, kind: str
+) -> Source:
+    """What reads files of a kind."""
+    if kind == PARQUET:
+        return ParquetSource(location, filesystem, root, files, wanted)
+    if kind == HUGGING_FACE:
         return HuggingFaceSource(location, filesystem, files, wanted)
-    if "tar" in endings and endings <= {"tar", *_BESIDE_SHARDS}:
-        shards = [file for file in files if file.extension == "tar"]
-        return WebDatasetSource(location, filesystem, info.path, shards, wanted)
-    if image_column or id_column:
+    if kind == SHARDS:
+        return WebDatasetSource(location, filesystem, root, files, wanted)
+    if kind == TABLE:
+        table = storage.with_options_of(storage.uri_of(files[0].path, location), location)
+        return ManifestSource(table, filesystem, filesystem.get_file_info(files[0].path), wanted)
+    if wanted.image_column or wanted.id_column:
         raise UsageError(
             f"{location} is a folder of images, and ingest.image_column and ingest.id_column are for tables; "
             "leave them out"
         )
-    return FolderSource(location, info.path, files, chunk_rows)
+    return FolderSource(location, root, files, wanted.chunk_rows)
 
 
-def _open_file(location: str, filesystem: pafs.FileSystem, info: pafs.FileInfo, wanted: Wanted) -> Source:
-    ending = info.extension.lower()
-    if ending == "parquet":
-        return ParquetSource(location, filesystem, [info], wanted)
-    if ending in MANIFESTS:
-        return ManifestSource(location, filesystem, info, wanted)
-    if ending == "tar":
-        return WebDatasetSource(location, filesystem, info.path.rpartition("/")[0], [info], wanted)
-    if ending == "arrow":
-        return HuggingFaceSource(location, filesystem, [info], wanted)
-    if info.path.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
-        raise UsageError(f"{location} is compressed, so that no image in it can be read alone; unpack it to .tar")
-    raise UsageError(
-        f"{location} is neither a folder nor a .parquet file, nor .csv, .tsv, .jsonl, .tar or .arrow; "
-        "pass a folder of images, or a table or archive that holds them"
-    )
+def _told(files: list[Entry], parts: Parts, kind: str) -> str:
+    """Files that are read, in words."""
+    if kind != FOLDER:
+        return ", ".join(counted(what, count) for what, count in Counter(map(label, files)).items())
+    told = [counted("images", len(parts.kinds[FOLDER]))] if parts.kinds[FOLDER] else []
+    return " and ".join([*told, *([counted(UNKNOWN, len(parts.unknown))] if parts.unknown else [])])
+
+
+def _open_file(location: str, filesystem: pafs.FileSystem, info: pafs.FileInfo, wanted: Wanted, kind: str) -> Source:
+    file = Entry(info.path, info.size, info.mtime_ns)
+    if is_compressed(file):
+        raise UsageError(compressed(location))
+    if kind == AUTO:
+        kind = _KINDS.get(file.extension, FOLDER)
+    if kind == FOLDER:
+        raise UsageError(
+            f"{location} is neither a folder nor a .parquet file, nor .csv, .tsv, .jsonl, .tar or .arrow; "
+            "pass a folder of images, or a table or archive that holds them"
+        )
+    return _reader(location, filesystem, info.path.rpartition("/")[0], [file], wanted, kind)
+
+
+_KINDS = {
+    **dict.fromkeys(PARQUET_ENDINGS, PARQUET),
+    **dict.fromkeys(MANIFESTS, TABLE),
+    "tar": SHARDS,
+    "arrow": HUGGING_FACE,
+}

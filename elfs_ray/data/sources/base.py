@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from elfs_ray import storage
+from elfs_ray.data.columns import beside, is_text
 from elfs_ray.data.files import map_files, read_uri
+from elfs_ray.data.sources.found import Found
 from elfs_ray.errors import RunError, UsageError, one_line
 
 CHUNK_BYTES = 64 * 2**20
 """A chunk of large images holds fewer of them: all are in memory at once."""
+FILES_IN_A_CHUNK = 256
+"""... of files that a table names: nothing says how large they are."""
 
 T = TypeVar("T")
 Encoded = tuple[bytes | None, str | None]
@@ -50,6 +55,7 @@ class Source(ABC):
         carries_bytes: whether images have no files of their own, so that the run folder keeps their bytes.
         has_images: False for embeddings alone.
         chunks: of all inputs, in order.
+        found: what is read of the location and what is passed over.
     """
 
     kind: str
@@ -58,6 +64,7 @@ class Source(ABC):
     carries_bytes: bool
     has_images = True
     chunks: list[Chunk]
+    found: Found
 
     @abstractmethod
     def signature(self) -> str:
@@ -135,12 +142,55 @@ def attempt(read: Callable[[], T], name: str) -> tuple[T | None, str | None]:
                 f"{name} cannot be read now ({storage.reason(error)}); run the same command again to go on from here"
             ) from None
         return None, f"the file cannot be read: {storage.reason(error)}"
-    except (UsageError, pa.ArrowInvalid) as error:  # such as a path that cannot be one
+    except (ValueError, pa.ArrowInvalid) as error:  # such as a path that cannot be one
         return None, f"the file cannot be read: {one_line(error)}"
 
 
+def read_cells(column: pa.ChunkedArray | pa.Array, table: str, location: str) -> tuple[list[str | None], list[Encoded]]:
+    """The images of a column of bytes, of paths, or of structs of both, as Hugging Face writes them.
+
+    Args:
+        column: a value for each image.
+        table: path of the table that holds it.
+        location: the input.
+
+    Returns:
+        Places of the images that are files, None for those in the table; and their bytes. Bytes in the table come
+        before a path.
+    """
+    if is_text(column.type):
+        uris = [beside(table, location, text) for text in column.to_pylist()]
+        return list(uris), read_files(uris, location)
+    nothing, held = "the image is empty (0 bytes)", column
+    paths: list[str | None] = [None] * len(column)
+    if pa.types.is_struct(column.type):
+        nothing, parts = "the row holds neither the bytes of an image nor a path", [one.name for one in column.type]
+        paths = pc.struct_field(column, "path").to_pylist() if "path" in parts else paths
+        held = pc.struct_field(column, "bytes") if "bytes" in parts else pa.nulls(len(column))
+    places, encoded = list[str | None](), list[Encoded]()
+    for data, path in zip(held.to_pylist(), paths, strict=True):
+        if data or not path:
+            empty = "the image is empty (0 bytes)" if data is not None else nothing
+            places.append(None)
+            encoded.append((data or None, None if data else empty))
+        else:
+            places.append(beside(table, location, path))
+            encoded += read_files([str(places[-1])], location)
+    return places, encoded
+
+
 def table_of(chunk: Chunk, ids: Sequence[str], uris: Sequence[str], encoded: Sequence[Encoded]) -> pa.Table:
-    """What `Source.read` gives."""
+    """What `Source.read` gives.
+
+    Raises:
+        UsageError: there are more or fewer rows than were listed.
+    """
+    for rows in (ids, uris, encoded):
+        if len(rows) != chunk.rows:
+            raise UsageError(
+                f"{chunk.paths[0]} gave {len(rows):,} rows where {chunk.rows:,} were listed; it is damaged or has "
+                "changed: check it, and run the same command again"
+            )
     return pa.table(
         {
             "position": pa.array(range(chunk.first, chunk.first + chunk.rows), pa.int64()),

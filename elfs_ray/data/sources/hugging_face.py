@@ -4,7 +4,7 @@ The files are listed once, with the place of each batch, so that any process can
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,7 +16,6 @@ from elfs_ray import storage
 from elfs_ray.data.columns import (
     Wanted,
     as_text,
-    beside,
     check_column,
     find_ids,
     find_images,
@@ -25,10 +24,13 @@ from elfs_ray.data.columns import (
     refuse_repeated,
 )
 from elfs_ray.data.files import files_signature, map_files
-from elfs_ray.data.sources.base import Chunk, Encoded, Source, even_runs, read_files, table_of
+from elfs_ray.data.listing import Entry
+from elfs_ray.data.sources.base import FILES_IN_A_CHUNK, Chunk, Source, even_runs, read_cells, table_of
+from elfs_ray.data.sources.found import Found, counted
 from elfs_ray.errors import UsageError, one_line
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
+SAVED_WITH = (STATE, SPLITS, "dataset_info.json")
 
 
 class _Batch(NamedTuple):
@@ -45,9 +47,9 @@ class HuggingFaceSource(Source):
 
     kind = "hugging face"
 
-    def __init__(self, location: str, filesystem: pafs.FileSystem, files: list[pafs.FileInfo], wanted: Wanted) -> None:
+    def __init__(self, location: str, filesystem: pafs.FileSystem, files: Sequence[Entry], wanted: Wanted) -> None:
         self.location, self._filesystem, self._signature = location, filesystem, files_signature(files)
-        paths = _in_order(filesystem, files)
+        paths = [file.path for file in files]
         listed = list(map_files(lambda path: _list_batches(path, filesystem), location, paths))
         self._schema: pa.Schema = listed[0][0]
         for path, (schema, _) in zip(paths, listed, strict=True):
@@ -58,12 +60,17 @@ class HuggingFaceSource(Source):
         self._image_column = find_images(location, self._schema, wanted.image_column)
         self.carries_bytes = not is_text(self._schema.field(self._image_column).type)
         self.chunks, self.count = [], 0
+        self._firsts = dict[str, int]()  # of each file
+        names_files = pa.types.is_struct(self._schema.field(self._image_column).type) or not self.carries_bytes
+        most = min(wanted.chunk_rows, FILES_IN_A_CHUNK) if names_files else wanted.chunk_rows
         for number, batch in enumerate(self._batches):
-            for offset, rows in even_runs(batch.rows, batch.size // max(1, batch.rows), wanted.chunk_rows):
+            self._firsts.setdefault(batch.path, self.count)
+            for offset, rows in even_runs(batch.rows, batch.size // max(1, batch.rows), most):
                 self.chunks.append(Chunk(len(self.chunks), self.count, rows, (batch.path,), number, offset))
                 self.count += rows
         if self.count == 0:
             raise UsageError(f"{location} holds no rows; pass a data set with images")
+        self.found = Found(counted("rows", self.count))
 
     def signature(self) -> str:
         """Of the files."""
@@ -72,14 +79,10 @@ class HuggingFaceSource(Source):
     def read(self, chunk: Chunk) -> pa.Table:
         """Some rows of a record batch."""
         batch = self._read_batch(self._batches[chunk.row_group], self._image_column).slice(chunk.offset, chunk.rows)
-        path, images = chunk.paths[0], batch[self._image_column]
-        uri, numbers = storage.uri_of(path, self.location), range(chunk.first, chunk.first + chunk.rows)
-        uris = [f"{uri}#{number}" for number in numbers]
-        if self.carries_bytes:
-            encoded = self._pictures(path, images)
-        else:
-            uris = [beside(path, self.location, text) for text in images.to_pylist()]
-            encoded = read_files(uris, self.location)
+        path = chunk.paths[0]
+        uri, first = storage.uri_of(path, self.location), chunk.first - self._firsts[path]
+        places, encoded = read_cells(batch[self._image_column], path, self.location)
+        uris = [place if place is not None else f"{uri}#{first + row}" for row, place in enumerate(places)]
         return table_of(chunk, self._ids(batch, chunk.first).to_pylist(), uris, encoded)
 
     def columns(self) -> list[str] | None:
@@ -108,21 +111,6 @@ class HuggingFaceSource(Source):
             return ids_of(batch[self._id_column], f"column {self._id_column!r} of {self.location}")
         return pa.array([str(number) for number in range(first, first + batch.num_rows)], pa.string())
 
-    def _pictures(self, path: str, images: pa.Array) -> list[Encoded]:
-        """The bytes of each image; of one that only names a file, the file's."""
-        bytes_alone, paths = images, list[str | None]([None] * len(images))
-        if pa.types.is_struct(images.type):
-            bytes_alone = pc.struct_field(images, "bytes")
-            if "path" in [one.name for one in images.type]:
-                paths = pc.struct_field(images, "path").to_pylist()
-        encoded = list[Encoded]()
-        for data, beside_it in zip(bytes_alone.to_pylist(), paths, strict=True):
-            if data or not beside_it:
-                encoded.append((data or None, None if data else "the image is empty (0 bytes)"))
-            else:
-                encoded += read_files([beside(path, self.location, beside_it)], self.location)
-        return encoded
-
     def _read_batch(self, place: _Batch, column: str) -> pa.RecordBatch:
         """A column of a record batch, with that of the ids."""
         columns = list(dict.fromkeys([column, self._id_column or column]))
@@ -130,6 +118,10 @@ class HuggingFaceSource(Source):
             file.seek(place.offset)
             batch = pa.ipc.read_record_batch(pa.ipc.read_message(file), self._schema).select(columns)
             batch.validate(full=True)
+        if batch.num_rows != place.rows:
+            raise UsageError(
+                f"{place.path} gave {batch.num_rows:,} rows where {place.rows:,} were listed; it has changed: run again"
+            )
         return batch
 
 
@@ -149,19 +141,32 @@ def refuse_splits(location: str, filesystem: pafs.FileSystem, path: str) -> None
     )
 
 
-def _in_order(filesystem: pafs.FileSystem, files: list[pafs.FileInfo]) -> list[str]:
-    """Paths of the Arrow files as the data set orders them, or by name where it does not say."""
-    paths = [info.path for info in files if info.path.endswith(".arrow")]
-    states = [info.path for info in files if info.base_name == STATE]
-    named = _read_json(filesystem, states[0]).get("_data_files") if states else None
+def in_order(
+    location: str, filesystem: pafs.FileSystem, files: Sequence[Entry], states: Sequence[Entry]
+) -> list[Entry]:
+    """The Arrow files of a data set in its order, or by path where it does not say.
+
+    Args:
+        location: of the data set, as the user named it.
+        filesystem: that holds it.
+        files: its Arrow files; those that it does not name, such as caches, are left out.
+        states: its `state.json`, if it has one.
+
+    Raises:
+        UsageError: there are several data sets, or a file of one is missing.
+    """
+    if len(states) > 1:
+        folder = storage.uri_of(states[0].path.rpartition("/")[0], location)
+        raise UsageError(f"{location} holds {len(states)} saved data sets; pass one of them, such as --input {folder}")
+    named = _read_json(filesystem, states[0].path).get("_data_files") if states else None
     if not isinstance(named, list) or not named:
-        return paths
-    wanted = [one.get("filename") if isinstance(one, dict) else None for one in named]
-    by_name = {path.rsplit("/", 1)[-1]: path for path in paths}
-    missing = [name for name in wanted if name not in by_name]
+        return list(files)
+    folder, by_path = states[0].path.rpartition("/")[0], {file.path: file for file in files}
+    names = [one.get("filename") if isinstance(one, dict) else None for one in named]
+    missing = [name for name in names if f"{folder}/{name}" not in by_path]
     if missing:
-        raise UsageError(f"{states[0]} names the file {missing[0]}, which is not there; save the data set again")
-    return [by_name[name] for name in wanted]
+        raise UsageError(f"{states[0].path} names the file {missing[0]}, which is not there; save the data set again")
+    return [by_path[f"{folder}/{name}"] for name in names]
 
 
 def _read_json(filesystem: pafs.FileSystem, path: str) -> dict[str, Any]:

@@ -4,14 +4,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from elfs_ray.data.columns import Wanted, as_text, beside, check_column, find_ids, find_images, ids_of
+from elfs_ray.data.columns import Wanted, as_text, check_column, find_ids, find_images, ids_of
 from elfs_ray.data.files import files_signature
-from elfs_ray.data.sources.base import Chunk, Source, read_files, table_of
+from elfs_ray.data.sources.base import FILES_IN_A_CHUNK, Chunk, Source, read_cells, table_of
+from elfs_ray.data.sources.found import Found, counted
 from elfs_ray.data.text_tables import read_text_table, text_table_schema
 from elfs_ray.errors import UsageError
-
-FILES_IN_A_CHUNK = 256
-"""Nothing says how large they are, and all of a chunk are in memory at once."""
 
 
 class ManifestSource(Source):
@@ -31,6 +29,7 @@ class ManifestSource(Source):
         self.count = rows.num_rows
         if self.count == 0:
             raise UsageError(f"{location} holds no rows; pass a table with images")
+        self.found = Found(counted("rows", self.count))
         self._paths = rows[image_column].combine_chunks()
         self._ids = ids_of(rows[columns[-1]], f"column {columns[-1]!r} of {location}").combine_chunks()
         most = min(wanted.chunk_rows, FILES_IN_A_CHUNK)
@@ -45,10 +44,9 @@ class ManifestSource(Source):
 
     def read(self, chunk: Chunk) -> pa.Table:
         """The file that each row names."""
-        paths = self._paths.slice(chunk.first, chunk.rows).to_pylist()
-        uris = [beside(self._path, self.location, path) for path in paths]
+        places, encoded = read_cells(self._paths.slice(chunk.first, chunk.rows), self._path, self.location)
         ids = self._ids.slice(chunk.first, chunk.rows).to_pylist()
-        return table_of(chunk, ids, uris, read_files(uris, self.location))
+        return table_of(chunk, ids, [str(place) for place in places], encoded)
 
     def columns(self) -> list[str] | None:
         """Of the manifest."""

@@ -3,20 +3,36 @@
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from elfs_ray import storage
-from elfs_ray.data.columns import Wanted, as_text, beside, check_column, find_ids, find_images, ids_of, is_text
+from elfs_ray.data.columns import (
+    Wanted,
+    as_text,
+    check_column,
+    find_ids,
+    find_images,
+    holds_bytes,
+    ids_of,
+    is_id,
+    is_text,
+    listed,
+)
 from elfs_ray.data.files import files_signature, open_parquet, reading_parquet
-from elfs_ray.data.sources.base import Chunk, Source, even_runs, read_files, table_of
+from elfs_ray.data.listing import Entry
+from elfs_ray.data.sources.base import FILES_IN_A_CHUNK, Chunk, Source, even_runs, read_cells, table_of
+from elfs_ray.data.sources.found import Found, counted
 from elfs_ray.errors import UsageError
 
 CHUNKS_READ_TOGETHER = 8
 
 
 class ParquetSource(Source):
-    """The rows of one table, or of several in order of path."""
+    """The rows of one table, or of several in order of path.
+
+    Ids are a column, else FILE#ROW: the path below the input, and the row in the file, from 0.
+    """
 
     kind = "parquet"
 
@@ -24,28 +40,60 @@ class ParquetSource(Source):
         self,
         location: str,
         filesystem: pafs.FileSystem,
-        files: list[pafs.FileInfo],
+        root: str,
+        files: Sequence[Entry | pafs.FileInfo],
         wanted: Wanted,
     ) -> None:
         self.location, self._filesystem, self._signature = location, filesystem, files_signature(files)
-        self.chunks, self.count = [], 0
-        for info in files:
-            self._add_file(info.path, wanted.chunk_rows)
-        if self.count == 0:
+        self._root, self._firsts = root, dict[str, int]()
+        opened = open_parquet(files[0].path, filesystem)
+        self._first_path, schema = files[0].path, opened.schema_arrow
+        if len(files) == 1 and not opened.metadata.num_rows:
             raise UsageError(f"{location} holds no rows; pass a table with images")
-        schema = open_parquet(files[0].path, filesystem).schema_arrow
         self._id_column = find_ids(location, schema, wanted.id_column)
         self._image_column = find_images(location, schema, wanted.image_column)
-        self.carries_bytes = not is_text(schema.field(self._image_column).type)
+        image_type = schema.field(self._image_column).type
+        self.carries_bytes = not is_text(image_type)
+        names_files = pa.types.is_struct(image_type) or not self.carries_bytes
+        most = min(wanted.chunk_rows, FILES_IN_A_CHUNK) if names_files else wanted.chunk_rows
+        self.chunks, self.count = [], 0
+        for info in files:
+            self._add_file(info.path, open_parquet(info.path, filesystem), most)
+        if self.count == 0:
+            raise UsageError(f"{location} holds no rows; pass a table with images")
+        self.found = Found(counted("rows", self.count))
 
-    def _add_file(self, path: str, chunk_rows: int) -> None:
-        metadata = open_parquet(path, self._filesystem).metadata
+    def _add_file(self, path: str, file: pq.ParquetFile, chunk_rows: int) -> None:
+        self._check_columns(path, file.schema_arrow)
+        self._firsts[path] = self.count
+        metadata = file.metadata
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group).num_rows
             row_bytes = metadata.row_group(group).total_byte_size // max(rows, 1)
             for offset, size in even_runs(rows, row_bytes, chunk_rows):
                 self.chunks.append(Chunk(len(self.chunks), self.count, size, (path,), group, offset))
                 self.count += size
+        if self.count - self._firsts[path] != metadata.num_rows:
+            raise UsageError(
+                f"{path} is damaged: its row groups have {self.count - self._firsts[path]:,} rows, and its footer says "
+                f"{metadata.num_rows:,}; write it again"
+            )
+
+    def _check_columns(self, path: str, schema: pa.Schema) -> None:
+        """Refuse a table that does not have the columns of the first, each with what it has there."""
+        fits = [(self._image_column, holds_bytes if self.carries_bytes else is_text)]
+        fits += [(self._id_column, is_id)] if self._id_column else []
+        for name, fit in fits:
+            if name not in schema.names:
+                raise UsageError(
+                    f"{path} has no column {name!r}, which {self._first_path} has (its columns: "
+                    f"{listed(schema.names)}); give all tables the same columns, or leave it out"
+                )
+            if not fit(schema.field(name).type):
+                raise UsageError(
+                    f"{path} holds {schema.field(name).type} in column {name!r}, where {self._first_path} holds "
+                    "another kind of values; write all tables alike, or leave it out"
+                )
 
     def signature(self) -> str:
         """Of the files."""
@@ -72,51 +120,57 @@ class ParquetSource(Source):
         path, columns = chunks[0].paths[0], [self._image_column, *([self._id_column] if self._id_column else [])]
         with reading_parquet(path):
             file, group = open_parquet(path, self._filesystem), chunks[0].row_group
+            rows = file.metadata.row_group(group).num_rows
             batches = file.iter_batches(chunks[0].rows, row_groups=[group], columns=columns)
-            held, start = pa.Table.from_batches([next(batches)]), 0
+            held, start = list[pa.RecordBatch](), 0  # the batches that hold a chunk's rows, and the first row of these
             for chunk in chunks:
-                while start + held.num_rows < chunk.offset + chunk.rows:
-                    passed = max(0, min(chunk.offset - start, held.num_rows))
-                    held = pa.concat_tables([held.slice(passed), pa.Table.from_batches([next(batches)])])
-                    start += passed
-                yield self._table_of(chunk, path, held.slice(chunk.offset - start, chunk.rows))
+                while (end := start + sum(map(len, held))) < chunk.offset + chunk.rows:
+                    more = next(batches, None)
+                    if more is None:
+                        raise _other_count(path, group, chunk.offset + chunk.rows, end)
+                    if end <= chunk.offset:
+                        held, start = [], end
+                    held.append(more)
+                yield self._table_of(chunk, path, pa.Table.from_batches(held).slice(chunk.offset - start, chunk.rows))
+            if end == rows and (extra := sum(map(len, batches))):
+                raise _other_count(path, group, rows, rows + extra)
 
     def columns(self) -> list[str] | None:
         """Of the first table."""
-        path = self.chunks[0].paths[0]
-        with reading_parquet(path):
-            return list(open_parquet(path, self._filesystem).schema_arrow.names)
+        with reading_parquet(self._first_path):
+            return list(open_parquet(self._first_path, self._filesystem).schema_arrow.names)
 
     def read_column(self, name: str) -> tuple[pa.Array, pa.Array]:
         """The columns of ids and labels of all tables."""
-        ids, values, first = list[pa.ChunkedArray](), list[pa.ChunkedArray](), 0
+        ids, values = list[pa.ChunkedArray](), list[pa.ChunkedArray]()
         for path in dict.fromkeys(chunk.paths[0] for chunk in self.chunks):
             with reading_parquet(path):
                 file = open_parquet(path, self._filesystem)
                 check_column(path, file.schema_arrow.names, name)
-                rows = file.read(columns=[name, *([self._id_column] if self._id_column else [])])
-            ids.append(self._ids(path, rows, first))
+                rows = file.read(columns=list(dict.fromkeys([name, self._id_column or name])))
+            ids.append(self._ids(path, rows, 0))
             values.append(as_text(rows[name], f"column {name!r} of {path}"))
-            first += rows.num_rows
         return pa.concat_arrays([one.combine_chunks() for one in ids]), pa.concat_arrays(
             [one.combine_chunks() for one in values]
         )
 
     def _ids(self, path: str, rows: pa.Table, first: int) -> pa.ChunkedArray:
-        """Ids of rows of a table, of which the first stands at that position."""
+        """Ids of rows of a table, the first of which has that number in its file."""
         if self._id_column:
             return ids_of(rows[self._id_column], f"column {self._id_column!r} of {path}")
-        name = path.rsplit("/", 1)[-1]
+        name = path[len(self._root) :].lstrip("/")
         return pa.chunked_array([[f"{name}#{number}" for number in range(first, first + rows.num_rows)]], pa.string())
 
     def _table_of(self, chunk: Chunk, path: str, rows: pa.Table) -> pa.Table:
-        numbers, ids = range(chunk.first, chunk.first + chunk.rows), self._ids(path, rows, chunk.first).to_pylist()
-        images = rows[self._image_column]
-        if not self.carries_bytes:
-            uris = [beside(path, self.location, text) for text in images.to_pylist()]
-            return table_of(chunk, ids, uris, read_files(uris, self.location))
-        if pa.types.is_struct(images.type):  # Hugging Face: {bytes, path}
-            images = pc.struct_field(images, "bytes")
-        encoded = [(data, None if data else "the image is empty (0 bytes)") for data in images.to_pylist()]
-        uri = storage.uri_of(path, self.location)
-        return table_of(chunk, ids, [f"{uri}#{number}" for number in numbers], encoded)
+        first, uri = chunk.first - self._firsts[path], storage.uri_of(path, self.location)
+        ids = self._ids(path, rows, first).to_pylist()
+        places, encoded = read_cells(rows[self._image_column], path, self.location)
+        uris = [place if place is not None else f"{uri}#{first + row}" for row, place in enumerate(places)]
+        return table_of(chunk, ids, uris, encoded)
+
+
+def _other_count(path: str, group: int, listed: int, found: int) -> UsageError:
+    return UsageError(
+        f"{path} is damaged or has changed: row group {group} gives {found:,} rows where {listed:,} were listed; "
+        "write it again, or run the same command again"
+    )

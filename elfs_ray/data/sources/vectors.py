@@ -4,6 +4,7 @@ import pyarrow as pa
 
 from elfs_ray import storage
 from elfs_ray.data.sources.base import Chunk, Source, table_of
+from elfs_ray.data.sources.found import Found, counted
 from elfs_ray.data.vectors import open_vectors, vectors_signature
 
 
@@ -18,6 +19,10 @@ class VectorSource(Source):
         self.location = location
         self._vectors = open_vectors(location, id_column)
         self.count = self._vectors.rows
+        self.found = Found(counted("rows", self.count))
+        self._firsts = dict[str, int]()  # of each file
+        for group in self._vectors.groups:
+            self._firsts.setdefault(group.path, group.first)
         self.chunks = [
             Chunk(number, group.first, group.rows, (group.path,), number)
             for number, group in enumerate(self._vectors.groups)
@@ -30,8 +35,9 @@ class VectorSource(Source):
     def read(self, chunk: Chunk) -> pa.Table:
         """The ids of a group of rows, with no images and no errors."""
         uri = storage.uri_of(chunk.paths[0], self.location)
-        uris = [f"{uri}#{number}" for number in range(chunk.first, chunk.first + chunk.rows)]
-        ids = self._vectors.ids(chunk.row_group).slice(0, chunk.rows).to_pylist()
+        first = chunk.first - self._firsts[chunk.paths[0]]
+        uris = [f"{uri}#{number}" for number in range(first, first + chunk.rows)]
+        ids = self._vectors.ids(chunk.row_group).to_pylist()
         return table_of(chunk, ids, uris, [(None, None)] * chunk.rows)
 
     def columns(self) -> list[str] | None:

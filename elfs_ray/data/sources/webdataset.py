@@ -4,8 +4,10 @@ The shards are listed once, with the place of each image, so that any process ca
 """
 
 import json
+import re
 import tarfile
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,12 +19,13 @@ import pyarrow.fs as pafs
 from elfs_ray import storage
 from elfs_ray.data.columns import Wanted
 from elfs_ray.data.files import files_signature, map_files
+from elfs_ray.data.image_kinds import IMAGE_ENDINGS
+from elfs_ray.data.listing import Entry, is_hidden
 from elfs_ray.data.sources.base import Chunk, Encoded, Source, attempt, runs, table_of
+from elfs_ray.data.sources.found import EMPTY_SHARDS, HIDDEN_MEMBERS, NAMELESS_MEMBERS, Found, counted
 from elfs_ray.data.tar import HEADER_BYTES, Reader, members, open_archive
 from elfs_ray.errors import UsageError
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "jp2", "avif")
-"""Of two images of a sample, the one whose ending stands first is taken."""
 LARGEST_IMAGE = 2**30
 _ENDINGS_TOLD, _ENDINGS_HELD = 8, 1000
 
@@ -36,6 +39,7 @@ class _Listing(NamedTuple):
         sizes: of their images, bytes, int64 [samples]; -1 where there is none.
         errors: row -> why its image cannot be read.
         endings: of the members.
+        passed_over: members that are no part of a sample -> how many.
     """
 
     keys: pa.Array
@@ -43,6 +47,7 @@ class _Listing(NamedTuple):
     sizes: np.ndarray
     errors: dict[int, str]
     endings: set[str]
+    passed_over: Counter[str]
 
 
 class WebDatasetSource(Source):
@@ -52,7 +57,12 @@ class WebDatasetSource(Source):
     carries_bytes = True
 
     def __init__(
-        self, location: str, filesystem: pafs.FileSystem, root: str, files: list[pafs.FileInfo], wanted: Wanted
+        self,
+        location: str,
+        filesystem: pafs.FileSystem,
+        root: str,
+        files: Sequence[Entry | pafs.FileInfo],
+        wanted: Wanted,
     ) -> None:
         if wanted.id_column:
             raise UsageError(f"{location} holds tar shards, where keys are the ids; leave ingest.id_column out")
@@ -76,6 +86,9 @@ class WebDatasetSource(Source):
                 f"{' or the like' if len(endings) > 1 else ''} (endings: {', '.join(seen[:_ENDINGS_TOLD]) or 'none'}); "
                 "name that of the images with --set ingest.image_column=ENDING"
             )
+        self.found = Found(counted("samples", self.count))
+        for listing in listings:
+            self.found.passed_over.update(listing.passed_over)
         self._keys = pa.concat_arrays([listing.keys for listing in listings])
         self._ids = self._unique_ids(root)
         self.chunks = self._cut(wanted.chunk_rows)
@@ -108,7 +121,7 @@ class WebDatasetSource(Source):
             keys = self._keys.slice(first, last - first).to_pylist()
             rows = {key: int(first) + row for row, key in enumerate(keys)}
             with open_archive(path, self._filesystem) as reader:
-                for key, ending, member in _parts(reader, path):
+                for key, ending, member in _parts(reader, path, Counter()):
                     if key in rows and ending == name.lower():
                         exact[rows[key]] = _text(reader, path, member).strip()
                     elif key in rows and ending == "json" and not exact:
@@ -129,7 +142,7 @@ class WebDatasetSource(Source):
         """The keys, or shard and key where two shards hold one key."""
         if len(pc.unique(self._keys)) == self.count:
             return self._keys
-        names = [path.removeprefix(root).lstrip("/").removesuffix(".tar") for path in self._paths]
+        names = [re.sub(r"\.tar$", "", path[len(root) :].lstrip("/"), flags=re.IGNORECASE) for path in self._paths]
         shards = pa.array(names).take(pa.array(np.repeat(np.arange(len(names)), np.diff(self._firsts))))
         return pc.binary_join_element_wise(shards, self._keys, "/")
 
@@ -147,9 +160,9 @@ class WebDatasetSource(Source):
 def _list_shard(path: str, filesystem: pafs.FileSystem, endings: Sequence[str]) -> _Listing:
     """The samples of one shard; each has the image whose ending stands first, or a reason why it has none."""
     rows, ranks, errors, seen = dict[str, int](), list[int](), dict[int, str](), set[str]()
-    keys, offsets, sizes = list[str](), array("q"), array("q")
+    keys, offsets, sizes, passed_over = list[str](), array("q"), array("q"), Counter[str]()
     with open_archive(path, filesystem) as reader:
-        for key, ending, member in _parts(reader, path):
+        for key, ending, member in _parts(reader, path, passed_over):
             if len(seen) < _ENDINGS_HELD:
                 seen.add(ending)
             rank = endings.index(ending) if ending in endings else len(endings)
@@ -168,7 +181,8 @@ def _list_shard(path: str, filesystem: pafs.FileSystem, endings: Sequence[str]) 
                 errors.pop(row, None)
                 if error:
                     errors[row] = error
-    return _Listing(pa.array(keys, pa.string()), np.array(offsets), np.array(sizes), errors, seen)
+    passed_over += Counter({EMPTY_SHARDS: int(not keys)})
+    return _Listing(pa.array(keys, pa.string()), np.array(offsets), np.array(sizes), errors, seen, passed_over)
 
 
 def _unfit(member: tarfile.TarInfo) -> str | None:
@@ -180,13 +194,18 @@ def _unfit(member: tarfile.TarInfo) -> str | None:
     return None
 
 
-def _parts(reader: Reader, path: str) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Key, ending in small letters, and member, without hidden ones and those without an ending."""
+def _parts(reader: Reader, path: str, passed_over: Counter[str]) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """Key, ending in small letters, and member; counts hidden ones and those without an ending."""
     for member in members(reader, path):
         name = member.name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-        folders, _, last = name.removeprefix("./").rpartition("/")
+        name = re.sub(r"^(\./+)+", "", name)
+        folders, _, last = name.rpartition("/")
         stem, _, ending = last.partition(".")
-        if stem and ending and not any(part.startswith(".") for part in folders.split("/")):
+        if any(is_hidden(part) and part not in (".", "..") for part in (*folders.split("/"), last)):
+            passed_over[HIDDEN_MEMBERS] += 1
+        elif not ending:
+            passed_over[NAMELESS_MEMBERS] += 1
+        else:
             yield f"{folders}/{stem}" if folders else stem, ending.lower(), member
 
 
