@@ -29,9 +29,9 @@ def from_file_uri(text: str) -> str:
     if rest.startswith("//"):
         host, _, rest = rest[2:].partition("/")
         if host.lower() not in _HERE:
-            raise ValueError(f"{text!r} names a file on another machine, {host!r}; write file:///PATH")
+            raise ValueError(f"it names a file on another machine, {host!r}; write file:///PATH")
     if not rest.strip("/"):
-        raise ValueError(f"{text!r} names no file; write file:///PATH")
+        raise ValueError("it names no file; write file:///PATH")
     # A `?` or a `#` is part of the name: a file has neither query nor fragment.
     return "/" + unquote(rest).lstrip("/")
 

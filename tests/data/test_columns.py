@@ -222,6 +222,21 @@ class TestTables:
         with pytest.raises(UsageError, match=message):
             open_source(str(tmp_path))
 
+    def test_ids_that_the_first_does_not_have(self, tmp_path):
+        write(tmp_path / "1.parquet", image=[png(1)])
+        write(tmp_path / "2.parquet", id=["b"], image=[png(1)])
+        with pytest.raises(UsageError, match=r"2.parquet has the id column 'id', and .*1.parquet has none; give all"):
+            open_source(str(tmp_path))
+
+    def test_a_table_without_rows_says_nothing(self, tmp_path):
+        """As an empty part of a data frame is written."""
+        write(tmp_path / "1.parquet", id=pa.nulls(0), image=pa.nulls(0))
+        write(tmp_path / "2.parquet", id=["b"], image=[png(1)])
+        source = open_source(str(tmp_path))
+        assert read_all(source)["sample_id"].to_pylist() == ["b"]
+        assert source.columns() == ["id", "image"]
+        assert source.found.passed_over == {"tables without rows": 1}
+
     def test_the_same_values_may_have_other_types(self, tmp_path):
         write(tmp_path / "1.parquet", id=["a"], image=[png(1)])
         write(tmp_path / "2.parquet", image=pa.array([png(2)], pa.large_binary()), more=[1], id=[7])

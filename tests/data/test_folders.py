@@ -4,6 +4,8 @@ import io
 import os
 import socket
 import tarfile
+import uuid
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -13,9 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinds_of_input import IMAGES, png, write_hugging_face
 
+from elfs_ray.config import load_config
+from elfs_ray.console import Reporter
 from elfs_ray.data.listing import list_folder
 from elfs_ray.data.sources import open_source
 from elfs_ray.errors import UsageError
+from elfs_ray.pipeline import run
+from elfs_ray.store import Store
 
 
 def read_all(source):
@@ -362,3 +368,56 @@ class TestInputKind:
         write_parquet(tmp_path / "t.parquet")
         with pytest.raises(UsageError, match="holds no images to read with --input-kind folder; leave it out"):
             open_source(str(tmp_path), kind="folder")
+
+
+def test_every_entry_is_a_sample_or_has_a_reason(ray_session, tmp_path):
+    """Through ingest: what is listed, counted without the reader, is what the two artifacts hold."""
+    fill(tmp_path / "in", {f"{number}.png": number for number in range(8)})
+    fill(tmp_path / "in", {"odd": b"x", "7.txt": b"x", ".hidden.png": 1, "e\u0301.png": 9})
+    (tmp_path / "in" / "gone.png").symlink_to("annex/gone.png")
+    (tmp_path / "in" / "loop").symlink_to(".")
+    with open(os.path.join(os.fsencode(tmp_path), b"in", b"caf\xe9.png"), "wb") as file:
+        file.write(png(8))
+    values = {"input": f"file://{tmp_path}/in", "budgets": [2], "num_classes": 2, "ingest.max_bad_fraction": 0.5}
+    store, lines = Store(str(tmp_path / "run")), list[str]()
+
+    class Said(Reporter):
+        def line(self, text):
+            lines.append(text)
+
+    run(load_config(values), store, Said(), until="ingest")
+    samples, quarantine = store.read_table("samples"), store.read_table("quarantine")
+    assert samples["sample_id"].to_pylist() == [*(f"{n}.png" for n in range(8)), "e\u0301.png"]
+    assert [Path(uri).read_bytes() for uri in samples["uri"].to_pylist()] == [png(n) for n in (*range(8), 9)]
+    reasons = dict(zip(quarantine["sample_id"].to_pylist(), quarantine["reason"].to_pylist(), strict=True))
+    assert reasons.keys() == {"caf\\xe9.png", "gone.png", "odd"}
+    assert reasons["gone.png"] == "the link leads nowhere: annex/gone.png is not there"
+    assert reasons["caf\\xe9.png"] == "its name is not UTF-8 text; rename it"
+    inside = os.listdir(os.fsencode(tmp_path / "in"))
+    assert samples.num_rows + quarantine.num_rows == len(inside) - len([b"7.txt", b".hidden.png", b"loop"])
+    metrics = store.record("ingest")["metrics"]
+    assert metrics["passed_over"] == {".txt": 1, "hidden files": 1, "links to folders that are listed anyway": 1}
+    assert metrics["inputs"] == 12
+    assert (
+        "  in/: 11 images and 1 file of an unknown kind read; passed over 1 .txt, 1 hidden file, "
+        "1 link to a folder that is listed anyway: 'loop'"
+    ) in lines
+
+
+def test_object_storage(object_storage, tmp_path):
+    write_shard(tmp_path / "in" / "0.tar")
+    write_parquet(tmp_path / "in" / "0.parquet", rows=50)
+    fill(tmp_path / "in", {"0_stats.json": b"{}", ".x/1.png": 1, "__MACOSX/2.png": 2})
+    below = f"photos/{uuid.uuid4().hex}"
+    object_storage.upload(tmp_path / "in", below)
+    location = object_storage.uri(below)
+    rows = read_all(open_source(location))
+    assert rows["image"].to_pylist() == [png(0), png(1)]
+    assert told(location) == f"{below[7:]}/: 1 .tar read; passed over 1 .json, 1 .parquet, 2 hidden files"
+    assert open_source(location, kind="parquet").count == 50
+    with pytest.raises(UsageError, match=r"holds no \.csv, .* to read with --input-kind table"):
+        open_source(location, kind="table")
+    object_storage.put(b"path\n0.tar\n", f"{below}/list.csv")
+    table = open_source(location, kind="table")
+    assert read_all(table)["uri"].to_pylist() == [f"s3://{below}/0.tar"]
+    assert read_all(table)["error"].to_pylist() == [None]

@@ -1,7 +1,8 @@
 """Where images come from.
 
 A source lists its inputs once and cuts them into chunks; any process can read a chunk. Positions are dense, in the
-order of the source.
+order of the source. It says what it passes over (`Source.found`): all else that stands there is an input, and becomes
+a sample or a row of the quarantine.
 
 | source | inputs, in order | ids |
 |---|---|---|
@@ -97,7 +98,7 @@ def open_source(
     try:
         location = from_file_uri(location)
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(f"{location} cannot be opened: {error}") from None
     filesystem, info = existing(location)
     wanted = Wanted(image_column, id_column, chunk_rows)
     if info.type == pafs.FileType.File:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from elfs_ray.data.listing import HIDDEN_FILES, HIDDEN_FOLDERS, KNOWN_FOLDERS, SPECIAL_FILES, Entry, Listing
 
 HIDDEN_MEMBERS, NAMELESS_MEMBERS, EMPTY_SHARDS = "hidden members", "members without an ending", "shards without samples"
+EMPTY_TABLES = "tables without rows"
 NO_ENDING, UNKNOWN = "files without an ending", "files of an unknown kind"
 _ONE = {
     "images": "image",
@@ -18,6 +19,7 @@ _ONE = {
     HIDDEN_MEMBERS: "hidden member",
     NAMELESS_MEMBERS: "member without an ending",
     EMPTY_SHARDS: "shard without samples",
+    EMPTY_TABLES: "table without rows",
     NO_ENDING: "file without an ending",
     UNKNOWN: "file of an unknown kind",
 }

@@ -1,5 +1,6 @@
 """Parquet tables of image bytes, or of paths."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 
 from elfs_ray import storage
 from elfs_ray.data.columns import (
+    ID_COLUMNS,
     Wanted,
     as_text,
     check_column,
@@ -22,7 +24,7 @@ from elfs_ray.data.columns import (
 from elfs_ray.data.files import files_signature, open_parquet, reading_parquet
 from elfs_ray.data.listing import Entry
 from elfs_ray.data.sources.base import FILES_IN_A_CHUNK, Chunk, Source, even_runs, read_cells, table_of
-from elfs_ray.data.sources.found import Found, counted
+from elfs_ray.data.sources.found import EMPTY_TABLES, Found, counted
 from elfs_ray.errors import UsageError
 
 CHUNKS_READ_TOGETHER = 8
@@ -46,31 +48,39 @@ class ParquetSource(Source):
     ) -> None:
         self.location, self._filesystem, self._signature = location, filesystem, files_signature(files)
         self._root, self._firsts = root, dict[str, int]()
-        opened = open_parquet(files[0].path, filesystem)
-        self._first_path, schema = files[0].path, opened.schema_arrow
-        if len(files) == 1 and not opened.metadata.num_rows:
-            raise UsageError(f"{location} holds no rows; pass a table with images")
-        self._id_column = find_ids(location, schema, wanted.id_column)
-        self._image_column = find_images(location, schema, wanted.image_column)
-        image_type = schema.field(self._image_column).type
-        self.carries_bytes = not is_text(image_type)
-        names_files = pa.types.is_struct(image_type) or not self.carries_bytes
-        most = min(wanted.chunk_rows, FILES_IN_A_CHUNK) if names_files else wanted.chunk_rows
         self.chunks, self.count = [], 0
+        empty = 0
         for info in files:
-            self._add_file(info.path, open_parquet(info.path, filesystem), most)
+            file = open_parquet(info.path, filesystem)
+            if not file.metadata.num_rows:  # nor does it matter which columns it has
+                empty += 1
+                continue
+            if not self._firsts:
+                self._choose_columns(info.path, file.schema_arrow, wanted)
+            self._add_file(info.path, file)
         if self.count == 0:
             raise UsageError(f"{location} holds no rows; pass a table with images")
-        self.found = Found(counted("rows", self.count))
+        self.found = Found(counted("rows", self.count), +Counter({EMPTY_TABLES: empty}))
 
-    def _add_file(self, path: str, file: pq.ParquetFile, chunk_rows: int) -> None:
+    def _choose_columns(self, path: str, schema: pa.Schema, wanted: Wanted) -> None:
+        """Those of the first table hold for all."""
+        self._first_path = path
+        where = storage.uri_of(path, self.location)
+        self._id_column = find_ids(where, schema, wanted.id_column)
+        self._image_column = find_images(where, schema, wanted.image_column)
+        kind = schema.field(self._image_column).type
+        self.carries_bytes = not is_text(kind)
+        names_files = pa.types.is_struct(kind) or not self.carries_bytes
+        self._chunk_rows = min(wanted.chunk_rows, FILES_IN_A_CHUNK) if names_files else wanted.chunk_rows
+
+    def _add_file(self, path: str, file: pq.ParquetFile) -> None:
         self._check_columns(path, file.schema_arrow)
         self._firsts[path] = self.count
         metadata = file.metadata
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group).num_rows
             row_bytes = metadata.row_group(group).total_byte_size // max(rows, 1)
-            for offset, size in even_runs(rows, row_bytes, chunk_rows):
+            for offset, size in even_runs(rows, row_bytes, self._chunk_rows):
                 self.chunks.append(Chunk(len(self.chunks), self.count, size, (path,), group, offset))
                 self.count += size
         if self.count - self._firsts[path] != metadata.num_rows:
@@ -83,6 +93,12 @@ class ParquetSource(Source):
         """Refuse a table that does not have the columns of the first, each with what it has there."""
         fits = [(self._image_column, holds_bytes if self.carries_bytes else is_text)]
         fits += [(self._id_column, is_id)] if self._id_column else []
+        ids = next((name for name in ID_COLUMNS if name in schema.names), None)
+        if ids and not self._id_column:
+            raise UsageError(
+                f"{path} has the id column {ids!r}, and {self._first_path} has none; give all tables the same columns, "
+                "or leave it out"
+            )
         for name, fit in fits:
             if name not in schema.names:
                 raise UsageError(
