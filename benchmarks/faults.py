@@ -240,7 +240,7 @@ class Bench:
 
     def _arguments(self, run_dir: Path, until: str) -> list[str]:
         sets = [f"--set={one}" for one in [*(f"{name}={value}" for name, value in OPTIONS.items()), *self._overrides]]
-        required = ["--input", str(self._input), "--budget", str(BUDGET), "--num-classes", "10"]
+        required = ["--input", str(self._input), "--budget", str(BUDGET), "--num-classes", "10", "--allow-unmatched"]
         return ["run", *required, "--labels", str(self._labels), "--out", str(run_dir), "--until", until, *sets]
 
     def again(self, fault: Fault, kill_at: int | None) -> Measured:

@@ -43,7 +43,7 @@ def parse_budget(value: float | str) -> float:
 
 def _absolute_labels(value: str | None) -> str | None:
     """The same for labels, which may be no file."""
-    return value if value == "folders" or (value or "").startswith("column:") else absolute(value)
+    return value if (value or "").partition(":")[0] in ("folders", "column") else absolute(value)
 
 
 Budget = Annotated[int | float, BeforeValidator(parse_budget)]
@@ -212,7 +212,7 @@ class SelectConfig(Section):
 class EvaluateConfig(Section):
     """Accuracy of a model trained with true labels on the coreset, beside random subsets of the same size."""
 
-    labels: Labels | None = Field(None, description="true labels: a file, `folders`, or `column:NAME` of the input")
+    labels: Labels | None = Field(None, description="true labels: file, `folders`, `folders:last`, `column:NAME`")
     test_input: Location | None = Field(None, description="separate test images; without: candidates not trained on")
     test_labels: Labels | None = Field(None, description="labels of the test images; default: in the form of `labels`")
     models: list[EvaluationModel] = Field(
@@ -267,6 +267,7 @@ class RunConfig(Section):
     budgets: list[Budget] = Field(min_length=1, description="labelling budgets: counts (5000) or fractions (0.1)")
     name: str | None = Field(None, description="of the run, in its report; default: that of its folder")
     seed: int = Field(0, ge=0, description="of every random choice")
+    allow_unmatched: bool = Field(False, description="go on where labels belong to no image, and say how many")
     ingest: IngestConfig = IngestConfig()
     embed: EmbedConfig = EmbedConfig()
     neighbors: NeighborsConfig = NeighborsConfig()
@@ -295,10 +296,9 @@ def load_config(
     Raises:
         UsageError: an unknown option (with the closest known one), a wrong type or range, or an unreadable file.
     """
-    merged = base or {}
+    merged = _overlay(base or {}, {})
     for file in [files] if isinstance(files, (str, Path)) else files or []:
         merged = _overlay(merged, _read_yaml(Path(file)))
-    merged = _overlay(merged, {})
     for override in overrides or []:
         key, separator, text = override.partition("=")
         if not separator:

@@ -132,6 +132,14 @@ def _check(configs: Sequence[RunConfig], store: Store, until: str) -> "Source":
     return source
 
 
+def _check_labeled(configs: Sequence[RunConfig], store: Store, reporter: Reporter) -> None:
+    """Refuse labels of some samples that are of none, before the long stages."""
+    if configs[0].select.labeled is not None:
+        from elfs_ray.engine.inputs import check_known_labels
+
+        check_known_labels(store, configs[0], reporter)
+
+
 def _later(configs: Sequence[RunConfig], first: Sequence[Step], num_samples: int) -> list[tuple[RunConfig, Step]]:
     """The steps after the first of all methods, in the order of the stages; what they share is there once."""
     found: dict[tuple[str, str], tuple[RunConfig, Step]] = {}
@@ -165,6 +173,7 @@ class _Execution:
         try:
             self.run_steps([(configs[0], step) for step in first if step.stage in wanted])
             if until != "ingest":
+                _check_labeled(configs, self.store, self.reporter)
                 later = _later(configs, with_content(first, self.store), self.store.count_rows("samples"))
                 self.run_steps([(config, step) for config, step in later if step.stage in wanted])
         except UnusableImagesError as found:

@@ -29,7 +29,7 @@ STAGES = (
 # Raised when a stage gives other results than before for the same options.
 VERSIONS = {
     "ingest": 2,
-    "labels": 1,
+    "labels": 2,
     "embed": 1,
     "neighbors": 2,
     "cluster": 1,
@@ -80,12 +80,13 @@ def first_steps(config: RunConfig, source: "Source") -> list[Step]:
 
     steps = [ingest("", source)]
     if config.evaluate.labels:
-        steps.append(_labels_step(config, source, steps[0], ""))
+        steps.append(_labels_step(config, source, steps, ""))
     if config.evaluate.test_input:
         test_source = open_input(config, config.evaluate.test_input)
         check_rows(config.embed.test_vectors or config.embed.vectors, config, test_source)
         test = ingest(_TEST_PREFIX, test_source)
-        steps += [test, _labels_step(config, test_source, test, _TEST_PREFIX)]
+        # Of the candidates' labels, too: one file may hold both, and the classes must be the same.
+        steps += [test, _labels_step(config, test_source, [test, *steps[1:]], _TEST_PREFIX)]
     return steps
 
 
@@ -210,14 +211,14 @@ def _labeled(config: RunConfig, ingest: Step) -> str | None:
     return fingerprint(signature, ingest.fingerprint) if in_input else signature
 
 
-def _labels_step(config: RunConfig, source: "Source", ingest: Step, prefix: str) -> Step:
+def _labels_step(config: RunConfig, source: "Source", upstream: Sequence[Step], prefix: str) -> Step:
     from elfs_ray.data.labels import check_labels, labels_signature
 
     spec = (config.evaluate.test_labels if prefix else None) or config.evaluate.labels
     if spec is None:
         raise UsageError("test images are given without labels; pass --labels, and --test-labels if they differ")
     check_labels(spec, source, config.ingest.id_column)
-    return _step("labels", [without_options(spec), labels_signature(spec)], [ingest], prefix=prefix)
+    return _step("labels", [without_options(spec), labels_signature(spec)], upstream, prefix=prefix)
 
 
 def _step(

@@ -44,7 +44,15 @@ def write_small_input(folder: Path) -> tuple[Path, Path]:
     small.mkdir()
     for image in sorted(Path(images).iterdir())[:NUM_IMAGES]:
         shutil.copy(image, small)
-    return small, Path(labels)
+    return small, write_labels_of(small, Path(labels), folder / "labels.csv")
+
+
+def write_labels_of(images: Path, labels: Path, target: Path) -> Path:
+    """Of the labels of all digits, those of the images in a folder: a label of no image stops a run."""
+    header, *rows = labels.read_text().splitlines(keepends=True)
+    names = {path.name for path in images.iterdir()}
+    target.write_text("".join([header, *(row for row in rows if row.partition(",")[0] in names)]))
+    return target
 
 
 def command_line(images: Path, labels: Path, run_dir: Path) -> list[str]:

@@ -52,7 +52,9 @@ OPTIONS: dict[str, tuple[str, Any]] = {
         Annotated[
             str | None,
             typer.Option(
-                "--labels", help="True labels, for evaluation: a CSV or Parquet file, `folders`, or `column:NAME`."
+                "--labels",
+                help="True labels, for evaluation: a CSV or Parquet file, `folders` (the first folder of each path), "
+                "`folders:last`, or `column:NAME`.",
             ),
         ],
     ),
@@ -63,6 +65,13 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "test_labels": (
         "evaluate.test_labels",
         Annotated[str | None, typer.Option("--test-labels", help="Their labels, if given in another form.")],
+    ),
+    "allow_unmatched": (
+        "allow_unmatched",
+        Annotated[
+            bool | None,
+            typer.Option("--allow-unmatched", help="Go on where labels belong to no image, and say how many."),
+        ],
     ),
     "model": (
         "evaluate.models",

@@ -87,7 +87,7 @@ def _saved(run_dir: str, *given: Any) -> tuple[Store, dict[str, Any]]:
 def _add_stage_command(stage: str, summary: str) -> None:
     """Add `elfs-ray STAGE RUN_DIR`, which works with the configuration that the run folder holds."""
 
-    @takes_options("input_", "budget", "num_classes", "address")
+    @takes_options("input_", "budget", "num_classes", "allow_unmatched", "address")
     def command(*, run_dir: RunArgument, **options: Any) -> None:
         store, saved = _saved(run_dir, options["config"], options["input_"])
         start(configurations(None, options, saved), store, stage, options)
@@ -114,7 +114,10 @@ for _stage, _summary in {
 
 
 @app.command(rich_help_panel="One stage")
-@takes_options("budget", "labels", "test_input", "test_labels", "model", "seeds", "downstream", "supervised", "address")
+@takes_options(
+    *("budget", "labels", "test_input", "test_labels", "allow_unmatched"),
+    *("model", "seeds", "downstream", "supervised", "address"),
+)
 def evaluate(*, run_dir: RunArgument, method: MethodOption = None, **options: Any) -> None:
     """Train on coresets with true labels and compare with random subsets; methods and budgets as you name them.
 

@@ -121,12 +121,16 @@ def ids_of(column: pa.ChunkedArray | pa.Array, where: str) -> pa.ChunkedArray | 
 
 
 def as_text(column: pa.ChunkedArray | pa.Array, where: str) -> pa.ChunkedArray | pa.Array:
-    """A column of labels as text.
+    """A column of labels as text; null where there is none, as which pandas writes NaN in a column of numbers.
 
     Raises:
         UsageError: it holds lists or the like.
     """
     try:
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), None, column)
         return as_strings(column)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise UsageError(f"{where} holds {column.type}; labels are text or numbers") from None

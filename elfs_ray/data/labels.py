@@ -1,8 +1,10 @@
-"""True labels from where the user has them, for evaluation alone."""
+"""True labels from where the user has them: every one given is used, or counted and named."""
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -10,22 +12,98 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 
 from elfs_ray import storage
-from elfs_ray.data.columns import ID_COLUMNS, check_column, listed, refuse_repeated
+from elfs_ray.data.classes import FOLDER_FORMS, FOLDERS, folder_classes, number_classes
+from elfs_ray.data.columns import ID_COLUMNS, as_text, check_column, ids_of, listed, refuse_repeated
 from elfs_ray.data.files import existing
 from elfs_ray.data.sources import Source
 from elfs_ray.data.text_tables import ENDINGS, read_text_table, text_table_schema
 from elfs_ray.errors import UsageError, one_line
 
 LABEL_COLUMNS = ("label", "class", "target", "category", "y")
-FOLDERS = "folders"
 COLUMN_PREFIX = "column:"
-UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What labels say of the samples, and what became of each that was given.
+
+    Attributes:
+        spec: where they come from.
+        numbers: of the classes, int64 [n], -1 where a sample has none.
+        classes: names by number.
+        given: labels, each with an id of its own.
+        matched: of these, those of samples.
+        quarantined: those of inputs that cannot be used.
+        unmatched: ids of all others, as given.
+        elsewhere: those of other known images.
+        likeness: a sample's id, to hold against those.
+    """
+
+    spec: str
+    numbers: np.ndarray
+    classes: list[str]
+    given: int
+    matched: int
+    quarantined: int
+    unmatched: list[str]
+    elsewhere: int = 0
+    likeness: str = ""
+
+    @property
+    def labelled(self) -> int:
+        """Samples that have a label."""
+        return int((self.numbers >= 0).sum())
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What became of the labels, for the manifest."""
+        return {
+            "given": self.given,
+            "matched": self.matched,
+            "quarantined": self.quarantined,
+            "elsewhere": self.elsewhere,
+            "unmatched": len(self.unmatched),
+        }
+
+    def told(self, images: str | None) -> list[str]:
+        """What is worth a line: labels of no sample, or of no image (where all are known), and unlabelled samples."""
+        lines = []
+        if self.quarantined:
+            lines.append(f"{self.quarantined:,} of {self.given:,} labels are of images in quarantine")
+        if self.unmatched and images is not None:
+            lines.append(self._mismatch(images))
+        if self.labelled < len(self.numbers):
+            lines.append(f"{self.labelled:,} of {len(self.numbers):,} images have a label")
+        return lines
+
+    def refuse_unmatched(self, images: str) -> None:
+        """Refuse labels that belong to no image.
+
+        Raises:
+            UsageError: some do.
+        """
+        if self.unmatched:
+            raise UsageError(f"{self._mismatch(images)}; fix the ids, or pass --allow-unmatched")
+
+    def _mismatch(self, images: str) -> str:
+        known = self.given - len(self.unmatched)
+        return (
+            f"{self.spec}: {known:,} of {self.given:,} labels belong to images of {images}; {len(self.unmatched):,} do "
+            f"not, such as {self.unmatched[0]!r} (images are called like {self.likeness!r})"
+        )
+
+
+def is_file(spec: str) -> bool:
+    """Whether labels are a file, which may also hold those of other images, and not a part of the images' source."""
+    return spec not in FOLDER_FORMS and not spec.startswith(COLUMN_PREFIX)
 
 
 def labels_signature(spec: str) -> str:
     """Changes when a label file changes; the other forms depend on the images' source alone."""
-    if spec == FOLDERS or spec.startswith(COLUMN_PREFIX):
+    if not is_file(spec):
         return spec
+    if spec.startswith(f"{FOLDERS}:"):
+        raise UsageError(f"labels {spec!r} are of no known form; pass {' or '.join(map(repr, FOLDER_FORMS))}")
     _, info = existing(spec)
     return hashlib.blake2b(f"{info.path}\0{info.size}\0{info.mtime_ns}".encode(), digest_size=16).hexdigest()
 
@@ -34,11 +112,10 @@ def check_labels(spec: str, source: Source, id_column: str | None = None) -> Non
     """Refuse labels of which columns or names of folders show, before any image is read, that they cannot be read.
 
     Raises:
-        UsageError: as `read_labels`, which takes the same.
+        UsageError: as `match_labels`, which takes the same.
     """
-    if spec == FOLDERS:
-        for sample_id in source.ids():
-            _folder(sample_id)
+    if spec in FOLDER_FORMS:
+        folder_classes(spec, list(source.ids()))
     elif spec.startswith(COLUMN_PREFIX):
         name, columns = spec.removeprefix(COLUMN_PREFIX), source.columns()
         if columns:
@@ -53,66 +130,147 @@ def check_labels(spec: str, source: Source, id_column: str | None = None) -> Non
 def read_labels(
     spec: str, sample_ids: Sequence[str], *, source: Callable[[], Source], id_column: str | None = None
 ) -> tuple[np.ndarray, list[str]]:
+    """Numbers of the samples' classes, int64 [n], -1 without a label, and the class names: all labels have a sample.
+
+    Raises:
+        UsageError: one has none; else as `match_labels`.
+    """
+    labels = match_labels(spec, sample_ids, source=source, id_column=id_column)
+    labels.refuse_unmatched("the samples")
+    return labels.numbers, labels.classes
+
+
+def match_labels(
+    spec: str,
+    sample_ids: Sequence[str],
+    *,
+    source: Callable[[], Source],
+    id_column: str | None = None,
+    quarantined: Sequence[str] = (),
+    elsewhere: Sequence[str] = (),
+) -> Labels:
     """Labels of the samples, numbered in order of class name (numbers in order of value).
 
+    Ids are one where they are written with the same letters, composed or not (NFC), unless both ways are samples.
+
     Args:
-        spec: a CSV, TSV, JSON-lines or Parquet file with an id and a label column; `folders`: the name of the folder
-            that each image is in; `column:NAME`: that column of the images' table, or member of their tar shards.
+        spec: a CSV, TSV, JSON-lines or Parquet file with an id and a label column; `folders`, `folders:last`: the name
+            of the first folder of each image's path, or of the last; `column:NAME`: that column of the images' table,
+            or member of their tar shards.
         sample_ids: ids of the samples, in order.
         source: lists the images, for `column:NAME`.
         id_column: name of the id column, if it is not one of the usual.
-
-    Returns:
-        int64 [n] with -1 for samples without a label, and the class names.
+        quarantined: ids of inputs that could not be used.
+        elsewhere: ids of other images that a file may have labels of.
 
     Raises:
-        UsageError: no such file or column, two labels for one id, or no id that matches.
+        UsageError: no such file or column, two labels for one id, an id that may be two samples, classes that cannot be
+            told apart, or no id that matches.
     """
-    names: list[str | None]
-    if spec == FOLDERS:
-        names = [_folder(sample_id) for sample_id in sample_ids]
-    else:
-        by_id = _from_table(spec, source, id_column)
-        names = [by_id.get(sample_id) for sample_id in sample_ids]
-        if all(name is None for name in names):
+    if spec in FOLDER_FORMS:
+        names: list[str | None] = list(folder_classes(spec, sample_ids))
+        numbers, classes = number_classes(names, f"labels {spec!r}")
+        return Labels(spec, numbers, classes, len(names), len(names), 0, [])
+    where, given = _from_table(spec, source, id_column)
+    if not given:
+        raise UsageError(f"{where} holds no label: the column is empty; pass one with labels")
+    inputs, others = _Ids(where, [*sample_ids, *quarantined]), _Ids(where, elsewhere)
+    positions = {sample_id: position for position, sample_id in enumerate(sample_ids)}
+    names, set_by = [None] * len(sample_ids), dict[int, str]()
+    unmatched, counts = list[str](), {"sample": 0, "quarantine": 0, "elsewhere": 0}
+    for label_id, label in given.items():
+        found = inputs.find(label_id)
+        position = positions.get(found) if found is not None else None
+        if position is not None:
+            if names[position] not in (None, label):
+                raise UsageError(_two_labels(where, set_by[position], str(names[position]), label))
+            names[position], set_by[position] = label, label_id
+            counts["sample"] += 1
+        elif found is not None or not is_file(spec):  # whose ids are those of inputs
+            counts["quarantine"] += 1
+        elif others.find(label_id) is not None:
+            counts["elsewhere"] += 1
+        else:
+            unmatched.append(label_id)
+    if not counts["sample"]:
+        raise UsageError(_none_matches(spec, given, sample_ids, counts["quarantine"]))
+    numbers, classes = number_classes(names, where)
+    likeness = sample_ids[0] if sample_ids else ""
+    return Labels(
+        spec,
+        numbers,
+        classes,
+        len(given),
+        counts["sample"],
+        counts["quarantine"],
+        unmatched,
+        counts["elsewhere"],
+        likeness,
+    )
+
+
+class _Ids:
+    """Ids of images, found as they are written, else by their letters alone (NFC)."""
+
+    def __init__(self, where: str, ids: Iterable[str]) -> None:
+        self._where, self._exact = where, set(ids)
+        self._composed: dict[str, list[str]] = {}
+        for one in self._exact:
+            if not unicodedata.is_normalized("NFC", one):
+                self._composed.setdefault(unicodedata.normalize("NFC", one), []).append(one)
+
+    def find(self, label_id: str) -> str | None:
+        """The id of the image that a label is of.
+
+        Raises:
+            UsageError: it may be of two.
+        """
+        if label_id in self._exact:
+            return label_id
+        composed = unicodedata.normalize("NFC", label_id)
+        found = [*self._composed.get(composed, []), *([composed] if composed in self._exact else [])]
+        if len(found) > 1:
+            one, other = sorted(found)[:2]
             raise UsageError(
-                f"no id in {spec} is a sample id: labels have ids like {next(iter(by_id), '')!r}, "
-                f"samples like {sample_ids[0]!r}; give both the same ids"
+                f"{self._where} has a label for {label_id!a}, which may be the image {one!a} or {other!a}: the same "
+                "letters in two forms of Unicode; write the id exactly as that of the image"
             )
-    classes = sorted({name for name in names if name is not None}, key=_class_order)
-    numbers = {name: number for number, name in enumerate(classes)}
-    return np.array([UNLABELLED if name is None else numbers[name] for name in names], dtype=np.int64), classes
+        return found[0] if found else None
 
 
-def _folder(sample_id: str) -> str:
-    parent, separator, _ = sample_id.rpartition("/")
-    if not separator:
-        raise UsageError(f"labels 'folders': image {sample_id!r} is in no class folder; put each class into a folder")
-    return parent.rsplit("/", 1)[-1]
+def _none_matches(spec: str, given: dict[str, str], sample_ids: Sequence[str], quarantined: int) -> str:
+    if quarantined:
+        return f"{spec}: no label is of an image that can be used; {quarantined:,} are of images in quarantine"
+    return (
+        f"no id in {spec} is a sample id: labels have ids like {next(iter(given))!r}, "
+        f"samples like {next(iter(sample_ids), '')!r}; give both the same ids"
+    )
 
 
-def _class_order(name: str) -> tuple[float, str]:
-    try:
-        return (float(name), "")
-    except ValueError:
-        return (float("inf"), name)
+def _two_labels(where: str, sample_id: str, one: str, other: str) -> str:
+    return f"{where} gives {sample_id!r} two labels, {one!r} and {other!r}; keep one"
 
 
-def _from_table(spec: str, source: Callable[[], Source], id_column: str | None) -> dict[str, str]:
+def _from_table(spec: str, source: Callable[[], Source], id_column: str | None) -> tuple[str, dict[str, str]]:
+    """Where the labels stand, and each label by its id; rows without one are left out."""
     where = spec
     with _readable(spec):
         if spec.startswith(COLUMN_PREFIX):
             images = source()
-            where, (id_values, values) = images.location, images.read_column(spec.removeprefix(COLUMN_PREFIX))
+            name = spec.removeprefix(COLUMN_PREFIX)
+            where, (id_values, values) = images.location, images.read_column(name)
+            labels = as_text(values, f"column {name!r} of {where}")
         else:
             table = _read_file(spec)
-            id_values, values = (table[name] for name in _id_and_label(where, table.column_names, id_column))
-        ids, labels = (column.cast(pa.string()).to_pylist() for column in (id_values, values))
+            id_name, name = _id_and_label(where, table.column_names, id_column)
+            id_values = ids_of(table[id_name], f"column {id_name!r} of {where}")
+            labels = as_text(table[name], f"column {name!r} of {where}")
+        pairs = zip(id_values.to_pylist(), labels.to_pylist(), strict=True)
     by_id: dict[str, str] = {}
-    for sample_id, label in zip(ids, labels, strict=True):
-        if label is not None and by_id.setdefault(sample_id, label) != label:
-            raise UsageError(f"{where} gives {sample_id!r} two labels, {by_id[sample_id]!r} and {label!r}; keep one")
-    return by_id
+    for sample_id, label in pairs:
+        if label and by_id.setdefault(sample_id, label) != label:
+            raise UsageError(_two_labels(where, sample_id, by_id[sample_id], label))
+    return where, by_id
 
 
 @contextlib.contextmanager
@@ -122,7 +280,7 @@ def _readable(where: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         told = storage.reason(error) if isinstance(error, OSError) else one_line(error)
-        raise UsageError(f"labels file {where} cannot be read: {told}; mend it") from None
+        raise UsageError(f"labels file {where} cannot be read: {told}; fix it") from None
 
 
 def _read_file(path: str) -> pa.Table:

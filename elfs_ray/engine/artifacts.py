@@ -20,6 +20,13 @@ def read_keys(store: Store, artifact: str = "samples") -> pa.Table:
     return store.read_table(artifact, columns=KEY)
 
 
+def read_ids(store: Store, *artifacts: str) -> list[str]:
+    """Ids in artifacts, one after the other."""
+    return [
+        each for name in artifacts for each in store.read_table(name, columns=["sample_id"])["sample_id"].to_pylist()
+    ]
+
+
 def read_vectors(store: Store, artifact: str = "embeddings", start: int = 0, stop: int | None = None) -> np.ndarray:
     """Embeddings of the samples start..stop-1, float16 [rows, d]."""
     rows = None if stop is None else (pc.field("index") >= start) & (pc.field("index") < stop)

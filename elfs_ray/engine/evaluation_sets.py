@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import ray
 
 from elfs_ray.config import RunConfig, fingerprint
+from elfs_ray.data.classes import class_key
 from elfs_ray.defaults import TRAINING_OPTIONS, choose_evaluations
 from elfs_ray.engine.artifacts import median_side, read_column
 from elfs_ray.errors import UsageError
@@ -142,8 +143,8 @@ def _with_test_set(
                 "pass separate test images with --test-input"
             )
         return Sets(rows, labels, test, labels[test], 0)
-    names = {name: number for number, name in enumerate(class_names(store, "labels"))}
-    translation = np.array([names.get(name, -1) for name in class_names(store, "test_labels")] + [-1])
+    names = {class_key(name): number for number, name in enumerate(class_names(store, "labels"))}
+    translation = np.array([names.get(class_key(name), -1) for name in class_names(store, "test_labels")] + [-1])
     test_labels = translation[read_column(store, "test/labels_true", "label")]
     hashes = [store.read_table(name, columns=["content_hash"])["content_hash"] for name in ("test/samples", "samples")]
     candidates = pc.is_in(hashes[0], value_set=hashes[1].combine_chunks()).to_numpy()

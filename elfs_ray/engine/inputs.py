@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 
 from elfs_ray.config import RunConfig
+from elfs_ray.console import Reporter
 from elfs_ray.core.features import normalize_rows
-from elfs_ray.data.labels import read_labels
+from elfs_ray.data.labels import Labels, match_labels
 from elfs_ray.data.sources import open_input
-from elfs_ray.engine.artifacts import fixed_size_matrix, read_column, read_dynamics, read_keys, read_vectors
+from elfs_ray.engine.artifacts import fixed_size_matrix, read_column, read_dynamics, read_ids, read_vectors
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import Needs, SelectionInputs, SelectionMethod, balances
 from elfs_ray.store import Store
@@ -75,14 +76,34 @@ def read_known_labels(store: Store, config: RunConfig) -> np.ndarray | None:
 
     For the driver: a worker need not have the user's file.
     """
+    known = _match_known_labels(store, config)
+    return None if known is None else known.numbers
+
+
+def check_known_labels(store: Store, config: RunConfig, reporter: Reporter) -> None:
+    """Refuse labels that the user has already, if they are of no image, before the long stages; say what they are of.
+
+    Raises:
+        UsageError: some are of no image of the run, and that is not allowed.
+    """
+    known = _match_known_labels(store, config)
+    for line in known.told(config.location) if known else []:
+        reporter.line(f"labeled: {line}")
+
+
+def _match_known_labels(store: Store, config: RunConfig) -> Labels | None:
     if config.select.labeled is None:
         return None
-    ids = read_keys(store)["sample_id"].to_pylist()
-    spec = str(config.select.labeled)
-    labels, _ = read_labels(
-        spec, ids, source=lambda: open_input(config, config.input), id_column=config.ingest.id_column
+    known = match_labels(
+        config.select.labeled,
+        read_ids(store, "samples"),
+        source=lambda: open_input(config, config.input),
+        id_column=config.ingest.id_column,
+        quarantined=read_ids(store, "quarantine"),
     )
-    return labels
+    if not config.allow_unmatched:
+        known.refuse_unmatched(config.location)
+    return known
 
 
 def labeled_mask(inputs: SelectionInputs) -> np.ndarray:

@@ -127,7 +127,7 @@ class TestManifest:
             ("n\n1\n", r"no column that looks like images \(columns: n\)"),
             ("path,path\na,b\n", "has 2 columns called 'path'; rename all but one"),
             ("path,id\na.png,\n", "column 'id' of .* holds nulls or empty texts"),
-            ("path,id\na.png\n", "cannot be read: .*Expected 2 columns, got 1"),
+            ("path,id\na.png\n", "cannot be read: line 2 has 1 field, and the header 2"),
         ],
     )
     def test_wrong_ones_are_refused(self, tmp_path, text, message):

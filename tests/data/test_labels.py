@@ -40,7 +40,7 @@ def test_column_of_the_source(tmp_path):
 
 
 def test_folders():
-    assert read("folders", ["cat/1.png", "x/dog/2.png"]) == ([0, 1], ["cat", "dog"])
+    assert read("folders", ["cat/1.png", "dog/x/2.png"]) == ([0, 1], ["cat", "dog"])
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from elfs_ray.data.sources import open_input
 from elfs_ray.pipeline import State, outline, run
 from elfs_ray.steps import first_steps, later_steps
 from elfs_ray.store import Store
+from small import write_labels_of
 
 PREPARED = ("embed", "neighbors")
 
@@ -39,7 +40,7 @@ def touch(*paths: Path) -> None:
 
 
 def test_files_that_only_got_new_times_are_read_again_and_no_more(ray_session, images, small_input, tmp_path):
-    labels = shutil.copy(small_input[1], tmp_path / "labels.csv")
+    labels = write_labels_of(images, small_input[1], tmp_path / "labels.csv")
     config = config_of(images, **{"evaluate.labels": str(labels)})
     store = Store(str(tmp_path / "run"))
     before = run(config, store, Reporter(), until="neighbors")["stages"]

@@ -16,7 +16,7 @@ from elfs_ray.engine.stage import StageContext
 from elfs_ray.errors import UsageError
 from elfs_ray.pipeline import run, run_methods
 from elfs_ray.store import MANIFEST, Store
-from small import BUDGET, NUM_IMAGES, OPTIONS
+from small import BUDGET, NUM_IMAGES, OPTIONS, write_labels_of
 
 
 def evaluated(run_dir, method="elfs"):
@@ -60,12 +60,12 @@ def test_images(small_input, tmp_path):
     everything = sorted((small_input[0].parent / "all" / "images").iterdir())
     for path in everything[NUM_IMAGES : NUM_IMAGES + 30]:
         shutil.copy(path, folder)
-    return str(folder)
+    labels = write_labels_of(folder, small_input[0].parent / "all" / "labels.csv", tmp_path / "test.csv")
+    return {"evaluate.test_input": str(folder), "evaluate.test_labels": str(labels)}
 
 
 def test_random_subsets_are_trained_on_once_for_all_methods(evaluate, test_images):
-    changes = {"evaluate.test_input": test_images}
-    first, second = evaluate(**changes), evaluate("random", **changes)
+    first, second = evaluate(**test_images), evaluate("random", **test_images)
     assert second.equals(first[first["subset"] == "random"].reset_index(drop=True))
     comparison = Store(str(evaluate.run_dir)).read_table("comparison").to_pandas().set_index("method")
     assert set(comparison.index) == {"elfs", "random"}
@@ -109,7 +109,7 @@ class TestTogether:
 
     @pytest.fixture
     def configs(self, small_run, small_input, test_images):
-        options = {"evaluate.labels": str(small_input[1]), "evaluate.test_input": test_images, "evaluate.seeds": 3}
+        options = {"evaluate.labels": str(small_input[1]), **test_images, "evaluate.seeds": 3}
         base = {**small_run.manifest["config"], "select": {}}
         return [load_config({**OPTIONS, **options, "select.method": method}, base=base) for method in self.METHODS]
 
@@ -195,7 +195,9 @@ class TestSeparateTestImages:
         folder.mkdir()
         for name in names:
             shutil.copy(images.parent / "all" / "images" / name, folder)
-        choose(**{"evaluate.labels": str(labels), "evaluate.test_input": str(folder)})
+        theirs = write_labels_of(folder, images.parent / "all" / "labels.csv", folder.with_suffix(".csv"))
+        options = {"evaluate.test_input": str(folder), "evaluate.test_labels": str(theirs)}
+        choose(**{"evaluate.labels": str(labels), **options})
 
     def test_candidates_among_them_are_left_out(self, choose, small_run, small_input, tmp_path):
         everything = sorted(path.name for path in (small_input[0].parent / "all" / "images").iterdir())
