@@ -1,4 +1,4 @@
-"""Pass damaged files and options to the readers: `tests/test_fuzz.py` with more inputs, and others every time.
+"""Pass damaged files and options to the readers: `tests/test_fuzz*.py` with more inputs, and others every time.
 
     python benchmarks/fuzz.py [examples for each test, default 1,200] [further arguments of pytest]
 
@@ -16,7 +16,16 @@ ROOT = Path(__file__).parents[1]
 
 def main() -> None:
     examples, *more = sys.argv[1:] or ["1200"]
-    command = [sys.executable, "-m", "pytest", "tests/test_fuzz.py", "-q", "--hypothesis-show-statistics", *more]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests/test_fuzz.py",
+        "tests/test_fuzz_tables.py",
+        "-q",
+        "--hypothesis-show-statistics",
+        *more,
+    ]
     sys.exit(subprocess.run(command, cwd=ROOT, env={**os.environ, "ELFS_RAY_FUZZ": examples}, check=False).returncode)  # noqa: S603
 
 

@@ -21,7 +21,7 @@ from elfs_ray.config import load_config
 from elfs_ray.data.annotations import read_annotations
 from elfs_ray.data.image_kinds import IMAGE_KINDS, ending_of
 from elfs_ray.data.images import ImageError, decode, inspect
-from elfs_ray.data.labels import read_labels
+from elfs_ray.data.labels import match_labels
 from elfs_ray.data.sources import open_source
 from elfs_ray.data.vectors import open_vectors
 from elfs_ray.errors import RunError, UsageError
@@ -219,9 +219,11 @@ def test_label_files(tmp_path, ending, data):
     path = tmp_path / f"labels.{ending}"
     path.write_bytes(data.draw(damaged(LABELS[ending]) | st.binary(max_size=100)))
     with promised:
-        numbers, classes = read_labels(str(path), IDS, source="")
-        assert len(numbers) == len(IDS)
-        assert numbers.max() < len(classes)
+        labels = match_labels(str(path), IDS, source="")
+        assert len(labels.numbers) == len(IDS)
+        assert labels.numbers.max() < len(labels.classes)
+        assert labels.given == labels.matched + len(labels.unmatched)
+        assert labels.matched >= labels.labelled > 0
 
 
 @fuzz

@@ -5,6 +5,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 
 from elfs_ray import storage
-from elfs_ray.data.classes import FOLDER_FORMS, FOLDERS, folder_classes, number_classes
+from elfs_ray.data.classes import FOLDER_FORMS, FOLDERS, class_key, folder_classes, number_classes
 from elfs_ray.data.columns import ID_COLUMNS, as_text, check_column, ids_of, listed, refuse_repeated
 from elfs_ray.data.files import existing
 from elfs_ray.data.sources import Source
@@ -174,39 +175,53 @@ def match_labels(
     where, given = _from_table(spec, source, id_column)
     if not given:
         raise UsageError(f"{where} holds no label: the column is empty; pass one with labels")
+    uses = _use(where, given, sample_ids, quarantined, elsewhere, in_inputs=not is_file(spec))
+    if not uses.matched:
+        raise UsageError(_none_matches(spec, given, sample_ids, uses.quarantined))
+    numbers, classes = number_classes(uses.names, where)
+    return Labels(spec, numbers, classes, len(given), *uses[1:], likeness=sample_ids[0])
+
+
+class _Uses(NamedTuple):
+    """The label of each sample, and what became of all that were given; see `Labels`."""
+
+    names: list[str | None]
+    matched: int
+    quarantined: int
+    unmatched: list[str]
+    elsewhere: int
+
+
+def _use(
+    where: str,
+    given: dict[str, str],
+    sample_ids: Sequence[str],
+    quarantined: Sequence[str],
+    elsewhere: Sequence[str],
+    *,
+    in_inputs: bool,
+) -> _Uses:
+    """Bring each label to its sample; with `in_inputs`, all ids are those of inputs, if not of samples."""
     inputs, others = _Ids(where, [*sample_ids, *quarantined]), _Ids(where, elsewhere)
     positions = {sample_id: position for position, sample_id in enumerate(sample_ids)}
-    names, set_by = [None] * len(sample_ids), dict[int, str]()
-    unmatched, counts = list[str](), {"sample": 0, "quarantine": 0, "elsewhere": 0}
+    names: list[str | None] = [None] * len(sample_ids)
+    matched, aside, other, unmatched = 0, 0, 0, list[str]()
     for label_id, label in given.items():
         found = inputs.find(label_id)
-        position = positions.get(found) if found is not None else None
+        position = None if found is None else positions.get(found)
         if position is not None:
-            if names[position] not in (None, label):
-                raise UsageError(_two_labels(where, set_by[position], str(names[position]), label))
-            names[position], set_by[position] = label, label_id
-            counts["sample"] += 1
-        elif found is not None or not is_file(spec):  # whose ids are those of inputs
-            counts["quarantine"] += 1
+            before = names[position]
+            if before is not None and class_key(before) != class_key(label):
+                raise UsageError(_two_labels(where, sample_ids[position], before, label))
+            names[position] = before or label
+            matched += 1
+        elif found is not None or in_inputs:
+            aside += 1
         elif others.find(label_id) is not None:
-            counts["elsewhere"] += 1
+            other += 1
         else:
             unmatched.append(label_id)
-    if not counts["sample"]:
-        raise UsageError(_none_matches(spec, given, sample_ids, counts["quarantine"]))
-    numbers, classes = number_classes(names, where)
-    likeness = sample_ids[0] if sample_ids else ""
-    return Labels(
-        spec,
-        numbers,
-        classes,
-        len(given),
-        counts["sample"],
-        counts["quarantine"],
-        unmatched,
-        counts["elsewhere"],
-        likeness,
-    )
+    return _Uses(names, matched, aside, unmatched, other)
 
 
 class _Ids:
@@ -268,7 +283,7 @@ def _from_table(spec: str, source: Callable[[], Source], id_column: str | None) 
         pairs = zip(id_values.to_pylist(), labels.to_pylist(), strict=True)
     by_id: dict[str, str] = {}
     for sample_id, label in pairs:
-        if label and by_id.setdefault(sample_id, label) != label:
+        if label and class_key(by_id.setdefault(sample_id, label)) != class_key(label):
             raise UsageError(_two_labels(where, sample_id, by_id[sample_id], label))
     return where, by_id
 

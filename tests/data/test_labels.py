@@ -1,10 +1,14 @@
+import unicodedata
+
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from elfs_ray.data.digits import write_digits
 from elfs_ray.data.images import inspect
-from elfs_ray.data.labels import labels_signature, read_labels
+from elfs_ray.data.labels import check_labels, labels_signature, match_labels, read_labels
 from elfs_ray.data.sources import open_source
 from elfs_ray.errors import UsageError
 
@@ -68,13 +72,157 @@ def test_other_wrong_specs(tmp_path):
         read("folders", ["1.png"])
 
 
+@pytest.fixture
+def write(tmp_path):
+    """Write a file of labels by id; returns its path."""
+
+    def write(pairs):
+        frame = pd.DataFrame(list(pairs.items() if isinstance(pairs, dict) else pairs), columns=["id", "label"])
+        frame.to_csv(tmp_path / "labels.csv", index=False)
+        return str(tmp_path / "labels.csv")
+
+    return write
+
+
+def match(path, ids, **more):
+    return match_labels(path, ids, source="", **more)
+
+
+class TestEveryLabelIsUsedOrReported:
+    def test_letters_that_are_composed_or_not(self, write):
+        """Names from a Mac, labels written elsewhere."""
+        names = [f"Stra\u00dfe M\u00fcnchen {number:02d}.jpg" for number in range(50)]
+        ids = [*(unicodedata.normalize("NFD", name) for name in names), "plain.jpg"]
+        labels = match(write({name: "ab"[number % 2] for number, name in enumerate([*names[:18], "plain.jpg"])}), ids)
+        assert (labels.given, labels.matched, labels.unmatched, labels.labelled) == (19, 19, [], 19)
+        assert labels.numbers.tolist() == [*[0, 1] * 9, *[-1] * 32, 0]
+        back = match(write({ids[0]: "a"}), names)
+        assert back.numbers.tolist() == [0, *[-1] * 49]
+
+    def test_an_exact_id_comes_first(self, write):
+        one, other = "\u00fc.jpg", "u\u0308.jpg"
+        assert match(write({one: "a", other: "b"}), [one, other]).numbers.tolist() == [0, 1]
+        only = match(write({one: "a"}), [other, one])
+        assert (only.numbers.tolist(), only.matched) == ([-1, 0], 1)
+        aside = match(write({one: "a", "x": "b"}), [other, "x"], quarantined=[one])
+        assert (aside.numbers.tolist(), aside.quarantined) == ([-1, 0], 1)
+
+    def test_an_id_that_may_be_two_samples_is_refused(self, write):
+        angstroms = ["\u212b", "A\u030a"]
+        message = r"has a label for '\\xc5', which may be the image 'A\\u030a' or '\\u212b': the same letters"
+        with pytest.raises(UsageError, match=message):
+            match(write({"\u00c5": "a"}), angstroms)
+        assert match(write({"\u212b": "a"}), angstroms).numbers.tolist() == [0, -1]
+
+    def test_two_labels_for_one_image(self, write):
+        pairs = [("\u00fc", "a"), ("u\u0308", "b")]
+        with pytest.raises(UsageError, match="gives 'u\u0308' two labels, 'a' and 'b'; keep one"):
+            match(write(pairs), ["u\u0308"])
+        same = [("\u00fc", "\u00e4"), ("u\u0308", "a\u0308"), ("u\u0308", "\u00e4")]
+        found = match(write(same), ["u\u0308"])
+        assert (found.numbers.tolist(), found.classes, found.given, found.matched) == ([0], ["\u00e4"], 2, 2)
+
+    def test_labels_of_no_image(self, write):
+        path = write({**{f"x{number}.jpg": "a" for number in range(18)}, "1.jpg": "a", "2.jpg": "b", "3.jpg": None})
+        labels = match(path, ["0.jpg", "1.jpg", "2.jpg"])
+        assert (labels.given, labels.matched, len(labels.unmatched)) == (20, 2, 18)
+        assert labels.counts == {"given": 20, "matched": 2, "quarantined": 0, "elsewhere": 0, "unmatched": 18}
+        told = (
+            f"{path}: 2 of 20 labels belong to images of photos/; 18 do not, such as 'x0.jpg' "
+            "(images are called like '0.jpg')"
+        )
+        with pytest.raises(UsageError) as refused:
+            labels.refuse_unmatched("photos/")
+        assert str(refused.value) == f"{told}; fix the ids, or pass --allow-unmatched"
+        assert labels.told("photos/") == [told, "2 of 3 images have a label"]
+        assert labels.told(None) == ["2 of 3 images have a label"]
+        with pytest.raises(UsageError, match="2 of 20 labels belong to images of the samples; 18 do not"):
+            read_labels(path, ["0.jpg", "1.jpg", "2.jpg"], source="")
+
+    def test_labels_of_images_that_cannot_be_used(self, write):
+        labels = match(write({"1": "a", "2": "b", "u\u0308": "a"}), ["1"], quarantined=["2", "\u00fc"])
+        assert (labels.matched, labels.quarantined, labels.unmatched) == (1, 2, [])
+        labels.refuse_unmatched("photos/")
+        assert labels.told("photos/") == ["2 of 3 labels are of images in quarantine"]
+        assert labels.classes == ["a"]
+        with pytest.raises(UsageError, match="no label is of an image that can be used; 1 are of images in quarantine"):
+            match(write({"2": "b"}), ["1"], quarantined=["2"])
+
+    def test_labels_of_other_images(self, write):
+        path = write({"1": "a", "2": "b", "3": "c"})
+        labels = match(path, ["1"], elsewhere=["2"])
+        assert (labels.matched, labels.elsewhere, labels.unmatched) == (1, 1, ["3"])
+
+    def test_a_file_without_labels(self, write):
+        with pytest.raises(UsageError, match=r"labels.csv holds no label: the column is empty; pass one with labels"):
+            match(write({"1": None}), ["1"])
+
+    def test_rows_without_an_id(self, write):
+        with pytest.raises(UsageError, match=r"column 'id' of .*labels.csv holds nulls or empty texts"):
+            match(write([("1", "a"), (None, "b")]), ["1"])
+
+    def test_all_of_a_column_are_inputs(self, tmp_path):
+        pq.write_table(pa.table({"id": IDS, "kind": ["b", "a", None], "path": IDS}), tmp_path / "images.parquet")
+        labels = match_labels("column:kind", ["002"], source=lambda: open_source(str(tmp_path / "images.parquet")))
+        assert (labels.numbers.tolist(), labels.given, labels.quarantined, labels.unmatched) == ([0], 2, 1, [])
+
+
+KINDS = {
+    # what stands in the column: the names of the classes
+    "floats, as pandas writes numbers where some are missing": (np.array([1.0, np.nan, 2.0]), ["1", None, "2"]),
+    "short floats": (np.array([1.0, np.nan, 2.5], np.float32), ["1", None, "2.5"]),
+    "null floats": (pa.array([1.0, None, 2.0]), ["1", None, "2"]),
+    "booleans": (pa.array([True, None, False]), ["true", None, "false"]),
+    "categories": (pd.Series(["x", None, "y"], dtype="category"), ["x", None, "y"]),
+    "categories of numbers": (pd.Series([1, None, 2], dtype="category"), ["1", None, "2"]),
+    "views": (pa.array(["x", "", "y"]).cast(pa.string_view()), ["x", None, "y"]),
+    "long texts": (pa.array(["x", None, ""], pa.large_string()), ["x", None, None]),
+    "whole numbers": (pa.array([3, None, 10], pa.int8()), ["3", None, "10"]),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_kinds_of_columns(tmp_path, name):
+    values, expected = KINDS[name]
+    table = pa.table({"id": IDS, "label": pa.array(values), "path": IDS})
+    pq.write_table(table, tmp_path / "l.parquet")
+    for spec, source in ((tmp_path / "l.parquet", None), ("column:label", str(tmp_path / "l.parquet"))):
+        numbers, classes = read(spec, source=source)
+        assert [None if number < 0 else classes[number] for number in numbers] == expected
+
+
+def test_lists_are_no_labels(tmp_path):
+    pq.write_table(pa.table({"id": IDS, "label": [[1], [2], [3]]}), tmp_path / "l.parquet")
+    with pytest.raises(UsageError, match=r"column 'label' of .* holds list<.*; labels are text or numbers"):
+        read(tmp_path / "l.parquet")
+
+
+def test_text_that_looks_like_nothing_is_a_class(tmp_path):
+    (tmp_path / "l.csv").write_text("id,label\n001,nan\n002,\n003,NA\n")
+    assert read(tmp_path / "l.csv") == ([1, -1, 0], ["NA", "nan"])
+
+
+def test_folders_are_checked_before_any_image_is_read(tmp_path):
+    for name in ("images/cat/1.png", "images/dog/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    check_labels("folders", open_source(str(tmp_path / "images")))
+    with pytest.raises(UsageError, match="all 2 images would be of the class 'images'; pass 'folders:last'"):
+        check_labels("folders", open_source(str(tmp_path)))
+    check_labels("folders:last", open_source(str(tmp_path)))
+    with pytest.raises(
+        UsageError, match="labels 'folders:lats' are of no known form; pass 'folders' or 'folders:last'"
+    ):
+        labels_signature("folders:lats")
+
+
 def test_signature_follows_the_file(tmp_path):
     path = tmp_path / "l.csv"
     path.write_text("sample_id,label\n001,cat\n")
     before = labels_signature(str(path))
     path.write_text("sample_id,label\n001,doggy\n")
     assert labels_signature(str(path)) != before
-    assert labels_signature("folders") == "folders"
+    assert [labels_signature(spec) for spec in ("folders", "folders:last")] == ["folders", "folders:last"]
 
 
 def test_digits_are_written_once(tmp_path):
