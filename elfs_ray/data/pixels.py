@@ -149,8 +149,9 @@ def from_16_bit(decoded: list[Image.Image], what: Meaning) -> Image.Image:
     if len(decoded) == 1:
         values = np.asarray(decoded[0]).view(">u2")  # [h, w, 2]: grey, alpha
         return to_8_bit(values[..., 0], what, values[..., 1])
-    upper, lower = (np.asarray(image) for image in decoded)
-    values = (upper.astype(np.uint16) << 8) | lower
+    values = np.asarray(decoded[0]).astype(np.uint16)
+    values <<= 8
+    values |= np.asarray(decoded[1])
     return to_8_bit(values[..., :3], what, values[..., 3] if values.shape[2] == 4 else None)
 
 
