@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from elfs_ray.data.image_kinds import ending_of
 from elfs_ray.data.images import ImageError, decode, inspect
 from elfs_ray.data.orientation import orientation
 from image_files import PIXELS, chunk, encode, exif, tiff, with_exif
@@ -213,9 +214,11 @@ def test_damaged_chunks_of_png_are_refused_by_both_readers_or_by_none(name, data
 
 def test_no_filter_of_warnings_is_touched(monkeypatch):
     """Images are decoded in threads: `catch_warnings` would leave the filters of one to another."""
-    monkeypatch.delattr(warnings, "catch_warnings")
     before = list(warnings.filters)
     block = exif((0x010F, 2, 30, 5000), (0x0112, 3, 1, 6))
-    for data in (with_exif("JPEG", block), tiff(PIXELS, (0x8769, 2, 40, 3))):
-        shown(data)
+    with monkeypatch.context() as patch:  # pytest needs it afterwards
+        patch.delattr(warnings, "catch_warnings")
+        for data in (with_exif("JPEG", block), tiff(PIXELS, (0x8769, 2, 40, 3))):
+            shown(data)
+            assert ending_of(data) in ("jpg", "tif")
     assert warnings.filters == before
