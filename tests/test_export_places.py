@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import struct
 import tarfile
 import threading
@@ -74,7 +73,7 @@ def test_strange_names_open(tmp_path, form, in_table):
 URIS = {
     "file:": lambda path: path.as_uri(),
     "points": lambda path: f"{path.parent}/../{path.parent.name}/./{path.name}",
-    "points through a link": lambda path: f"{path.parent}/link/../{path.name}",
+    "points through a link": lambda path: f"{path.parents[1]}/aside/link/../{path.name}",
     "file: and points": lambda path: f"file://{path.parent}/../{path.parent.name}/{path.name}",
 }
 
@@ -85,13 +84,13 @@ def test_paths_written_in_other_ways_open(tmp_path, form, uri_of):
     """`link/..` is where the link leads, not where it stands."""
     ids = ["a b.png", "ü.png", "100 percent.png"]
     (tmp_path / "images" / "inside").mkdir(parents=True)
-    (tmp_path / "images" / "link").symlink_to(tmp_path / "images" / "inside", target_is_directory=True)
+    (tmp_path / "aside").mkdir()
+    (tmp_path / "aside" / "link").symlink_to(tmp_path / "images" / "inside", target_is_directory=True)
     store = run_of(tmp_path, ids, uri_of=uri_of)
     folder = export_coreset(store, NAME, form, tmp_path / "out")
     found = places(form, folder, ids)
     assert numbers(Path(place).read_bytes() for place in found) == [0, 1, 2]
-    assert all(".." not in os.path.realpath(place) and "file:" not in place for place in found)
-    assert not any(".." in place for place in found)
+    assert not any(".." in place or "file:" in place for place in found)
     if form == "cvat":
         images = ET.parse(folder / "annotations.xml").getroot().findall("image")
         assert sorted(image.get("name") for image in images) == sorted(ids)

@@ -191,6 +191,14 @@ def test_after_a_prefix_stand_whole_names(form):
     assert found.unknown == ["'srv/1.jpg'", "'a/1.jpg'", "'/in/2.jpg'"]
 
 
+def test_names_of_another_tool_do_not_count():
+    """Unless nothing was exported for the tool of the file."""
+    links = record(("q", "1", "/out/1"), form="symlinks")
+    found = Annotations("x", "cvat", (Picture("1", (Answer({"label": ("x",)}),)),))
+    assert match(found, [record(("p", "1", "/1"), form="cvat"), links]).labels == {"p": "x"}
+    assert match(found, [links]).labels == {"q": "x"}
+
+
 def test_a_bare_name_may_be_a_whole_one_or_all_that_is_left():
     both = record(("p", "a/1.jpg", "/in/a/1.jpg"), ("q", "1.jpg", "/in/1.jpg"))
     with pytest.raises(UsageError, match=r"name '1.jpg', which may be 'p' or 'q'; give the tool the names"):

@@ -117,8 +117,6 @@ class _Known:
             return self._places.find(name)
         if form != "coco":
             return self._names.find(name)
-        if name is None or "/" in name or "\\" in name:
-            return self._places.find(name) or self._names.find(name)
         # A bare name may be all that is left of a path, even if it is also a whole one.
         return self._places.find(name) or self._names.find(name) | self._file_names.find(name)
 
