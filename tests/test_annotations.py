@@ -467,6 +467,25 @@ class TestSeveralExports:
         assert [record.samples for record in after.values()] == [before[name].samples for name in after]
 
 
+def test_exports_of_one_coreset_stand_beside_each_other(run, tmp_path, importing):
+    """The same images under other URLs are another export: tasks of both come back, also when each has lost its key."""
+    addresses = ["https://one", "https://two"]
+    tasks = []
+    for number, url in enumerate(addresses):
+        folder = export_coreset(run, NAME, "label-studio", tmp_path / f"out-{number}", url=url)
+        tasks.append(json.loads((folder / "tasks.json").read_text()))
+    records = read_records(run)
+    assert [record.samples[0].place.partition("//")[2][:3] for record in records] == ["one", "two"]
+    for record, some in zip(records, tasks, strict=True):
+        assert {task["data"]["elfs_ray_export"] for task in some} == {record.key}
+        for task in some:
+            task["annotations"] = [annotation(ANSWERS[task["data"]["sample_id"]])]
+        assert importing(json.dumps(some))[0] == ANSWERS
+        for task in some:
+            task["data"] = {"image": task["data"]["image"]}
+        assert importing(json.dumps(some))[0] == ANSWERS
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
