@@ -17,6 +17,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # Characters whose compatibility form looks the same, such as full-width letters, ligatures and no-break spaces. Not
 # those that anybody sees are others: superscripts, fractions, circled digits.
 _LOOK_THE_SAME = ("<wide>", "<narrow>", "<noBreak>", "<compat>", "<initial>", "<medial>", "<final>", "<isolated>")
+_ROW = re.compile(r"\.parquet#[0-9]+$")
 _INVISIBLE = ("Cf", "Cc")
 _VARIATION_SELECTORS = range(0xFE00, 0xFE10)
 
@@ -115,6 +116,10 @@ def _last_folder(sample_id: str) -> str:
 
 
 def _folder(form: str, sample_id: str, parts: list[str], which: int) -> str:
+    if _ROW.search(sample_id):
+        raise UsageError(
+            f"labels '{form}': {sample_id!r} is a row of a table, not a path; pass 'column:NAME', or a file"
+        )
     if len(parts) < 2 or parts[which] == "..":
         raise UsageError(f"labels '{form}': image {sample_id!r} is in no class folder; put each class into a folder")
     return parts[which]

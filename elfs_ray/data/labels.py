@@ -22,6 +22,7 @@ from elfs_ray.errors import UsageError, one_line
 
 LABEL_COLUMNS = ("label", "class", "target", "category", "y")
 COLUMN_PREFIX = "column:"
+_COLUMNS_TOLD = 20
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Labels:
         """What is worth a line: labels of no sample, or of no image (where all are known), and unlabelled samples."""
         lines = []
         if self.quarantined:
-            lines.append(f"{self.quarantined:,} of {self.given:,} labels are of images in quarantine")
+            lines.append(f"{self.quarantined:,} of {self.given:,} labels belong to images in quarantine")
         if self.unmatched and images is not None:
             lines.append(self._mismatch(images))
         if self.labelled < len(self.numbers):
@@ -87,10 +88,11 @@ class Labels:
             raise UsageError(f"{self._mismatch(images)}; fix the ids, or pass --allow-unmatched")
 
     def _mismatch(self, images: str) -> str:
-        known = self.given - len(self.unmatched)
+        unmatched = len(self.unmatched)
         return (
-            f"{self.spec}: {known:,} of {self.given:,} labels belong to images of {images}; {len(self.unmatched):,} do "
-            f"not, such as {self.unmatched[0]!r} (images are called like {self.likeness!r})"
+            f"{self.spec}: {self.given - unmatched:,} of {self.given:,} labels belong to images of {images}; "
+            f"{unmatched:,} {'does' if unmatched == 1 else 'do'} not, such as {self.unmatched[0]!r} (images are called "
+            f"like {self.likeness!r})"
         )
 
 
@@ -255,7 +257,7 @@ class _Ids:
 
 def _none_matches(spec: str, given: dict[str, str], sample_ids: Sequence[str], quarantined: int) -> str:
     if quarantined:
-        return f"{spec}: no label is of an image that can be used; {quarantined:,} are of images in quarantine"
+        return f"{spec}: no label belongs to an image that can be used, and {quarantined:,} to images in quarantine"
     return (
         f"no id in {spec} is a sample id: labels have ids like {next(iter(given))!r}, "
         f"samples like {next(iter(sample_ids), '')!r}; give both the same ids"
@@ -332,5 +334,6 @@ def _column(where: str, names: list[str], asked: str | None, usual: tuple[str, .
     wanted = (asked,) if asked else usual
     found = next((name for name in wanted if name in names), None)
     if found is None:
-        raise UsageError(f"{where} has no {what} column {' or '.join(map(repr, wanted))}; its columns: {listed(names)}")
+        some = listed(names[:_COLUMNS_TOLD]) + (", ..." if len(names) > _COLUMNS_TOLD else "")
+        raise UsageError(f"{where} has no {what} column {' or '.join(map(repr, wanted))}; its columns: {some}")
     return found

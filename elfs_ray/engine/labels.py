@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from elfs_ray import schema
 from elfs_ray.config import RunConfig, fingerprint
-from elfs_ray.data.classes import class_key, refuse_look_alikes
+from elfs_ray.data.classes import FOLDER_FORMS, class_key, refuse_look_alikes
 from elfs_ray.data.labels import Labels, is_file, match_labels
 from elfs_ray.data.sources import open_input
 from elfs_ray.engine.artifacts import part_name, read_ids, read_keys
@@ -25,6 +25,7 @@ def run(context: StageContext) -> StageResult:
     if context.prefix:
         spec, location = config.evaluate.test_labels or spec, config.evaluate.test_input
     shared = _share_a_file(config)
+    _refuse_folders_of_shards(context, spec)
     keys = read_keys(store, context.artifact("samples"))
     candidates = read_ids(store, "samples", "quarantine") if shared and context.prefix else []
     found = match_labels(
@@ -53,6 +54,20 @@ def run(context: StageContext) -> StageResult:
         metrics={"classes": list(classes), "labelled": found.labelled, **found.counts, **unknown},
         content=fingerprint(labels.tolist(), list(classes)),
     )
+
+
+def _refuse_folders_of_shards(context: StageContext, spec: str) -> None:
+    """Refuse folders as classes where ids begin with the name of a tar shard, as they do where keys repeat."""
+    if spec not in FOLDER_FORMS:
+        return
+    samples = context.store.read_table(context.artifact("samples"), columns=["sample_id", "uri"]).slice(0, 1)
+    for sample_id, uri in zip(*samples.to_pydict().values(), strict=True):
+        _, shard, key = uri.partition(".tar#")
+        if shard and sample_id != key:
+            raise UsageError(
+                f"labels {spec!r}: the id {sample_id!r} begins with the name of a tar shard, which is no class; pass "
+                "'column:cls', or a file of labels"
+            )
 
 
 def _share_a_file(config: RunConfig) -> bool:

@@ -108,6 +108,11 @@ class TestFolders:
             ("folders:last", "0.jpg", "image '0.jpg' is in no class folder"),
             ("folders:last", "s3://bucket/0.jpg", "image 's3://bucket/0.jpg' is in no class folder"),
             ("folders:last", "/0.jpg", "image '/0.jpg' is in no class folder"),
+            (
+                "folders",
+                "x/part-0.parquet#7",
+                "'x/part-0.parquet#7' is a row of a table, not a path; pass 'column:NAME'",
+            ),
             ("folders:last", "../0.jpg", "image '../0.jpg' is in no class folder"),
         ],
     )

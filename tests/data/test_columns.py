@@ -1,5 +1,7 @@
 """Ids and images in every form in which Arrow holds them: used as they are, or refused by name."""
 
+import json
+import os
 import unicodedata
 import uuid
 
@@ -252,11 +254,10 @@ class TestTables:
             source.read(source.chunks[0])
 
     def test_special_files_are_never_opened(self, tmp_path):
-        import os
-
         os.mkfifo(tmp_path / "pipe.png")
-        (tmp_path / "t.csv").write_text("path\npipe.png\n/dev/zero\n.\na\\0b\n".replace("\\0", "\0"))
-        errors = read_all(open_source(str(tmp_path / "t.csv")))["error"].to_pylist()
+        rows = [{"path": path} for path in ("pipe.png", "/dev/zero", ".", "a\0b")]
+        (tmp_path / "t.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        errors = read_all(open_source(str(tmp_path / "t.jsonl")))["error"].to_pylist()
         assert errors[:3] == ["the file cannot be read: it is a folder, pipe, socket or device"] * 3
         assert errors[3].startswith("the file cannot be read: ")
 

@@ -1,3 +1,4 @@
+import json
 import unicodedata
 
 import numpy as np
@@ -143,9 +144,9 @@ class TestEveryLabelIsUsedOrReported:
         labels = match(write({"1": "a", "2": "b", "u\u0308": "a"}), ["1"], quarantined=["2", "\u00fc"])
         assert (labels.matched, labels.quarantined, labels.unmatched) == (1, 2, [])
         labels.refuse_unmatched("photos/")
-        assert labels.told("photos/") == ["2 of 3 labels are of images in quarantine"]
+        assert labels.told("photos/") == ["2 of 3 labels belong to images in quarantine"]
         assert labels.classes == ["a"]
-        with pytest.raises(UsageError, match="no label is of an image that can be used; 1 are of images in quarantine"):
+        with pytest.raises(UsageError, match="no label belongs to an image that can be used, and 1 to images in"):
             match(write({"2": "b"}), ["1"], quarantined=["2"])
 
     def test_labels_of_other_images(self, write):
@@ -195,6 +196,13 @@ def test_lists_are_no_labels(tmp_path):
     pq.write_table(pa.table({"id": IDS, "label": [[1], [2], [3]]}), tmp_path / "l.parquet")
     with pytest.raises(UsageError, match=r"column 'label' of .* holds list<.*; labels are text or numbers"):
         read(tmp_path / "l.parquet")
+
+
+def test_a_table_of_many_columns_is_told_in_short(tmp_path):
+    """As an object that maps ids to labels is one row of many columns."""
+    (tmp_path / "l.json").write_text(json.dumps({f"{number:03d}": "cat" for number in range(1000)}))
+    with pytest.raises(UsageError, match=r"has no id column 'sample_id' .*; its columns: 000, 001, .*, 019, \.\.\.$"):
+        read(tmp_path / "l.json")
 
 
 def test_text_that_looks_like_nothing_is_a_class(tmp_path):
