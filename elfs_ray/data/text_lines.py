@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 QUOTE = '"'
-# A quoted value over this many lines or more is doubted where nearly all of them look like rows.
-_MANY_LINES, _NEARLY_ALL = 5, 0.8
+_FILE_ENDING = re.compile(r"\.\w{1,5}$")
 
 
 class TextError(ValueError):
@@ -199,8 +198,15 @@ def quoted_rows(lines: Iterable[str], delimiter: str, width: int, newline: str) 
 
 
 def _look_like_rows(taken: list[str], delimiter: str, width: int) -> bool:
-    fitting = sum(1 for line in taken if line.count(delimiter) == width - 1)
-    return fitting == len(taken) or (len(taken) >= _MANY_LINES and fitting >= _NEARLY_ALL * len(taken))
+    """Whether most lines of a row have as many fields as a row, and name a file where the row itself does."""
+    fitting = [line for line in taken if line.count(delimiter) == width - 1]
+    if _names_a_file(taken[0], delimiter):
+        fitting = [line for line in fitting if _names_a_file(line, delimiter)]
+    return 2 * len(fitting) > len(taken)
+
+
+def _names_a_file(line: str, delimiter: str) -> bool:
+    return _FILE_ENDING.search(line.partition(delimiter)[0].rstrip('"\r')) is not None
 
 
 def _after_header(lines: Iterable[str]) -> Iterator[tuple[int, str]]:

@@ -65,6 +65,11 @@ RIGHT = {
         "csv", 'a,b\n1,"say ""hi"", you"\n""""," "\n',
         {"a": ["1", '"'], "b": ['say "hi", you', " "]},
     ),
+    "several lines, which name no file": (
+        "csv",
+        'path,b\n1.jpg,"x\ny, z"\n2.jpg,"x\nsay ""y"",\nor z, or"\n',
+        {"path": ["1.jpg", "2.jpg"], "b": ["x\ny, z", 'x\nsay "y",\nor z, or']},
+    ),
     "several lines": ("csv", 'a,b\n1,"x\ny"\n2,z\n', {"a": ["1", "2"], "b": ["x\ny", "z"]}),
     "a carriage return in quotes": ("csv", 'a,b\n1,"x\ry"\n', {"a": ["1"], "b": ["x\ry"]}),
     "inches": ("csv", 'a,b\n1,5" disk\n2,"5" disk"\n', {"a": ["1", "2"], "b": ['5" disk', '"5" disk"']}),
@@ -118,6 +123,7 @@ WRONG = {
     "text behind quotes": ("csv", 'a,b\n1,"x" y, z\n', "on line 2 more text follows a closing quotation mark"),
     "either way": ("csv", 'a,b\n1,"x\n2,y\n3,z"\n', "lines 2 to 4 are one row if the .* and 3 rows if not; save"),
     "either way in one column": ("tsv", 'a\n"x\ny"\n', "lines 2 to 3 are one row if .* and 2 rows if not; save"),
+    "most like rows": ("csv", 'path,b\n1.jpg,"\n2.png,y\n3.jpg,y, z\n4.jpg,"\n', "lines 2 to 5 are .* and 4 rows"),
     "nearly all like rows": (
         "csv", 'a,b\n0,"two\nlines"\n1,"x\n2,y\n3,y\n4,y, or\n5,z"\n', "lines 4 to 8 are one row if .* and 5 rows if"
     ),
