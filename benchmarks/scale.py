@@ -116,7 +116,14 @@ def write_embeddings(store: Store, options: argparse.Namespace) -> None:
         blob = rng.integers(BLOBS, size=len(index))
         low = centres[blob] + options.spread * rng.normal(size=(len(index), options.intrinsic))
         vectors = (low @ axes + 0.05 * rng.normal(size=(len(index), options.dim))).astype(np.float16)
-        table = pa.table({"sample_id": index.astype(str), "index": index, "vector": matrix_column(vectors)})
+        table = pa.table(
+            {
+                "sample_id": index.astype(str),
+                "index": index,
+                "vector": matrix_column(vectors),
+                "norm": np.ones(len(vectors)),
+            }
+        )
         store.write_table(table, schema.embeddings(options.dim), "embeddings", part_name(number))
     print(f"embeddings: {options.rows:,} x {options.dim} in {time.monotonic() - started:.0f} s", flush=True)
 

@@ -155,8 +155,12 @@ def shows_pictures(samples: pa.Schema) -> bool:
 
 
 def embeddings(dim: int) -> pa.Schema:
-    """One row for each sample: its encoder output, not normalised, in half precision."""
-    return pa.schema([SAMPLE_ID, INDEX, pa.field("vector", pa.list_(pa.float16(), dim), nullable=False)])
+    """One row for each sample: its vector (encoder output, or the user's), of unit length in half precision.
+
+    `norm` is its length before; cosine needs none, but who wants the vector on its own scale multiplies by it.
+    """
+    vector = pa.field("vector", pa.list_(pa.float16(), dim), nullable=False)
+    return pa.schema([SAMPLE_ID, INDEX, vector, pa.field("norm", pa.float64(), nullable=False)])
 
 
 def neighbors(k: int) -> pa.Schema:

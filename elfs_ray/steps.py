@@ -30,7 +30,7 @@ STAGES = (
 VERSIONS = {
     "ingest": 2,
     "labels": 2,
-    "embed": 1,
+    "embed": 2,
     "neighbors": 2,
     "cluster": 1,
     "anchor": 2,

@@ -7,6 +7,7 @@ every time: the profile is chosen by ELFS_RAY_FUZZ, the number of examples for e
 import contextlib
 import io
 import json
+import math
 import os
 
 import numpy as np
@@ -266,8 +267,51 @@ def test_vector_tables(tmp_path, data):
     with promised:
         table = open_vectors(str(tmp_path / "vectors.parquet"))
         for number, group in enumerate(table.groups):
-            ids, vectors = table.read(number)
-            assert vectors.shape == (len(ids), table.dim) == (group.rows, table.dim)
+            ids, units = table.read(number)
+            assert units.vectors.shape == (len(ids), table.dim) == (group.rows, table.dim)
+            assert units.norms.shape == (group.rows,)
+            np.testing.assert_allclose(np.linalg.norm(units.vectors.astype(float), axis=1), 1, atol=0.01)
+
+
+@st.composite
+def any_vectors(draw):
+    """A column of lists of one width, of any numbers."""
+    kind, width = draw(st.sampled_from(["float16", "float32", "float64", "int8", "uint64"])), draw(st.integers(1, 4))
+    numbers = st.integers(0, 3) if "int" in kind else st.floats(width=int(kind[5:])) | st.sampled_from([0.0, 1.0])
+    rows = draw(st.lists(st.lists(numbers | st.none(), min_size=width, max_size=width), min_size=1, max_size=6))
+    rows = [[value if value is None else np.dtype(kind).type(value) for value in row] for row in rows]
+    value = pa.from_numpy_dtype(kind)
+    return pa.array(rows, draw(st.sampled_from([pa.list_(value), pa.list_(value, width), pa.large_list(value)])))
+
+
+@fuzz
+@given(any_vectors())
+def test_vectors_of_any_values(tmp_path, column):
+    """Counted here without the reader: either each is refused with its right count, or all are of unit length."""
+    rows = [[math.nan if value is None else float(value) for value in row] for row in column.to_pylist()]
+    broken = [not all(map(math.isfinite, row)) for row in rows]
+    zero = [not any(row) for row in rows]
+    flat = [
+        len(row) > 1 and len(set(row)) == 1 and not bad and not none
+        for row, bad, none in zip(rows, broken, zero, strict=True)
+    ]
+    told = []
+    for what, faulty in {"not finite": broken, "zero": zero, "constant": flat}.items():
+        if count := sum(faulty):
+            verb = "is" if count == 1 else "are"
+            told.append(f"{count} of {len(rows)} vectors {verb} {what}, such as 'v{faulty.index(True)}'")
+    path = tmp_path / "vectors.parquet"
+    pq.write_table(pa.table({"id": [f"v{number}" for number in range(len(rows))], "vector": column}), path)
+    if told:
+        with pytest.raises(UsageError) as caught:
+            open_vectors(str(path)).read(0)
+        assert str(caught.value).startswith(f"{path}: {'; '.join(told)}; cosine cannot compare them: ")
+        return
+    units = open_vectors(str(path)).read(0)[1].vectors.astype(float)
+    for row, found in zip(rows, units, strict=True):
+        largest = max(map(abs, row))
+        length = math.hypot(*(value / largest for value in row))
+        np.testing.assert_allclose(found, [value / largest / length for value in row], rtol=2**-10, atol=2**-24)
 
 
 def test_vectors_of_which_nothing_is_left(tmp_path):

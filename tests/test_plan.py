@@ -125,7 +125,7 @@ class TestOnTheDigits:
 
     def test_the_command(self, small_input, call, tmp_path):
         """With embeddings that are there already: no encoder is measured, their width counts."""
-        vectors = pa.table({"id": ["x"] * 100, "embedding": pa.array([[1.0] * 24] * 100)})
+        vectors = pa.table({"id": ["x"] * 100, "embedding": pa.array([[1.0] * 23 + [0.0]] * 100)})
         pq.write_table(vectors, tmp_path / "vectors.parquet")
         given = ["plan", f"--input={small_input[0]}", "--budget=40", "--num-classes=10", "--price-per-hour=2"]
         code, out, err = call(*given, "--method=random", "--json", f"--embeddings={tmp_path}")

@@ -1,9 +1,9 @@
 """Embeddings that the user has already: Parquet tables of ids and vectors, or the matrix of an .npy file."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from tokenize import TokenError
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from elfs_ray import storage
+from elfs_ray.core.features import UnitRows, undirected_rows, unit_half
 from elfs_ray.data.columns import ID_COLUMNS, as_text, check_column, ids_of, listed
 from elfs_ray.data.files import existing, files_signature, list_files, open_parquet, reading_parquet
 from elfs_ray.errors import UsageError, one_line
@@ -66,11 +67,11 @@ class Vectors(ABC):
         """
 
     @abstractmethod
-    def read(self, number: int) -> tuple[pa.Array, np.ndarray]:
-        """Ids and vectors float16 [rows, dim] of one group.
+    def read(self, number: int) -> tuple[pa.Array, UnitRows]:
+        """Ids of one group, and its vectors scaled to unit length.
 
         Raises:
-            UsageError: an id or a vector is missing, of another width, or not finite in half precision.
+            UsageError: an id or a vector is missing, or a vector is of another width, not finite, zero or constant.
         """
 
     def columns(self) -> list[str]:
@@ -93,48 +94,51 @@ class VectorTable(Vectors):
 
     def __init__(self, location: str, filesystem: pafs.FileSystem, paths: list[str], id_column: str | None) -> None:
         self.location = location
-        schema = open_parquet(paths[0], filesystem).schema_arrow
-        found = next((name for name in (id_column, *ID_COLUMNS) if name in schema.names), None)
-        vectors = next((name for name in VECTOR_COLUMNS if name in schema.names and _is_vector(schema, name)), None)
-        if found is None or vectors is None:
-            missing, usual = ("ids", ID_COLUMNS) if found is None else ("vectors (lists of numbers)", VECTOR_COLUMNS)
-            raise UsageError(
-                f"{location} has no column of {missing}; call it {' or '.join(usual)} "
-                f"(its columns: {listed(schema.names)})"
-            )
-        self._id_column, self._vector_column = found, vectors
         groups, first = list[Group](), 0
         for path in paths:
-            metadata = open_parquet(path, filesystem).metadata
-            for number in range(metadata.num_row_groups):
-                groups.append(Group(path, number, first, metadata.row_group(number).num_rows))
+            file = open_parquet(path, filesystem)
+            found = _find_columns(location if len(paths) == 1 else path, file.schema_arrow, id_column)
+            if path == paths[0]:
+                self._id_column, self._vector_column = found
+            elif found != (self._id_column, self._vector_column):
+                raise UsageError(
+                    f"{path} has its ids and vectors in the columns {listed(list(found))}, and {paths[0]} in "
+                    f"{self._id_column}, {self._vector_column}; give them the same names, or take one file"
+                )
+            for number in range(file.metadata.num_row_groups):
+                groups.append(Group(path, number, first, file.metadata.row_group(number).num_rows))
                 first += groups[-1].rows
         if not first:
             raise UsageError(f"{location} holds no rows; pass a table with vectors")
         self.groups = tuple(groups)
-        one = next(_vectors(filesystem, paths, vectors), None)
-        if one is None:
+        width = _first_width(filesystem, paths, self._vector_column)
+        if width is None:
             raise UsageError(f"{location} is damaged: no vector of {first:,} rows is there; copy it again")
-        self.dim = len(one)
-        if not self.dim:
-            raise UsageError(f"{location}: the first vector of column {vectors!r} is empty; mend the table")
+        if not width:
+            raise UsageError(f"{location}: no vector of column {self._vector_column!r} has a value; fill them in")
+        self.dim = width
 
     def ids(self, number: int) -> pa.Array:
         """Of a row group."""
-        where, table = self._read(number, [self._id_column])
-        return ids_of(table[self._id_column], f"column {self._id_column!r} of {where}").combine_chunks()
+        return self._ids(*self._read(number, [self._id_column]))
 
-    def read(self, number: int) -> tuple[pa.Array, np.ndarray]:
+    def read(self, number: int) -> tuple[pa.Array, UnitRows]:
         """A row group."""
         where, table = self._read(number, [self._id_column, self._vector_column])
-        ids, lists = (table[name].combine_chunks() for name in (self._id_column, self._vector_column))
-        if ids.null_count or lists.null_count:
-            raise UsageError(f"{where}: {ids.null_count} ids and {lists.null_count} vectors are missing; fill them in")
-        ids, values = ids.cast(pa.string()), lists.flatten()
-        widths = np.unique(pc.list_value_length(lists).to_numpy(zero_copy_only=False))
-        if len(widths) and widths.tolist() != [self.dim]:
-            raise UsageError(f"{where}: vectors of {', '.join(map(str, widths))} values; all must have {self.dim}")
-        return ids, _half(values.to_numpy(zero_copy_only=False).reshape(-1, self.dim), ids, where)
+        ids, lists = self._ids(where, table), _storage(table[self._vector_column].combine_chunks())
+        missing = np.flatnonzero(lists.is_null().to_numpy(zero_copy_only=False))
+        if len(missing):
+            raise UsageError(f"{where}: {_told('missing', missing, ids)}; fill in or remove what is wrong")
+        widths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+        others = np.flatnonzero(widths != self.dim)
+        if len(others):
+            some = ", ".join(map(str, np.unique(widths[others])[:5]))
+            told = _told(f"of another width ({some} values)", others, ids)
+            raise UsageError(f"{where}: {told}; all must have {self.dim}, as the first one has")
+        # A value that is missing becomes NaN.
+        values = lists.flatten().cast(pa.float64(), safe=False) if _is_decimal(lists.type) else lists.flatten()
+        matrix = values.to_numpy(zero_copy_only=False).reshape(-1, self.dim)
+        return ids, _scaled(matrix, ids, where)
 
     def columns(self) -> list[str]:
         """Of the first table."""
@@ -150,20 +154,24 @@ class VectorTable(Vectors):
             parts.append(as_text(table[name], f"column {name!r} of {where}").combine_chunks())
         return pa.concat_arrays(parts)
 
+    def _ids(self, where: str, table: pa.Table) -> pa.Array:
+        ids = ids_of(table[self._id_column], f"column {self._id_column!r} of {where}")
+        return ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+
     def _read(self, number: int, columns: list[str]) -> tuple[str, pa.Table]:
         group = self.groups[number]
         with reading_parquet(group.path):
             file = open_parquet(group.path, storage.resolve(self.location)[0])
             table = file.read_row_group(group.number, columns=columns)
             table.validate(full=True)  # what a damaged file holds may be no text, or lie outside of the memory read
-        where = f"{group.path}, row group {group.number}"
+        where = group.path if len(self.groups) == 1 else f"{group.path}, row group {group.number}"
         if table.num_rows != group.rows:
             raise UsageError(f"{where} is damaged: {table.num_rows:,} of {group.rows:,} rows are there; copy it again")
         return where, table
 
 
 class Matrix(Vectors):
-    """An .npy file of floats [rows, dim], of which only the rows asked for are read, and perhaps its NAME.ids.txt."""
+    """An .npy file of numbers [rows, dim], of which only the rows asked for are read, and perhaps its NAME.ids.txt."""
 
     def __init__(self, location: str, filesystem: pafs.FileSystem, path: str) -> None:
         self.location = location
@@ -188,7 +196,7 @@ class Matrix(Vectors):
             return self._ids.slice(group.first, group.rows)
         return pa.array([str(row) for row in range(group.first, group.first + group.rows)], pa.string())
 
-    def read(self, number: int) -> tuple[pa.Array, np.ndarray]:
+    def read(self, number: int) -> tuple[pa.Array, UnitRows]:
         """Some rows."""
         group, row_bytes = self.groups[number], self.dim * self._dtype.itemsize
         with storage.resolve(self.location)[0].open_input_file(group.path) as file:
@@ -197,7 +205,8 @@ class Matrix(Vectors):
             raise UsageError(f"{self.location} became shorter while it was read; run the same command again")
         ids = self.ids(number)
         matrix = np.frombuffer(data, self._dtype).reshape(-1, self.dim)
-        return ids, _half(matrix, ids, f"{self.location}, rows from {group.first:,} on")
+        where = self.location if len(self.groups) == 1 else f"{self.location}, rows from {group.first:,} on"
+        return ids, _scaled(matrix, ids, where)
 
 
 def open_vectors(location: str, id_column: str | None = None) -> Vectors:
@@ -211,7 +220,7 @@ def open_vectors(location: str, id_column: str | None = None) -> Vectors:
         UsageError: nothing there, of no known form, or no column of ids or of vectors.
     """
     filesystem, files = _list_files(location)
-    if files[0].extension == "npy":
+    if _is_matrix(files[0]):
         return Matrix(location, filesystem, files[0].path)
     return VectorTable(location, filesystem, [file.path for file in files], id_column)
 
@@ -219,7 +228,7 @@ def open_vectors(location: str, id_column: str | None = None) -> Vectors:
 def vectors_signature(location: str) -> str:
     """Changes when the files of the embeddings do; looks into none of them."""
     filesystem, files = _list_files(location)
-    if files[0].extension == "npy":
+    if _is_matrix(files[0]):
         beside = filesystem.get_file_info(_ids_path(files[0].path))
         files += [beside] if beside.type == pafs.FileType.File else []
     return files_signature(files)
@@ -227,10 +236,10 @@ def vectors_signature(location: str) -> str:
 
 def _list_files(location: str) -> tuple[pafs.FileSystem, list[pafs.FileInfo]]:
     filesystem, info = existing(location)
-    if info.type == pafs.FileType.File and info.extension == "npy":
+    if info.type == pafs.FileType.File and _is_matrix(info):
         return filesystem, [info]
     files = [info] if info.type == pafs.FileType.File else list_files(location, filesystem, info.path)
-    files = [file for file in files if file.path.endswith(".parquet")]
+    files = [file for file in files if file.extension.lower() == "parquet"]
     if not files:
         raise UsageError(
             f"{location} holds no .parquet file; pass a table with a column of ids and one of vectors, or an .npy file"
@@ -238,32 +247,83 @@ def _list_files(location: str) -> tuple[pafs.FileSystem, list[pafs.FileInfo]]:
     return filesystem, files
 
 
-def _half(matrix: np.ndarray, ids: pa.Array, where: str) -> np.ndarray:
-    """In half precision, if all values are finite there."""
-    with np.errstate(over="ignore"):
-        vectors = matrix.astype(np.float16)
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(bad):
+def _is_matrix(info: pafs.FileInfo) -> bool:
+    return str(info.extension).lower() == "npy"
+
+
+def undirected(vectors: np.ndarray, ids: np.ndarray | pa.Array, *, constant: bool = True) -> str:
+    """What is wrong with rows that have no direction, how many they are, and the id of one; empty if none is.
+
+    Args:
+        vectors: numbers [rows, dim].
+        ids: of the rows.
+        constant: whether rows of equal values count.
+    """
+    found = undirected_rows(vectors)
+    faults = [("not finite", found.not_finite), ("zero", found.zero), ("constant", found.constant)]
+    return "; ".join(_told(what, rows, ids) for what, rows in faults if len(rows) and (constant or what != "constant"))
+
+
+def _scaled(matrix: np.ndarray, ids: pa.Array, where: str) -> UnitRows:
+    """Of unit length, if each row has a direction."""
+    told = undirected(matrix, ids)
+    if told:
+        raise UsageError(f"{where}: {told}; cosine cannot compare them: leave them out, or embed these images again")
+    return unit_half(matrix)
+
+
+def _told(what: str, rows: np.ndarray, ids: Any) -> str:
+    """Of how many vectors something is true, and the id of the first."""
+    name = ids[int(rows[0])]
+    name = name.as_py() if isinstance(name, pa.Scalar) else str(name)
+    return f"{len(rows):,} of {len(ids):,} vectors {'is' if len(rows) == 1 else 'are'} {what}, such as {name!r}"
+
+
+def _find_columns(location: str, schema: pa.Schema, id_column: str | None) -> tuple[str, str]:
+    """The columns of ids and of vectors."""
+    found = next((name for name in (id_column, *ID_COLUMNS) if name in schema.names), None)
+    named = [name for name in VECTOR_COLUMNS if name in schema.names]
+    vectors = next((name for name in named if _is_vector(schema.field(name).type)), None)
+    if found is not None and vectors is not None:
+        return found, vectors
+    if found is not None and named:
         raise UsageError(
-            f"{where}: the vector of {ids[bad[0]].as_py()!r} holds a value that is not finite in half precision "
-            "(up to 65,504); scale or mend it"
+            f"{location} holds {schema.field(named[0]).type} in column {named[0]!r}; vectors are lists of numbers"
         )
-    return vectors
+    missing, usual = ("ids", ID_COLUMNS) if found is None else ("vectors (lists of numbers)", VECTOR_COLUMNS)
+    raise UsageError(
+        f"{location} has no column of {missing}; call it {' or '.join(usual)} (its columns: {listed(schema.names)})"
+    )
 
 
-def _is_vector(schema: pa.Schema, name: str) -> bool:
-    kind = schema.field(name).type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+def _storage(column: pa.Array) -> pa.Array:
+    """The lists of a column, which may be wrapped in a type of its own, as tensors are."""
+    return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    tests = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
+    if not any(getattr(pa.types, test)(kind) for test in tests):
         return False
-    return pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
+    value = kind.value_type
+    return pa.types.is_floating(value) or pa.types.is_integer(value) or pa.types.is_decimal(value)
 
 
-def _vectors(filesystem: pafs.FileSystem, paths: list[str], column: str) -> Iterator[list[float]]:
-    """The vectors, one after the other; `[]` for one that is missing."""
+def _is_decimal(kind: pa.DataType) -> bool:
+    return pa.types.is_decimal(kind.value_type)
+
+
+def _first_width(filesystem: pafs.FileSystem, paths: list[str], column: str) -> int | None:
+    """Values of the first vector that has any; 0 if none has, None if no row is there to look at."""
+    width = None
     for path in paths:
         with reading_parquet(path):
             for batch in open_parquet(path, filesystem).iter_batches(1, columns=[column]):
-                yield batch[column][0].as_py() or []
+                width = pc.list_value_length(_storage(batch[column]))[0].as_py() or 0
+                if width:
+                    return width
+    return width
 
 
 def _header(location: str, file: pa.NativeFile) -> tuple[tuple[int, int], np.dtype]:
@@ -274,10 +334,10 @@ def _header(location: str, file: pa.NativeFile) -> tuple[tuple[int, int], np.dty
         shape, by_columns, dtype = read(file)
     except (ValueError, EOFError, SyntaxError, TokenError) as error:
         raise UsageError(f"{location} is no .npy file, or is damaged ({one_line(error)}); save it again") from None
-    if len(shape) != 2 or 0 in shape or dtype.kind != "f" or by_columns:
+    if len(shape) != 2 or 0 in shape or dtype.kind not in "fiu" or dtype.itemsize > 8 or by_columns:
         order = ", column by column" if by_columns else ""
         raise UsageError(
-            f"{location} holds {dtype} of shape {shape}{order}; save a matrix of floats, a row for each image: "
+            f"{location} holds {dtype} of shape {shape}{order}; save a matrix of numbers, a row for each image: "
             "np.save(path, np.ascontiguousarray(vectors, dtype=np.float32))"
         )
     return shape, dtype

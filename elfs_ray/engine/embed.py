@@ -16,7 +16,9 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from elfs_ray.config import EmbedConfig
+from elfs_ray.core.features import UnitRows, unit_half
 from elfs_ray.data.unusable import UnusableImagesError
+from elfs_ray.data.vectors import undirected
 from elfs_ray.defaults import choose_embed
 from elfs_ray.encoders import Encoder, load_encoder
 from elfs_ray.engine.artifacts import KEY, median_side, read_column
@@ -204,6 +206,7 @@ class _EncodeBatch:
         encoder.module.to(self._device).to(memory_format=torch.channels_last)
         if options.compile:
             encoder.module.compile()
+        self._dtype = options.dtype
         self._forward = AdaptiveForward(encoder, self._device, getattr(torch, options.dtype), int(options.batch_size))
         self._batch_size = int(options.batch_size)
         self._counter = counter
@@ -219,22 +222,35 @@ class _EncodeBatch:
             torch.cuda.synchronize()
         transferred = time.perf_counter()
         vectors = self._forward(pixels)[:rows].cpu().numpy()
-        if not np.isfinite(vectors).all():
-            raise RunError(
-                f"the encoder gave values that are not finite for image {batch['sample_id'][0]!r} or one near it; "
-                "use --set embed.dtype=float32"
-            )
+        units = _unit_length(vectors, batch["sample_id"], self._dtype)
         ended = time.perf_counter()
         self._counter.advance(rows)
         return {
             "sample_id": batch["sample_id"],
             "index": batch["index"],
-            "vector": vectors.astype(np.float16),
+            "vector": units.vectors,
+            "norm": units.norms,
             "device": np.full(rows, self._device.type),
             "decode_seconds": batch["decode_seconds"],
             "transfer_seconds": np.full(rows, (transferred - started) / max(1, rows)),
             "encode_seconds": np.full(rows, (ended - transferred) / max(1, rows)),
         }
+
+
+def _unit_length(vectors: np.ndarray, names: np.ndarray, dtype: str) -> UnitRows:
+    """The output of the encoder, scaled to unit length.
+
+    Raises:
+        RunError: an image has no direction there; it is named.
+    """
+    told = undirected(vectors, names, constant=False)
+    if told:
+        exact = "" if dtype == "float32" else " or --set embed.dtype=float32"
+        raise RunError(
+            f"the encoder gave a batch of images vectors that cosine cannot compare: {told}; "
+            f"leave these images out, or use another encoder{exact}"
+        )
+    return unit_half(vectors)
 
 
 class AdaptiveForward:

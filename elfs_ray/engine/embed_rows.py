@@ -139,7 +139,8 @@ def read_failed(store: Store, work: str) -> list[Unusable]:
 def save_batch(batch: dict[str, np.ndarray], store: Store, folder: str) -> dict[str, np.ndarray]:
     """Save finished rows in a file named by its first row, last row and size: a retry writes the same file."""
     index = batch["index"]
-    table = pa.table({"sample_id": batch["sample_id"], "index": index, "vector": matrix_column(batch["vector"])})
+    columns = {name: batch[name] for name in ("sample_id", "index", "norm")}
+    table = pa.table({**columns, "vector": matrix_column(batch["vector"])})
     store.write_table(table, schema.embeddings(batch["vector"].shape[1]), folder, saved_name(index))
     spent = {name: np.array([batch[name].sum()]) for name in TIMED}
     return {"rows": np.array([len(index)]), "device": batch["device"][:1], **spent}

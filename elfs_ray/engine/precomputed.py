@@ -4,10 +4,14 @@ Reads: `samples`, and the user's vectors, with ids or in the order of the sample
 The table may hold its rows in any order, and more than the samples. So they pass twice: first each row group is split
 over ranges of samples, then each range is put in order. A second run goes on with the groups and ranges that are left.
 Ids are looked up by a 64-bit hash, 16 bytes a sample in the memory of each machine, and compared in full at the end.
+An id that no sample has as it stands may be that of a sample in another Unicode form (a file name from macOS against
+typed text): the hash is that of the composed form, and where two samples or two vectors share one, the run stops.
 """
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -25,12 +29,40 @@ from elfs_ray.engine.tasks import results_in_order
 from elfs_ray.errors import UsageError
 from elfs_ray.store import Store
 
-SPLIT, DONE, FOUND = "split", "done", "embeddings"
+SPLIT, DONE, FOUND, ORDERED = "split", "done", "embeddings", "ordered"
 # Parts of `samples` that are put in order at once; all their vectors are in memory.
 PARTS_TOGETHER = 64
 TASKS_IN_FLIGHT = 16
 Range = tuple[int, list[str]]
 """Number of a range, and the paths of its parts of `samples`."""
+
+
+class Keys(NamedTuple):
+    """How samples are found by their ids.
+
+    Attributes:
+        hashes: uint64 [N], of the ids in composed form, ascending.
+        samples: int64 [N], their indices.
+        alike: samples whose hash another one has, by their own ids.
+    """
+
+    hashes: np.ndarray
+    samples: np.ndarray
+    alike: dict[str, int]
+
+
+class Ordered(NamedTuple):
+    """What came out of putting a range in order.
+
+    Attributes:
+        used: vectors that belong to its samples.
+        lacking: samples without a vector.
+        one: id of the first of these.
+    """
+
+    used: int
+    lacking: int = 0
+    one: str = ""
 
 
 def run(context: StageContext) -> StageResult:
@@ -43,14 +75,18 @@ def run(context: StageContext) -> StageResult:
     paths = store.part_paths(context.artifact("samples"))
     ranges = [(number, paths[first : first + PARTS_TOGETHER])
               for number, first in enumerate(range(0, len(paths), PARTS_TOGETHER))]  # fmt: skip
-    used = _split(context, table, ranges)
+    _split(context, table, ranges)
     _check_dim(context, table)
-    missing = _order(context, table, ranges)
-    if missing:
-        count, total = sum(number for number, _ in missing), store.count_rows(context.artifact("samples"))
+    used, lacking, one = _order(context, table, ranges)
+    if used < table.rows:
+        name = table.location.rstrip("/").rsplit("/", 1)[-1]
+        context.reporter.line(f"  {name}: {used:,} of {table.rows:,} vectors belong to images")
+    if lacking:
+        total, id_there = store.count_rows(context.artifact("samples")), table.ids(0)[0].as_py()
         raise UsageError(
-            f"{table.location} has no vector for {count:,} of {total:,} images, such as {missing[0][1]!r} "
-            f"(its ids are like {table.read(0)[0][0].as_py()!r}); add them, or leave these images out"
+            f"{table.location} has no vector for {lacking:,} of {total:,} images, such as {one!r} "
+            f"(its ids are like {id_there!r}; {used:,} of its {table.rows:,} vectors belong to images); "
+            "add them, or leave these images out"
         )
     return StageResult(
         artifacts={context.artifact("embeddings"): FOUND},
@@ -65,8 +101,8 @@ def run(context: StageContext) -> StageResult:
     )
 
 
-def _split(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> int:
-    """Save the vectors of each row group by range of samples; returns how many belong to samples."""
+def _split(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> None:
+    """Save the vectors of each row group by range of samples."""
     store, work = context.store, context.work
     done = set(store.names(work, DONE))
     pending = [number for number in range(len(table.groups)) if f"{number}.json" not in done]
@@ -78,18 +114,19 @@ def _split(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> in
             tasks = (_split_group.remote(store, work, shared, number, first, keys, in_order) for number in pending)
             for _ in results_in_order(tasks, TASKS_IN_FLIGHT):
                 counter.advance(1)
-    return sum(store.read_json(work, DONE, f"{number}.json")["used"] for number in range(len(table.groups)))
 
 
-def _order(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> list[tuple[int, str]]:
-    """Write the parts of `embeddings`; returns for ranges that lack vectors how many, and the id of one."""
+def _order(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> Ordered:
+    """Write the parts of `embeddings`, of all ranges that are not written; returns the counts of all."""
     store, work = context.store, context.work
-    there = set(store.names(work, FOUND))
-    pending = [(number, paths) for number, paths in ranges
-               if part_name(number * PARTS_TOGETHER + len(paths) - 1) not in there]  # fmt: skip
+    there = set(store.names(work, ORDERED))
+    pending = [(number, paths) for number, paths in ranges if f"{number}.json" not in there]
     described = table.location, table.dim
     tasks = (_order_range.remote(store, work, described, number, paths) for number, paths in pending)
-    return [lacking for lacking in results_in_order(tasks, TASKS_IN_FLIGHT) if lacking[0]]
+    found = list(results_in_order(tasks, TASKS_IN_FLIGHT))
+    found += [Ordered(**store.read_json(work, ORDERED, name)) for name in there]
+    first = next((each.one for each in found if each.lacking), "")
+    return Ordered(sum(each.used for each in found), sum(each.lacking for each in found), first)
 
 
 def _check_dim(context: StageContext, table: Vectors) -> None:
@@ -116,19 +153,50 @@ def _check_rows(context: StageContext, table: Vectors) -> None:
     )
 
 
+def _composed(ids: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The ids in Unicode form NFC."""
+    return pc.utf8_normalize(ids, form="NFC")
+
+
 def _hash(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """uint64, the same on every machine."""
-    return pd.util.hash_array(ids.to_numpy(zero_copy_only=False), categorize=False)
+    """uint64 of the composed forms, the same on every machine."""
+    return pd.util.hash_array(_composed(ids).to_numpy(zero_copy_only=False), categorize=False)
 
 
 @ray.remote(num_cpus=1)
-def _hashed_ids(store: Store, samples: str) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of all samples' ids in ascending order, and the samples' indices."""
-    batches = list(store.dataset(samples).to_batches(columns=KEY))
-    hashes = np.concatenate([_hash(batch["sample_id"]) for batch in batches if batch.num_rows])
-    index = np.concatenate([batch["index"].to_numpy() for batch in batches if batch.num_rows])
-    order = np.argsort(hashes)
-    return hashes[order], index[order]
+def _hashed_ids(store: Store, samples: str) -> Keys:
+    """The samples by the hashes of their ids."""
+    batches = [batch for batch in store.dataset(samples).to_batches(columns=KEY) if batch.num_rows]
+    hashes = np.concatenate([_hash(batch["sample_id"]) for batch in batches])
+    index = np.concatenate([batch["index"].to_numpy() for batch in batches])
+    order = np.argsort(hashes, kind="stable")
+    hashes, index = hashes[order], index[order]
+    same = hashes[1:] == hashes[:-1]
+    shared = index[np.append(same, False) | np.append(False, same)]
+    if not len(shared):
+        return Keys(hashes, index, {})
+    alike = store.read_table(samples, columns=KEY, rows=pc.field("index").isin(pa.array(shared)))
+    return Keys(hashes, index, dict(zip(alike["sample_id"].to_pylist(), alike["index"].to_pylist(), strict=True)))
+
+
+def owners(ids: pa.Array, keys: Keys) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whose the rows with these ids may be: positions of rows, indices of samples, and whether the row has several.
+
+    A row whose id is that of a sample as it stands is this one's alone.
+    """
+    sought = _hash(ids)
+    low, high = (np.searchsorted(keys.hashes, sought, side=side) for side in ("left", "right"))
+    count = high - low
+    rows = np.repeat(np.arange(len(ids)), count)
+    # Places low..high - 1 of each row, one after the other.
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(low, count)
+    found, several = keys.samples[places], np.repeat(count > 1, count)
+    kept = np.ones(len(rows), bool)
+    for place in np.flatnonzero(several):
+        own = keys.alike.get(ids[int(rows[place])].as_py())
+        if own is not None:
+            several[place], kept[place] = False, found[place] == own
+    return rows[kept], found[kept], several[kept]
 
 
 @ray.remote(num_cpus=0.5)
@@ -138,9 +206,9 @@ def _split_group(
     table: Vectors,
     number: int,
     first: np.ndarray,
-    keys: tuple[np.ndarray, np.ndarray],
+    keys: Keys,
     in_order: str | None,
-) -> tuple[int, str]:
+) -> None:
     """Save the vectors of one row group that belong to samples, in a file for each range.
 
     `in_order` names the samples whose ids rows without ids have, one after the other.
@@ -150,10 +218,7 @@ def _split_group(
         start = table.groups[number].first
         wanted = (pc.field("index") >= start) & (pc.field("index") < start + len(ids))
         ids = store.read_table(in_order, columns=["sample_id"], rows=wanted)["sample_id"].combine_chunks()
-    sought, (hashes, index) = _hash(ids), keys
-    place = np.minimum(np.searchsorted(hashes, sought), len(hashes) - 1)
-    rows = np.flatnonzero(hashes[place] == sought)
-    found = index[place[rows]]
+    rows, found, several = owners(ids, keys)
     of_range = np.searchsorted(first, found, side="right") - 1
     for each in np.unique(of_range):
         some = of_range == each
@@ -161,47 +226,87 @@ def _split_group(
             {
                 "sample_id": ids.take(pa.array(rows[some])),
                 "index": found[some],
-                "vector": matrix_column(vectors[rows[some]]),
+                "vector": matrix_column(vectors.vectors[rows[some]]),
+                "norm": vectors.norms[rows[some]],
+                "several": several[some],
             }
         )
-        store.write_table(part, schema.embeddings(table.dim), work, SPLIT, str(each), part_name(number))
-    store.write_json({"used": len(rows)}, work, DONE, f"{number}.json")
-    return len(rows), ""
+        store.write_table(part, _split_schema(table.dim), work, SPLIT, str(each), part_name(number))
+    store.write_json({}, work, DONE, f"{number}.json")
+
+
+def _split_schema(dim: int) -> pa.Schema:
+    """Of rows whose `index` is that of a sample which they may belong to; of `several`, where that is not all."""
+    return schema.embeddings(dim).append(pa.field("several", pa.bool_()))
 
 
 @ray.remote(num_cpus=0.5)
-def _order_range(store: Store, work: str, described: tuple[str, int], number: int, paths: list[str]) -> tuple[int, str]:
-    """Write the parts of one range, up to the first that lacks vectors; returns how many it lacks, and one id."""
+def _order_range(store: Store, work: str, described: tuple[str, int], number: int, paths: list[str]) -> Ordered:
+    """Write the parts of one range, up to the first that lacks vectors."""
     location, dim = described
-    held = schema.embeddings(dim).empty_table()
+    held = _split_schema(dim).empty_table()
     if store.names(work, SPLIT, str(number)):
         held = store.read_table(work, SPLIT, str(number)).sort_by("index")
-    lacking, one = 0, ""
+    used, lacking, one = 0, 0, ""
     for part, path in enumerate(paths, number * PARTS_TOGETHER):
         keys = pq.read_table(path, filesystem=store.filesystem, columns=KEY)
-        rows, absent = _look_up(held, keys, location)
+        rows, counts = look_up(held, keys, location)
+        used, absent = used + int(counts.sum()), counts == 0
         if absent.any():
             lacking, one = lacking + int(absent.sum()), one or keys["sample_id"][int(absent.argmax())].as_py()
         if not lacking:
-            found = held.take(pa.array(rows))
+            ids = keys["sample_id"].combine_chunks()
+            found = held.take(pa.array(rows)).set_column(0, "sample_id", ids)
             store.write_table(found, schema.embeddings(dim), work, FOUND, part_name(part))
-    return lacking, one
+    result = Ordered(used, lacking, one)
+    if not lacking:
+        store.write_json(result._asdict(), work, ORDERED, f"{number}.json")
+    return result
 
 
-def _look_up(held: pa.Table, keys: pa.Table, location: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of `held`, in order of index, that are those of the samples, and which samples have none.
+def look_up(held: pa.Table, keys: pa.Table, location: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `held`, in order of index, that are those of the samples, and how many each sample has there.
 
     Raises:
-        UsageError: a sample has two different vectors.
+        UsageError: a sample has two different vectors, or it is not clear whose a vector is.
     """
     index, wanted = held["index"].to_numpy(), keys["index"].to_numpy()
     if not len(index):
-        return wanted, np.ones(len(wanted), dtype=bool)
+        return wanted, np.zeros(len(wanted), dtype=np.int64)
     low, high = (np.searchsorted(index, wanted, side=side) for side in ("left", "right"))
-    first = np.minimum(low, len(index) - 1)
-    same_id = pc.equal(held["sample_id"].take(pa.array(first)), keys["sample_id"]).to_numpy()
-    for row in np.flatnonzero(high - low > 1):
-        equals = fixed_size_matrix(held["vector"].slice(low[row], high[row] - low[row]))
-        if not (equals == equals[0]).all():
-            raise UsageError(f"{location} gives {keys['sample_id'][int(row)].as_py()!r} two vectors; keep one")
-    return first, (low == high) | ~same_id
+    first, counts = np.minimum(low, len(index) - 1), high - low
+    ids, several = held["sample_id"].take(pa.array(first)), held["several"].to_numpy()[first]
+    # Where ids differ in form they mostly all do: single rows are compared together.
+    same = pc.equal(ids, keys["sample_id"]).to_numpy()
+    single = pa.array(np.flatnonzero((counts == 1) & ~same & ~several))
+    composed = pc.equal(_composed(ids.take(single)), _composed(keys["sample_id"].take(single))).to_numpy()
+    counts[single.to_numpy()] = composed
+    for place in np.flatnonzero((counts > 1) | ((counts == 1) & ~same & several)):
+        some = np.arange(low[place], high[place])
+        own = _own_rows(held, some, keys["sample_id"][int(place)].as_py(), location)
+        first[place], counts[place] = own[0] if len(own) else first[place], len(own)
+    return first, counts
+
+
+def _own_rows(held: pa.Table, rows: np.ndarray, sample_id: str, location: str) -> np.ndarray:
+    """Those of the rows that are of this sample: with its very id; else with one of the same composed form."""
+    ids = np.array(held["sample_id"].slice(rows[0], len(rows)).to_pylist(), dtype=object)
+    own = ids == sample_id
+    if not own.any():
+        own = np.array([normalize("NFC", one) == normalize("NFC", sample_id) for one in ids])
+        forms = len(set(ids[own]))
+        if forms > 1:
+            raise UsageError(
+                f"{location} has vectors of {forms} ids that differ from {sample_id!r} in their Unicode form alone; "
+                "give the image's own id to one of them"
+            )
+        if held["several"].slice(rows[0], len(rows)).to_numpy()[own].any():
+            raise UsageError(
+                f"{location} has a vector of {ids[own][0]!r}, which may be that of {sample_id!r} or of another image "
+                "whose id differs in its Unicode form alone; give both images vectors with their own ids"
+            )
+    found = held.take(pa.array(rows[own]))
+    vectors, norms = fixed_size_matrix(found["vector"]), found["norm"].to_numpy()
+    if not ((vectors == vectors[:1]).all() and (norms == norms[:1]).all()):
+        raise UsageError(f"{location} gives {sample_id!r} two vectors; keep one")
+    return rows[own]

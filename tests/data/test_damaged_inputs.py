@@ -44,7 +44,7 @@ def read_vectors(path):
     found = open_vectors(str(path))
     for number in range(len(found.groups)):
         ids, rows = found.read(number)
-        assert rows.shape == (len(ids), found.dim)
+        assert rows.vectors.shape == (len(ids), found.dim)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     for name in ("csv", "jsonl", "tar", "hf"):
         (folder / name).mkdir()
-    np.save(folder / "v.npy", np.ones((6, 3), dtype=np.float32))
+    np.save(folder / "v.npy", np.arange(18, dtype=np.float32).reshape(6, 3))
     shards, saved = write_shards(folder / "tar"), write_hugging_face(folder / "hf")
     return {
         "csv": (write_csv(folder / "csv").read_bytes(), read_images),

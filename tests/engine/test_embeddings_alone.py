@@ -11,6 +11,7 @@ import pytest
 from elfs_ray import select
 from elfs_ray.config import load_config
 from elfs_ray.console import Reporter
+from elfs_ray.core.features import unit_half
 from elfs_ray.data.sources import open_input
 from elfs_ray.defaults import choose_proxy
 from elfs_ray.engine import calibrate
@@ -65,7 +66,9 @@ def test_the_ids_are_the_samples(result, clustered):
     assert samples.column_names == ["sample_id", "index", "uri"]
     assert samples["sample_id"].to_pylist() == ids
     assert samples["uri"][51].as_py() == f"{path}#51"
-    assert np.array_equal(fixed_size_matrix(store.read_table("embeddings")["vector"]), matrix.astype(np.float16))
+    embeddings, units = store.read_table("embeddings"), unit_half(matrix)
+    assert np.array_equal(fixed_size_matrix(embeddings["vector"]), units.vectors)
+    np.testing.assert_allclose(embeddings["norm"], np.linalg.norm(matrix, axis=1), rtol=1e-6)
     assert store.count_rows("quarantine") == 0
     assert result.manifest["input"] == str(path)
     assert median_side(store) == 0
@@ -111,7 +114,7 @@ def test_labels_of_the_table_and_a_matrix(ray_session, clustered, tmp_path):
         manifest = run(load_config(values), store, Reporter(), until="embed")
         assert store.read_table("samples")["sample_id"].to_pylist() == samples
         found = fixed_size_matrix(store.read_table("embeddings")["vector"])
-        assert np.array_equal(found, matrix.astype(np.float16))
+        assert np.array_equal(found, unit_half(matrix).vectors)
         if labels:
             assert manifest["stages"]["labels"]["metrics"]["classes"] == [f"class {n}" for n in range(CLASSES)]
 
@@ -164,5 +167,27 @@ def test_a_plan_needs_no_images(clustered, monkeypatch):
 def test_a_repeated_id_is_refused(ray_session, tmp_path):
     pq.write_table(pa.table({"id": ["a", "a", "b"], "vector": [[1.0], [2.0], [3.0]]}), tmp_path / "v.parquet")
     values = {"budgets": [1], "num_classes": 2, "embed.vectors": str(tmp_path / "v.parquet")}
-    with pytest.raises(UsageError, match="sample id 'a' stands 2 times in"):
+    with pytest.raises(UsageError) as caught:
         run(load_config(values), Store(str(tmp_path / "run")), Reporter(), until="ingest")
+    assert str(caught.value) == (
+        f"sample id 'a' stands 2 times in {tmp_path}/v.parquet (1 ids are repeated); ids must be unique: "
+        "mend them, or name another column of a table with --set ingest.id_column=NAME"
+    )
+
+
+def test_one_coreset_on_any_scale(ray_session, tmp_path):
+    """As a network without a final norm gives, or probabilities over many classes: 300 vectors in 10 clear groups."""
+    rng = np.random.default_rng(0)
+    matrix = np.repeat(rng.normal(size=(10, 16)), 30, axis=0) + 0.1 * rng.normal(size=(300, 16))
+    ids, coresets = [f"{number:03d}" for number in range(300)], []
+    for factor in (1, 2**-30, 2**100):
+        column = list(matrix.astype(np.float32) * np.float32(factor))
+        pq.write_table(pa.table({"sample_id": ids, "vector": column}), tmp_path / f"{factor}.parquet")
+        values = {"budgets": [20], "num_classes": 10, "embed.vectors": str(tmp_path / f"{factor}.parquet")}
+        store = Store(str(tmp_path / f"run-{factor}"))
+        run(load_config({**values, "select.method": "kcenter"}), store, Reporter(), until="select")
+        coresets.append(store.read_table("coresets/kcenter/20").drop(["uri"]))
+    assert len(set(coresets[0]["sample_id"].to_pylist())) == 20
+    assert {int(one) // 30 for one in coresets[0]["sample_id"].to_pylist()} == set(range(10))
+    assert coresets[1].equals(coresets[0])
+    assert coresets[2].equals(coresets[0])

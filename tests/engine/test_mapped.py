@@ -20,7 +20,14 @@ def store(tmp_path, rng, monkeypatch):
     store = Store(str(tmp_path / "run"))
     for number, start in enumerate((0, 5, 10)):
         index, vectors = np.arange(start, start + 5), rng.normal(size=(5, 4)).astype(np.float16)
-        table = pa.table({"sample_id": index.astype(str), "index": index, "vector": matrix_column(vectors)})
+        table = pa.table(
+            {
+                "sample_id": index.astype(str),
+                "index": index,
+                "vector": matrix_column(vectors),
+                "norm": np.ones(len(vectors)),
+            }
+        )
         store.write_table(table, schema.embeddings(4), "embeddings", part_name(number))
     return store
 

@@ -25,7 +25,14 @@ def write_embeddings(store, vectors, rows_in_part=500):
     for number, start in enumerate(range(0, len(vectors), rows_in_part)):
         some = vectors[start : start + rows_in_part].astype(np.float16)
         index = np.arange(start, start + len(some))
-        table = pa.table({"sample_id": [f"s{row}" for row in index], "index": index, "vector": matrix_column(some)})
+        table = pa.table(
+            {
+                "sample_id": [f"s{row}" for row in index],
+                "index": index,
+                "vector": matrix_column(some),
+                "norm": np.ones(len(some)),
+            }
+        )
         store.write_table(table, schema.embeddings(vectors.shape[1]), "embeddings", part_name(number))
 
 
