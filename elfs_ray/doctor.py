@@ -18,7 +18,8 @@ from typing import Literal
 
 from elfs_ray import machine, search_path
 from elfs_ray.config import RayConfig, RunConfig
-from elfs_ray.errors import ElfsRayError, one_line
+from elfs_ray.errors import one_line
+from elfs_ray.failures import as_expected, behind
 
 LIBRARIES = ("ray", "torch", "torchvision", "timm", "open_clip", "faiss", "pyarrow", "numpy")
 DISTRIBUTIONS = {"open_clip": ("open_clip_torch",), "faiss": ("faiss-gpu", "faiss-cpu")}
@@ -69,11 +70,12 @@ def examine(config: RunConfig) -> Iterator[Finding]:
     for name, check in checks:
         try:
             yield check()
-        except ElfsRayError as error:
-            told, _, remedy = str(error).partition("; ")
-            yield Finding(name, "bad", told, remedy)
         except Exception as error:  # noqa: BLE001 - what a library raises when it does not work here
-            yield Finding(name, "bad", f"{type(error).__name__}: {one_line(error)}", "install it again")
+            expected, nearest = as_expected(error, "the check", "a folder of this machine"), behind(error)[0]
+            told, _, remedy = str(expected).partition("; ")
+            if expected is None:
+                told, remedy = f"{type(nearest).__name__}: {one_line(nearest)}", "install it again"
+            yield Finding(name, "bad", told, remedy)
 
 
 def _python() -> Finding:

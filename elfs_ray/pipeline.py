@@ -74,7 +74,7 @@ def run_methods(
         UsageError: the input, an option or the run folder is wrong.
         RunError: a stage failed for another cause; running again goes on where it stopped.
     """
-    with expected_errors("the run", store.uri, verbose=verbose), contextlib.ExitStack() as stack:
+    with expected_errors("the run", store.uri), contextlib.ExitStack() as stack:
         first = first_steps(configs[0], _check(configs, store, until))
         check_sole = stack.enter_context(sole_driver(store, reporter))
         store.recover()
@@ -246,7 +246,7 @@ class _Execution:
         with contextlib.closing(results):
             for (_, step), context in zip(steps, contexts, strict=True):
                 self.reporter.line(f"{step.unit} ...")
-                with expected_errors(step.unit, self.store.uri, verbose=self.verbose):
+                with expected_errors(step.unit, self.store.uri):
                     started = _now()
                     with measured() as usage:
                         result = next(results)

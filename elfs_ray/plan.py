@@ -24,6 +24,7 @@ from elfs_ray.engine.calibrate import Calibration, calibrate
 from elfs_ray.engine.session import Hardware, has_bfloat16
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.estimates import SESSION_SECONDS, StageEstimate, Work, estimate
+from elfs_ray.failures import expected_errors
 from elfs_ray.methods import get_method
 from elfs_ray.steps import first_steps, later_steps
 
@@ -91,6 +92,11 @@ def make_plan(config: RunConfig, *, price_per_hour: float | None = None) -> Plan
     Raises:
         UsageError: as a run would raise before it starts; or hardware that this machine cannot measure.
     """
+    with expected_errors("the plan", config.location):
+        return _make_plan(config, price_per_hour)
+
+
+def _make_plan(config: RunConfig, price_per_hour: float | None) -> Plan:
     check_embeddings(config)
     check_pictures(config)
     hardware, load = _hardware(config), os.getloadavg()[0]

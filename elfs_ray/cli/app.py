@@ -12,6 +12,7 @@ from rich.console import Console
 from elfs_ray import __version__
 from elfs_ray.console import prepare_streams, read_names_as_utf8
 from elfs_ray.errors import ElfsRayError, UsageError, one_line
+from elfs_ray.failures import behind
 from elfs_ray.machine import provide_folders
 from elfs_ray.storage import check_bucket
 from elfs_ray.store import Store
@@ -33,7 +34,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the `elfs-ray` command; exit status 0, 1 (failed), 2 (wrong use) or 130 (interrupted)."""
-    debug = "--debug" in sys.argv[1:]
+    debug, verbose = ("--debug" in sys.argv[1:]), ("--verbose" in sys.argv[1:])
     read_names_as_utf8()
     prepare_streams()
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # for the processes started here
@@ -54,12 +55,14 @@ def main() -> None:
         _complain(INTERRUPTED)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last resort before a traceback
-        if debug:
+        if debug or (verbose and error.__cause__):  # of a wrong use, nothing lies behind the line
             err.print_exception()
         if isinstance(error, ElfsRayError):
             _complain(str(error))
             sys.exit(error.exit_code)
-        _complain(f"unexpected {type(error).__name__}: {one_line(error)}; add --debug for details, and report them")
+        nearest = behind(error)[0]
+        told = f"{type(nearest).__name__}: {one_line(nearest)}"
+        _complain(f"unexpected {told}; add --debug for details, and report them")
         sys.exit(1)
 
 

@@ -135,7 +135,7 @@ def has_bfloat16() -> bool:
 
 def _start(config: RayConfig, verbose: bool) -> None:
     address = config.address or os.environ.get("RAY_ADDRESS")
-    common: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+    common: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.CRITICAL}
     quiet = contextlib.nullcontext() if verbose else _standard_error_closed()
     search_path.refuse_hidden_from_workers()
     if address:
@@ -209,18 +209,19 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 def _quieten(verbose: bool) -> None:
-    if verbose:
-        return
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Of several tasks that fail we raise the first; Ray would print the traceback of each other one.
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     from ray.data import DataContext
 
     context = DataContext.get_current()
+    # Of an exception that Ray Data wraps in its own, nothing but text reaches the driver.
+    context.raise_original_map_exception = True
+    if verbose:
+        return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # What they would log of a failure is in the exception.
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager
