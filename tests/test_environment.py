@@ -193,8 +193,9 @@ def test_a_run_of_somebody_without_a_name_a_home_or_a_terminal(room, small_input
         (images / f"ä{image.name}").write_bytes(image.read_bytes())
     give_to(NAMELESS, room)
     required = ["--input", images, "--budget=4", "--num-classes=2", "--out", room / "Läufe", "--method=random"]
+    small = ["--set=embed.image_size=64", "--set=neighbors.k=5", "--set=ray.num_cpus=1"]
     ended = run_python(
-        "-m", "elfs_ray.cli", "run", *required, "--until=select", "--set=embed.image_size=64", "--set=ray.num_cpus=1",
+        "-m", "elfs_ray.cli", "run", *required, "--until=select", *small,
         cwd=room, user=NAMELESS, HOME="/", TMPDIR=temporary, RAY_TMPDIR="/tmp", **ASCII,
     )  # fmt: skip
     assert (ended.stderr, ended.returncode) == ("", 0)
