@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[1]
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
 
 
-def run_python(*arguments, cwd, user=None, package=ROOT, **environment):
-    """Run Python with nothing in its environment but this, this package's folder and where programs are."""
-    given = {"PATH": os.environ["PATH"], "PYTHONPATH": str(package), **environment}
+def run_python(*arguments, cwd, user=None, **environment):
+    """Run Python with nothing in its environment but what is given, this package's folder and where programs are."""
+    given = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
         [*_as(user), sys.executable, *map(str, arguments)],
         cwd=cwd, env={name: str(value) for name, value in given.items() if value is not None},

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from elfs_ray import machine, search_path
+from elfs_ray.core import graph, knn, zcore
 from elfs_ray.errors import UsageError
 from elfs_ray.store import Store
 from elsewhere import ASCII, NAMELESS, ROOT, give_to, run_python
@@ -245,6 +246,11 @@ def test_kernels_are_kept_where_the_user_says(room):
     run_python("-c", code, cwd=room, user=NAMELESS, HOME="/", TMPDIR=room, NUMBA_CACHE_DIR=kept)
     assert "mine" in compiled_files(room)
     assert f"elfs-ray-{NAMELESS}" not in compiled_files(room)
+
+
+def test_kernels_are_kept_beside_their_code_where_that_can_be_written_to():
+    for kernel in (graph._select_by_density, knn._similarities, zcore._transpose):
+        assert kernel.stats.cache_path == str(ROOT / "elfs_ray" / "core" / "__pycache__")
 
 
 VARIABLES = ("HOME", "XDG_CACHE_HOME", *machine.CACHES)
