@@ -18,7 +18,7 @@ from kinds_of_input import IMAGES, png, write_hugging_face
 from elfs_ray.config import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.listing import list_folder
-from elfs_ray.data.sources import open_source
+from elfs_ray.data.sources import open_input, open_source
 from elfs_ray.errors import UsageError
 from elfs_ray.pipeline import run
 from elfs_ray.store import Store
@@ -363,6 +363,16 @@ class TestInputKind:
         fill(tmp_path, {"1.png": 1})
         with pytest.raises(UsageError, match=f"holds no {told}.* to read with --input-kind {kind}; leave it out"):
             open_source(str(tmp_path), kind=kind)
+
+    def test_it_says_nothing_of_embeddings(self, tmp_path):
+        vectors = pa.array([[1.0, 2.0]] * 3, pa.list_(pa.float32()))
+        write_parquet(tmp_path / "v.parquet", vector=vectors)
+        values = {"embed.vectors": str(tmp_path / "v.parquet"), "num_classes": 2, "budgets": [1]}
+        assert open_input(load_config(values), None).count == 3
+        with pytest.raises(
+            UsageError, match=r"ingest\.input_kind=parquet is for images, and there are only embeddings"
+        ):
+            open_input(load_config({**values, "ingest.input_kind": "parquet"}), None)
 
     def test_images_that_are_not_there(self, tmp_path):
         write_parquet(tmp_path / "t.parquet")

@@ -64,6 +64,10 @@ def open_input(config: RunConfig, location: str | None) -> Source:
     """
     ingest = config.ingest
     if location is None:
+        if ingest.input_kind != AUTO:
+            raise UsageError(
+                f"ingest.input_kind={ingest.input_kind} is for images, and there are only embeddings; drop it"
+            )
         return VectorSource(str(config.embed.vectors), ingest.id_column)
     return open_source(
         location,
