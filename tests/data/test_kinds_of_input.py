@@ -232,7 +232,7 @@ class TestShards:
             run(load_config(values), Store(str(tmp_path / "run")), Reporter(), until="ingest")
         assert str(caught.value) == (
             f"sample id 'a/1' stands 2 times in {tmp_path}/a.tar (1 ids are repeated); ids must be unique: "
-            "mend them, or name another column of a table with --set ingest.id_column=NAME"
+            "fix them, or name another column of a table with --set ingest.id_column=NAME"
         )
 
     def test_wrong_ones_are_refused(self, tmp_path):
