@@ -338,7 +338,7 @@ def repeated(tmp_path):
     )
 
 
-REPEATED = "ids must be unique: mend them, or name another column of a table with --set ingest.id_column=NAME"
+REPEATED = "ids must be unique: fix them, or name another column of a table with --set ingest.id_column=NAME"
 NEEDED = ("--budget", "1", "--num-classes", "2", "--until", "ingest")
 
 

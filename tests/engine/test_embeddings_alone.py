@@ -171,7 +171,7 @@ def test_a_repeated_id_is_refused(ray_session, tmp_path):
         run(load_config(values), Store(str(tmp_path / "run")), Reporter(), until="ingest")
     assert str(caught.value) == (
         f"sample id 'a' stands 2 times in {tmp_path}/v.parquet (1 ids are repeated); ids must be unique: "
-        "mend them, or name another column of a table with --set ingest.id_column=NAME"
+        "fix them, or name another column of a table with --set ingest.id_column=NAME"
     )
 
 

@@ -141,7 +141,7 @@ class TestRefuses:
             select(tmp_path / "images.parquet", budget=2, num_classes=2, out=tmp_path / "run", **OPTIONS)
         assert str(caught.value) == (
             f"sample id 'a' stands 2 times in {tmp_path}/images.parquet (1 ids are repeated); ids must be unique: "
-            "mend them, or name another column of a table with --set ingest.id_column=NAME"
+            "fix them, or name another column of a table with --set ingest.id_column=NAME"
         )
 
     def test_more_classes_than_images(self, ray_session, small_input, tmp_path):
