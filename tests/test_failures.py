@@ -357,7 +357,7 @@ class TestThroughTheCommandLine:
         code, _, err = call("run", "--input", tmp_path / "images", "--out", tmp_path / "run", *NEEDED)
         assert err == (
             "elfs-ray: 1 of 4 inputs (25.0%) cannot be used, more than ingest.max_bad_fraction=0.05; the first is "
-            "'3.png': not an image, or of a kind that Pillow does not read; mend or remove them, or raise the limit "
+            "'3.png': not an image, or of a kind that Pillow does not read; fix or remove them, or raise the limit "
             "with --set ingest.max_bad_fraction=...\n"
         )
         assert code == 2

@@ -175,7 +175,7 @@ class TestQuarantine:
             select(mixed, budget=10, num_classes=2, out=tmp_path / "run", **OPTIONS)
         assert str(caught.value) == (
             "3 of 33 inputs (9.1%) cannot be used, more than ingest.max_bad_fraction=0.05; the first is 'empty.png': "
-            "the file is empty (0 bytes); mend or remove them, or raise the limit with --set "
+            "the file is empty (0 bytes); fix or remove them, or raise the limit with --set "
             "ingest.max_bad_fraction=..."
         )
         assert not Store(str(tmp_path / "run")).exists("samples")
