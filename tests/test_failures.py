@@ -287,7 +287,7 @@ def test_from_wherever_it_is_raised(ray_session, tmp_path, capfd, call):
 def test_the_doctor_says_it(ray_session, monkeypatch):
     monkeypatch.setattr(doctor, "_ray", from_task)
     config = load_config({"input": doctor.NO_INPUT, "num_classes": 2, "budgets": [1]})
-    [finding] = [each for each in doctor.examine(config) if each.name == "ray"]
+    finding = [each for each in doctor.examine(config) if each.name == "ray"][-1]  # the first is the library
     found = finding.state, finding.seen, finding.remedy
     assert found == ("bad", "column 'x' of v.parquet holds nulls", "fill them in")
 
