@@ -61,7 +61,7 @@ def started_in() -> list[str]:
     path = [_absolute(entry) for entry in sys.path]
     script = os.path.dirname(os.path.realpath(sys.argv[0])) if sys.argv else ""
     folders = [_absolute(""), *([script] if script in path else [])]
-    return [folder for folder in dict.fromkeys(folders) if folder not in named_in_environment()]
+    return [folder for folder in dict.fromkeys(folders) if folder not in (_STANDARD, *named_in_environment())]
 
 
 def named_in_environment() -> list[str]:
