@@ -7,11 +7,12 @@ import numpy as np
 from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
 from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.pruning import budget_count
 from elfs_ray.data.labels import Labels, match_labels
 from elfs_ray.data.sources import open_input
 from elfs_ray.engine.artifacts import fixed_size_matrix, read_column, read_dynamics, read_ids, read_vectors
 from elfs_ray.errors import UsageError
-from elfs_ray.methods import Needs, SelectionInputs, SelectionMethod, balances
+from elfs_ray.methods import Needs, SelectionInputs, SelectionMethod, balances, check_labeled
 from elfs_ray.store import Store
 
 
@@ -84,11 +85,15 @@ def check_known_labels(store: Store, config: RunConfig, reporter: Reporter) -> N
     """Refuse labels that the user has already, if they are of no image, before the long stages; say what they are of.
 
     Raises:
-        UsageError: some are of no image of the run, and that is not allowed.
+        UsageError: some are of no image of the run, and that is not allowed; or they fill a budget.
     """
     known = _match_known_labels(store, config)
-    for line in known.told(config.location) if known else []:
+    if known is None:
+        return
+    for line in known.told(config.location):
         reporter.line(f"labeled: {line}")
+    for budget in config.budgets:
+        check_labeled(known.labelled, budget_count(budget, len(known.numbers)))
 
 
 def _match_known_labels(store: Store, config: RunConfig) -> Labels | None:

@@ -9,7 +9,7 @@ from elfs_ray.methods.auto import Auto
 from elfs_ray.methods.badge import Badge
 from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod
 from elfs_ray.methods.ccs import Ccs
-from elfs_ray.methods.coreset import Balance, balances, select_coreset
+from elfs_ray.methods.coreset import Balance, balances, check_labeled, select_coreset
 from elfs_ray.methods.d2 import D2
 from elfs_ray.methods.dlc import Dlc
 from elfs_ray.methods.dual import Dual
@@ -33,6 +33,7 @@ __all__ = [
     "SelectionMethod",
     "available_methods",
     "balances",
+    "check_labeled",
     "get_method",
     "select_coreset",
 ]

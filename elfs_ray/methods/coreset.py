@@ -39,16 +39,25 @@ def select_coreset(
     if (np.diff(inputs.ids) <= 0).any():
         return _in_order_of_id(method, inputs, budget, rng, balance)
     labeled = np.flatnonzero(inputs.labeled) if inputs.labeled is not None else np.empty(0, dtype=np.int64)
-    if len(labeled) >= budget:
-        raise UsageError(
-            f"{len(labeled)} samples have labels already, which leaves nothing of the budget of {budget}; "
-            "the labelled samples count towards it: pass a larger budget"
-        )
+    check_labeled(len(labeled), budget)
     if balances(method, balance):
         new = _select_by_cluster(method, inputs, budget, rng)
     else:
         new = _select_new(method, inputs, budget - len(labeled), rng)
     return Selection(np.concatenate([labeled, new.positions]), new.scores)
+
+
+def check_labeled(labeled: int, budget: int) -> None:
+    """Refuse a budget that the samples with labels already fill.
+
+    Raises:
+        UsageError: they do.
+    """
+    if labeled >= budget:
+        raise UsageError(
+            f"{labeled} samples have labels already, which leaves nothing of the budget of {budget}; "
+            "the labelled samples count towards it: pass a larger budget"
+        )
 
 
 def balances(method: SelectionMethod, balance: str) -> bool:

@@ -177,7 +177,7 @@ def test_the_name_of_a_shard_is_no_class(tmp_path, key):
 def test_labels_that_are_there_already(bring, tmp_path):
     store, reporter = Store(str(tmp_path / "run")), Lines()
     known = tmp_path / "known.csv"
-    values = {"input": "/photos", "num_classes": 2, "budgets": [1], "select.labeled": str(known)}
+    values = {"input": "/photos", "num_classes": 2, "budgets": [2], "select.labeled": str(known)}
     known.write_text("id,label\n1.png,a\nbroken.png,b\nx.png,c\n")
     message = "known.csv: 2 of 3 labels belong to images of /photos; 1 does not, such as 'x.png'"
     for read in (read_known_labels, lambda store, config: check_known_labels(store, config, reporter)):
@@ -192,6 +192,9 @@ def test_labels_that_are_there_already(bring, tmp_path):
     assert some == "labeled: 1 of 6 images have a label"
     check_known_labels(store, load_config({**values, "select.labeled": None}), reporter)
     assert len(reporter.lines) == 3
+    full = load_config({**values, "allow_unmatched": True, "budgets": [3, 1]})
+    with pytest.raises(UsageError, match="1 samples have labels already, which leaves nothing of the budget of 1"):
+        check_known_labels(store, full, reporter)
 
 
 @pytest.fixture
