@@ -37,7 +37,7 @@ class VectorSource(Source):
         uri = storage.uri_of(chunk.paths[0], self.location)
         first = chunk.first - self._firsts[chunk.paths[0]]
         uris = [f"{uri}#{number}" for number in range(first, first + chunk.rows)]
-        ids = self._vectors.ids(chunk.row_group).to_pylist()
+        ids = self._vectors.ids(chunk.row_group).slice(0, chunk.rows).to_pylist()
         return table_of(chunk, ids, uris, [(None, None)] * chunk.rows)
 
     def columns(self) -> list[str] | None:
