@@ -158,7 +158,8 @@ class TestQuarantine:
             shutil.copy(image, folder)
         (folder / "empty.png").write_bytes(b"")
         (folder / "truncated.png").write_bytes((folder / "digit-0000.png").read_bytes()[:60])
-        (folder / "notes.txt").write_text("not an image")
+        (folder / "notes.jpg").write_text("not an image")
+        (folder / "notes.txt").write_text("of another kind, and so no bad image")
         return folder
 
     def test_bad_images_are_set_aside_with_their_reason(self, ray_session, mixed, tmp_path):
@@ -166,7 +167,7 @@ class TestQuarantine:
         options = {**OPTIONS, "ingest.max_bad_fraction": 0.2, "neighbors.k": 5, "select.method": "random"}
         result = select(mixed, budget=10, num_classes=2, out=out, **options)
         quarantine = Store(str(out)).read_table("quarantine").to_pandas().set_index("sample_id")["reason"]
-        assert set(quarantine.index) == {"empty.png", "truncated.png", "notes.txt"}
+        assert set(quarantine.index) == {"empty.png", "truncated.png", "notes.jpg"}
         assert "0 bytes" in quarantine["empty.png"]
         assert result.manifest["stages"]["ingest"]["rows"] == {"samples": 30, "quarantine": 3}
 
