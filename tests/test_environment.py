@@ -200,7 +200,9 @@ def test_a_run_of_somebody_without_a_name_a_home_or_a_terminal(room, small_input
         cwd=room, user=NAMELESS, HOME="/", TMPDIR=temporary, RAY_TMPDIR="/tmp", **ASCII,
     )  # fmt: skip
     assert (ended.stderr, ended.returncode) == ("", 0)
-    assert f"coreset     {room}/L\\xe4ufe/coresets/random/4" in ended.stdout.splitlines()
+    lines = ended.stdout.splitlines()
+    assert "  Bilder f\\xfcr K\\xe4se/: 12 images read" in lines
+    assert lines[-1].startswith("coresets/random/4: 4 coresets/random/4 in ")
     assert sorted(path.name for path in room.iterdir()) == sorted([images.name, temporary.name, "Läufe"])
     uris = Store(str(room / "Läufe")).read_table("samples")["uri"].to_pylist()
     assert sorted(uris) == sorted(map(str, images.iterdir()))

@@ -20,6 +20,7 @@ from elfs_ray.engine.artifacts import join_contents, samples_content
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.pipeline import run
 from elfs_ray.store import Store
+from small import write_labels_of
 
 COUNT = 24
 
@@ -75,7 +76,8 @@ def keys(store, artifact="samples"):
 
 def test_embed_goes_on_without_them(ray_session, images, small_input, tmp_path):
     (images / "zzz-empty.png").write_bytes(b"")
-    config = config_of(images, **{"evaluate.labels": str(small_input[1]), "ingest.max_bad_fraction": 0.15})
+    labels = write_labels_of(images, small_input[1], tmp_path / "labels.csv")
+    config = config_of(images, **{"evaluate.labels": str(labels), "ingest.max_bad_fraction": 0.15})
     store = Store(str(tmp_path / "run"))
     reporter = AtLine("embed ...", lambda: damage(images))
     manifest = run(config, store, reporter, until="embed")
@@ -103,7 +105,8 @@ def test_embed_goes_on_without_them(ray_session, images, small_input, tmp_path):
     for name in ("digit-0005.png", "digit-0017.png", "zzz-empty.png"):
         (images / name).unlink(missing_ok=True)
     fresh = Store(str(tmp_path / "fresh"))
-    run(config, fresh, Reporter(), until="embed")
+    labels = write_labels_of(images, small_input[1], tmp_path / "fewer.csv")
+    run(config_of(images, **{"evaluate.labels": str(labels)}), fresh, Reporter(), until="embed")
     assert store.read_table("embeddings").equals(fresh.read_table("embeddings"))
     assert store.read_table("labels_true").equals(fresh.read_table("labels_true"))
 
@@ -145,16 +148,16 @@ def test_too_many_stop_the_run_by_name(ray_session, images, tmp_path):
 
 def test_evaluation_on_images_selects_anew(ray_session, images, small_input, tmp_path):
     """An image that is lost after the embedding takes its embedding with it."""
+    extra = sorted(small_input[0].iterdir())[COUNT:40]
+    for path in extra:
+        shutil.copy(path, images)
     options = {
-        "evaluate.labels": str(small_input[1]),
+        "evaluate.labels": str(write_labels_of(images, small_input[1], tmp_path / "labels.csv")),
         "evaluate.models": ["resnet-small"],
         "evaluate.seeds": 2,
         "evaluate.steps": 2,
         "evaluate.image_size": 16,
     }
-    extra = sorted(small_input[0].iterdir())[COUNT:40]
-    for path in extra:
-        shutil.copy(path, images)
     store = Store(str(tmp_path / "run"))
     lost = AtLine("evaluation/random/4 ...", lambda: damage(images))
     before = {}
