@@ -127,8 +127,7 @@ def as_text(column: pa.ChunkedArray | pa.Array, where: str) -> pa.ChunkedArray |
         UsageError: it holds lists or the like.
     """
     try:
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
+        column = _decoded(column)
         if pa.types.is_floating(column.type):
             column = pc.if_else(pc.is_nan(column), None, column)
         return as_strings(column)
@@ -138,8 +137,7 @@ def as_text(column: pa.ChunkedArray | pa.Array, where: str) -> pa.ChunkedArray |
 
 def as_strings(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
     """The values of a column as text; raises Arrow's errors for what has none."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+    column = _decoded(column)
     if column.type == pa.uuid():  # whose bytes Arrow would take for text
         texts = [None if value is None else str(uuid.UUID(bytes=value)) for value in _storage(column).to_pylist()]
         made = pa.array(texts, pa.string())
@@ -211,6 +209,10 @@ def _named(location: str, schema: pa.Schema, asked: str | None, option: str) -> 
         hint = f"did you mean {close[0]!r}?" if close else f"columns: {listed(schema.names)}"
         raise UsageError(f"{option}={asked}: {location} has no such column; {hint}")
     return asked
+
+
+def _decoded(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    return column.cast(_values(column.type)) if pa.types.is_dictionary(column.type) else column
 
 
 def _values(kind: pa.DataType) -> pa.DataType:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from elfs_ray.config import IngestConfig
-from elfs_ray.data.files import map_files, read_uri
-from elfs_ray.data.images import ImageError, decode
+from elfs_ray.data.files import map_files
+from elfs_ray.data.images import load_image
 from elfs_ray.errors import UsageError
 from elfs_ray.schema import shows_pictures
 from elfs_ray.store import Store
@@ -69,9 +69,10 @@ class Pictures:
     def _encode(self, source: bytes | str, side: int) -> str:
         """A JPEG as a data URI; nothing where the image cannot be read any more."""
         try:
-            data = source if isinstance(source, bytes) else read_uri(source, self._location)
-            image = decode(data, max_pixels=self._max_pixels)
-        except (ImageError, OSError, pa.ArrowInvalid, UsageError):  # the last two: the place cannot be one
+            image = load_image(source, self._location, self._max_pixels)
+        except (OSError, pa.ArrowInvalid, UsageError):  # the last two: the place cannot be one
+            return ""
+        if isinstance(image, str):
             return ""
         image.thumbnail((side, side))
         buffer = io.BytesIO()
