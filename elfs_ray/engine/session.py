@@ -97,6 +97,21 @@ def use_threads(count: int) -> None:
     threadpool_limits(count)
 
 
+def worker_threads(cluster_cpus: int, workers: int, on_this_machine: int = 1) -> int:
+    """Threads for one of several equal workers: its share of the cluster, and never more than its own machine has.
+
+    Asked in the worker, whose machine may be a small part of the cluster.
+
+    Args:
+        cluster_cpus: processors of all machines.
+        workers: that share them.
+        on_this_machine: of these workers, where known.
+    """
+    this = ray.get_runtime_context().get_node_id()
+    [here] = [int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["NodeID"] == this]
+    return max(1, min(cluster_cpus // workers, here // on_this_machine))
+
+
 def describe_machine() -> dict[str, Any]:
     """Processor, memory and GPUs of this machine, for the manifest."""
     import torch
