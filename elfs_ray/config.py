@@ -140,7 +140,7 @@ class ClusterConfig(Section):
         "auto", description="share of the old teacher kept at each step; auto: 0.996, less where steps are few"
     )
     prior_momentum: float = Field(0.9, ge=0, lt=1, description="share of the old class prior kept at each step")
-    dtype: Arithmetic = Field("float32", description="arithmetic of the heads; sums stay float32")
+    dtype: Literal[Auto, Arithmetic] = Field("auto", description="of the heads; auto: bfloat16 on GPUs; sums: float32")
     assignment: Literal["mean", "best_head"] = Field(
         "mean", description="mean of the aligned heads' probabilities, or the head with the lowest training loss"
     )
@@ -161,7 +161,7 @@ class ProxyConfig(Section):
     learning_rate: AutoFloat = Field("auto", description="SGD with Nesterov momentum, cosine to zero")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(5e-4, ge=0, description="of SGD, on all parameters")
-    dtype: Literal[Auto, Arithmetic] = Field("auto", description="auto: bfloat16 on images, if the hardware has it")
+    dtype: Literal[Auto, Arithmetic] = Field("auto", description="auto: bfloat16 on GPUs; on images wherever it's fast")
     folds: int = Field(1, ge=1, description="above 1: dynamics of samples not trained on, one training for each fold")
     tdds: bool = Field(False, description="record TDDS too, which holds N x C probabilities in memory")
     workers: AutoInt = _execution("auto", "training workers")
@@ -174,7 +174,7 @@ class BetaSearchConfig(Section):
     betas: list[Annotated[float, Field(ge=0, lt=1)]] | Auto = Field("auto", description="candidates; auto: 0, 0.1, ...")
     model: EvaluationModel = Field("mlp", description="what trials train: best what you will train on the coreset")
     image_size: AutoInt = Field("auto", description="on images: pixels a side")
-    dtype: Literal[Auto, Arithmetic] = Field("auto", description="auto: bfloat16 on images, if the hardware has it")
+    dtype: Literal[Auto, Arithmetic] = Field("auto", description="auto: bfloat16 on GPUs; on images wherever it's fast")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the samples that trials are judged on")
     seeds: int = Field(3, ge=1, description="trainings for each candidate")
     steps: AutoInt = Field(
@@ -231,7 +231,7 @@ class EvaluateConfig(Section):
     batch_size: AutoInt = Field("auto", description="samples in one step; auto: 128, and 256 for resnet18 and larger")
     learning_rate: AutoFloat = Field("auto", description="SGD with Nesterov momentum, cosine to zero")
     weight_decay: float = Field(5e-4, ge=0, description="of SGD, on all parameters")
-    dtype: Literal[Auto, Arithmetic] = Field("auto", description="auto: bfloat16 on images, if the hardware has it")
+    dtype: Literal[Auto, Arithmetic] = Field("auto", description="auto: bfloat16 on GPUs; on images wherever it's fast")
     hide: float = Field(0.0, ge=0, lt=1, description="KAKURENBO: hide up to this share, the learned, in each epoch")
     embeddings_of: Location | None = Field(
         None, description="linear, mlp: take the embeddings of this run folder over the same images, by another encoder"

@@ -150,6 +150,7 @@ def choose_cluster(
             epochs=200,
             learning_rate=1e-4,
             teacher_momentum=0.996,
+            dtype="bfloat16",
             workers=units,
         )
     else:
@@ -165,6 +166,7 @@ def choose_cluster(
             epochs=min(200, max(40, math.ceil(1000 / steps_per_epoch))),
             learning_rate=1e-3,
             teacher_momentum=0.98,
+            dtype="float32",
             workers=1,
         )
     batch_size = min(int(chosen.batch_size), num_samples)
@@ -172,7 +174,14 @@ def choose_cluster(
 
 
 def choose_proxy(
-    section: ProxyConfig, device: str, units: int, num_samples: int, median_side: float, *, image_dtype: str
+    section: ProxyConfig,
+    device: str,
+    units: int,
+    num_samples: int,
+    median_side: float,
+    *,
+    image_dtype: str,
+    vector_dtype: str = "float32",
 ) -> ProxyConfig:
     """Proxy options: ResNet-18 on images with a GPU, an MLP on embeddings without, or without images (side 0)."""
     model = section.model if section.model != "auto" else ("resnet18" if device == "cuda" and median_side else "mlp")
@@ -189,37 +198,44 @@ def choose_proxy(
         epochs=epochs,
         learning_rate=learning_rate,
         workers=workers,
-        dtype="float32" if model == "mlp" else image_dtype,
+        dtype=vector_dtype if model == "mlp" else image_dtype,
     )
 
 
-def choose_evaluations(section: EvaluateConfig, median_side: float, *, image_dtype: str) -> dict[str, EvaluateConfig]:
+def choose_evaluations(section: EvaluateConfig, median_side: float, **dtypes: str) -> dict[str, EvaluateConfig]:
     """How the evaluation trains each of its models."""
-    return {model: choose_evaluation(section, model, median_side, image_dtype=image_dtype) for model in section.models}
+    return {model: choose_evaluation(section, model, median_side, **dtypes) for model in section.models}
 
 
-def choose_evaluation(section: EvaluateConfig, model: str, median_side: float, *, image_dtype: str) -> EvaluateConfig:
+def choose_evaluation(
+    section: EvaluateConfig, model: str, median_side: float, *, image_dtype: str, vector_dtype: str = "float32"
+) -> EvaluateConfig:
     """How the evaluation trains one model."""
     steps, batch_size, learning_rate = EVALUATION_TRAININGS[model]
-    section = _choose_inputs(section, model, median_side, image_dtype)
+    section = _choose_inputs(section, model, median_side, image_dtype, vector_dtype)
     return _fill(section, steps=steps, batch_size=batch_size, learning_rate=learning_rate)
 
 
 def choose_beta_search(
-    section: BetaSearchConfig, median_side: float, budget: int, *, image_dtype: str
+    section: BetaSearchConfig,
+    median_side: float,
+    budget: int,
+    *,
+    image_dtype: str,
+    vector_dtype: str = "float32",
 ) -> BetaSearchConfig:
     """How the search of beta for a budget trains its model."""
     _, batch_size, _ = EVALUATION_TRAININGS[section.model]
     steps = max(MIN_SEARCH_STEPS, math.ceil(SEARCH_PASSES * budget / batch_size))
-    return _fill(_choose_inputs(section, section.model, median_side, image_dtype), steps=steps)
+    return _fill(_choose_inputs(section, section.model, median_side, image_dtype, vector_dtype), steps=steps)
 
 
-def _choose_inputs(section: SectionT, model: str, median_side: float, image_dtype: str) -> SectionT:
+def _choose_inputs(section: SectionT, model: str, median_side: float, image_dtype: str, vector_dtype: str) -> SectionT:
     """Pixels a side, always 0 on embeddings, and arithmetic of a model."""
     size = _pixels_a_side(model, median_side)
     if model in ON_EMBEDDINGS:
         section = section.model_copy(update={"image_size": 0})
-    return _fill(section, image_size=size, dtype=image_dtype if size else "float32")
+    return _fill(section, image_size=size, dtype=image_dtype if size else vector_dtype)
 
 
 def _pixels_a_side(model: str, median_side: float) -> int:

@@ -3,6 +3,7 @@
 Symbols: N samples, b rows in a batch, C classes.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,31 +13,44 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
-Prepare = Callable[[Tensor, torch.Generator | None], Tensor]
-"""Makes a batch ready for the network; with a generator, as it is trained on (augmented), without, as it is tested."""
+from elfs_ray.core.augmentation import Draws
+from elfs_ray.core.device_rows import DeviceRows, Room
+
+Inputs = Shaped[Tensor, "N ..."] | DeviceRows
+"""What samples look like: a tensor, or rows that may be elsewhere than the device."""
+
+Prepare = Callable[[Tensor, Draws | None], Tensor]
+"""Makes a batch ready for the network; with draws, as it is trained on (augmented), without, as it is tested."""
 
 
-def unprepared(inputs: Tensor, _: torch.Generator | None) -> Tensor:
+def unprepared(inputs: Tensor, _: Draws | None) -> Tensor:
     """The batch as it is: embeddings."""
     return inputs
 
 
 def epoch_batches(
     num_samples: int, batch_size: int, min_rows: int, generator: torch.Generator
-) -> Iterator[Int64[Tensor, " b"]]:
-    """Positions of each batch of an epoch in random order; a last batch under `min_rows` joins the one before."""
-    order = torch.randperm(num_samples, generator=generator)
+) -> list[Int64[Tensor, " _"]]:
+    """Positions of each batch of an epoch in random order; a last batch under `min_rows` joins the one before.
+
+    They lie on the device of the generator.
+    """
+    order = torch.randperm(num_samples, generator=generator, device=generator.device)
     starts = list(range(0, num_samples, batch_size))
     if len(starts) > 1 and num_samples - starts[-1] < min_rows:
         starts.pop()
-    for start, stop in zip(starts, [*starts[1:], num_samples], strict=True):
-        yield order[start:stop]
+    return [order[start:stop] for start, stop in zip(starts, [*starts[1:], num_samples], strict=True)]
 
 
 def sgd(model: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """SGD with Nesterov momentum, as the papers train proxies and evaluation models."""
     return torch.optim.SGD(
-        model.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0
+        model.parameters(),
+        learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        nesterov=momentum > 0,
+        fused=next(model.parameters()).is_cuda or None,
     )
 
 
@@ -51,13 +65,22 @@ def train_step(
     inputs: Float[Tensor, "b ..."],
     labels: Int64[Tensor, " b"],
     learning_rate: float,
-    after_backward: Callable[[nn.Module], None] = lambda _: None,
+    *,
+    weight: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "b C"]:
     """One cross-entropy step; returns the logits [b, C] it was computed from.
 
-    `after_backward` may change the gradients before the step, such as average them over workers. `dtype` is the
-    arithmetic of the network; the loss is float32.
+    Nothing in it waits for the device.
+
+    Args:
+        model: gives logits.
+        optimizer: of its parameters.
+        inputs: [b, ...]; none at all for a worker whose share of a batch is empty.
+        labels: int64 [b].
+        learning_rate: of this step.
+        weight: of the loss: what this worker's share counts for in the mean over the batch.
+        dtype: arithmetic of the network; the loss is float32.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -65,16 +88,16 @@ def train_step(
         logits: Tensor = model(inputs)
     if dtype != torch.float32:
         logits = logits.float()
-    loss = F.cross_entropy(logits, labels)
+    # The mean over no rows would be NaN.
+    loss = F.cross_entropy(logits, labels) * weight if len(labels) else logits.sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    after_backward(model)
     optimizer.step()
     return logits.detach()
 
 
 def train_for_steps(
-    model: nn.Module, inputs: Shaped[Tensor, "N ..."], labels: Int64[Tensor, " N"], *, steps: int, **options: Any
+    model: nn.Module, inputs: Inputs, labels: Int64[Tensor, " N"], *, steps: int, **options: Any
 ) -> None:
     """Train in place for a fixed number of steps, so that a larger coreset is not also a longer training.
 
@@ -86,7 +109,7 @@ def train_for_steps(
 
 def training_steps(
     model: nn.Module,
-    inputs: Shaped[Tensor, "N ..."],
+    inputs: Inputs,
     labels: Int64[Tensor, " N"],
     *,
     steps: int,
@@ -98,30 +121,61 @@ def training_steps(
     prepare: Prepare = unprepared,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[int]:
-    """Train in place, and give the number of steps done after each; who switches to evaluation switches back."""
+    """Train in place, and give the number of steps done after each; who switches to evaluation switches back.
+
+    Args:
+        model: on the device of the labels.
+        inputs: [N, ...], on that device or fed to it.
+        labels: int64 [N].
+        steps: optimizer steps.
+        batch_size: rows in a step.
+        learning_rate: the largest; cosine to zero.
+        generator: source of the order of the samples; its seed decides what `prepare` draws.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        prepare: makes a batch ready for the network.
+        dtype: arithmetic of the network.
+    """
     model.train()
     optimizer = sgd(model, learning_rate, momentum, weight_decay)
+    rows, draws = as_rows(inputs), generator_on(labels.device, generator)
     step = 0
-    while step < steps:
-        for rows in epoch_batches(len(inputs), batch_size, 2, generator):
+    for epoch in itertools.count():
+        batches = epoch_batches(len(rows), batch_size, 2, draws)[: steps - step]
+        for positions, batch in zip(batches, rows.batches(batches), strict=True):
+            prepared = prepare(batch, Draws(generator.initial_seed(), epoch, positions))
             rate = learning_rate * cosine_factor(step, steps)
-            train_step(model, optimizer, prepare(inputs[rows], generator), labels[rows], rate, dtype=dtype)
+            train_step(model, optimizer, prepared, labels[positions], rate, dtype=dtype)
             step += 1
             yield step
-            if step == steps:
-                return
+        if step >= steps:
+            return
+
+
+def as_rows(inputs: Inputs) -> DeviceRows:
+    """Rows that batches are taken from; a tensor's stay where they are."""
+    return inputs if isinstance(inputs, DeviceRows) else DeviceRows(inputs, Room(inputs.device))
+
+
+def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """The generator itself if it is of the device, or one there with the same seed."""
+    if generator.device.type == device.type:
+        return generator
+    return torch.Generator(device).manual_seed(generator.initial_seed())
 
 
 @torch.inference_mode()
 def accuracy(
     model: nn.Module,
-    inputs: Shaped[Tensor, "N ..."],
+    inputs: Inputs,
     labels: Int64[Tensor, " N"],
     batch_size: int = 4096,
     prepare: Prepare = unprepared,
 ) -> float:
     """Share of samples whose most probable class is their label."""
     model.eval()
-    batches = zip(inputs.split(batch_size), labels.split(batch_size), strict=True)
-    correct = sum(int((model(prepare(x, None)).argmax(dim=1) == y).sum()) for x, y in batches)
-    return correct / len(labels)
+    positions = torch.arange(len(labels), device=labels.device).split(batch_size)
+    correct = torch.zeros((), dtype=torch.int64, device=labels.device)
+    for batch, rows in zip(as_rows(inputs).batches(positions), positions, strict=True):
+        correct += (model(prepare(batch, None)).argmax(dim=1) == labels[rows]).sum()
+    return int(correct) / len(labels)

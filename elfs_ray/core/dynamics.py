@@ -54,7 +54,7 @@ class DynamicsAccumulator:
         windows: Windows = Windows(),
         *,
         tdds_classes: int = 0,
-        device: torch.device = torch.device("cpu"),
+        device: torch.device | None = None,
     ) -> None:
         self.windows = windows
         zeros = partial(torch.zeros, device=device)

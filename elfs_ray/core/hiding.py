@@ -5,10 +5,21 @@ Symbols: N samples, b rows in a batch, C classes.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from elfs_ray.core.classifier import Prepare, cosine_factor, epoch_batches, sgd, train_step, unprepared
+from elfs_ray.core.augmentation import Draws
+from elfs_ray.core.classifier import (
+    Inputs,
+    Prepare,
+    as_rows,
+    cosine_factor,
+    epoch_batches,
+    generator_on,
+    sgd,
+    train_step,
+    unprepared,
+)
 
 CONFIDENCE = 0.7
 # From which part of the training on, how much of the largest share is hidden.
@@ -34,14 +45,14 @@ def choose_hidden(
     Returns:
         bool [N].
     """
-    hidden = torch.zeros(len(losses), dtype=torch.bool)
+    hidden = torch.zeros_like(correct)
     hidden[losses.argsort(stable=True)[: int(share * len(losses))]] = True
     return hidden & correct & (confidence >= CONFIDENCE)
 
 
 def train_with_hiding(
     model: nn.Module,
-    inputs: Shaped[Tensor, "N ..."],
+    inputs: Inputs,
     labels: Int[Tensor, " N"],
     *,
     largest: float,
@@ -76,16 +87,17 @@ def train_with_hiding(
         The optimizer steps taken.
     """
     optimizer, seen = sgd(model, learning_rate, momentum, weight_decay), _LastSeen(labels)
-    progress, taken = 0.0, 0
+    samples, order = as_rows(inputs), generator_on(labels.device, generator)
+    progress, taken, epoch = 0.0, 0, 0
     while progress < steps:
         hidden = choose_hidden(seen.losses, seen.correct, seen.confidence, hidden_share(progress / steps, largest))
         rest = 1 - float(hidden.float().mean())
         visible = (~hidden).nonzero().squeeze(1)
         model.train()
-        for drawn in epoch_batches(len(visible), batch_size, 2, generator):
-            rows = visible[drawn]
+        batches = [visible[drawn] for drawn in epoch_batches(len(visible), batch_size, 2, order)]
+        for rows, inputs_of in zip(batches, samples.batches(batches), strict=True):
             rate = learning_rate / rest * cosine_factor(progress, steps)
-            batch = prepare(inputs[rows], generator)
+            batch = prepare(inputs_of, Draws(generator.initial_seed(), epoch, rows))
             seen.update(rows, train_step(model, optimizer, batch, labels[rows], rate, dtype=dtype))
             taken += 1
             progress += 1 / rest
@@ -93,8 +105,10 @@ def train_with_hiding(
                 return taken
         model.eval()
         with torch.inference_mode():
-            for rows in hidden.nonzero().squeeze(1).split(batch_size):
-                seen.update(rows, model(prepare(inputs[rows], None)))
+            batches = hidden.nonzero().squeeze(1).split(batch_size)
+            for rows, batch in zip(batches, samples.batches(batches), strict=True):
+                seen.update(rows, model(prepare(batch, None)))
+        epoch += 1
     return taken
 
 
@@ -103,14 +117,14 @@ class _LastSeen:
 
     def __init__(self, labels: Tensor) -> None:
         self._labels = labels
-        self.losses = torch.full((len(labels),), torch.inf)
-        self.correct = torch.zeros(len(labels), dtype=torch.bool)
-        self.confidence = torch.zeros(len(labels))
+        self.losses = torch.full_like(labels, torch.inf, dtype=torch.float32)
+        self.correct = torch.zeros_like(labels, dtype=torch.bool)
+        self.confidence = torch.zeros_like(labels, dtype=torch.float32)
 
     def update(self, rows: Int[Tensor, " b"], logits: Float[Tensor, "b C"]) -> None:
         """Take in the logits [b, C] of some samples."""
         labels = self._labels[rows]
         confidence, predicted = logits.softmax(dim=1).max(dim=1)
-        self.losses[rows] = F.cross_entropy(logits, labels, reduction="none").cpu()
-        self.correct[rows] = (predicted == labels).cpu()
-        self.confidence[rows] = confidence.cpu()
+        self.losses[rows] = F.cross_entropy(logits, labels, reduction="none")
+        self.correct[rows] = predicted == labels
+        self.confidence[rows] = confidence

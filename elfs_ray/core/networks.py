@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 # Up to this many pixels a side, a network keeps the resolution of the image in its first layers.
@@ -187,32 +187,6 @@ def build_network(
         return MlpClassifier(inputs, num_classes, hidden_dim, generator=generator)
     network = ResNet(name, inputs.shape[-1], num_classes, generator=generator)
     return network.to(memory_format=torch.channels_last)
-
-
-def augment(images: Float[Tensor, "b 3 s s"], generator: torch.Generator | None) -> Float[Tensor, "b 3 s s"]:
-    """Random flip and shifted crop (padding of an eighth of the side), drawn for each image; no generator: unchanged.
-
-    Args:
-        images: [b, 3, s, s].
-        generator: on the CPU; the draws do not depend on the device.
-    """
-    if generator is None:
-        return images
-    count, _, size, _ = images.shape
-    margin = max(1, size // 8)
-    flip = torch.rand(count, 1, generator=generator) < 0.5
-    offsets = torch.randint(0, 2 * margin + 1, (2, count, 1), generator=generator)
-    rows = offsets[0] + torch.arange(size)
-    columns = offsets[1] + torch.where(flip, torch.arange(size - 1, -1, -1), torch.arange(size))
-    padded = F.pad(images, (margin, margin, margin, margin), mode="reflect")
-    index = torch.arange(count, device=images.device)[:, None, None]
-    rows, columns = rows.to(images.device), columns.to(images.device)
-    return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def prepare_images(images: UInt8[Tensor, "b 3 s s"], generator: torch.Generator | None) -> Float[Tensor, "b 3 s s"]:
-    """Augmented images in [-1, 1] from uint8 ones, [b, 3, s, s]."""
-    return augment(images.float().div(127.5).sub(1), generator)
 
 
 def _linear(fan_in: int, fan_out: int, generator: torch.Generator) -> nn.Linear:

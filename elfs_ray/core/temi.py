@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int32, Int64
+from jaxtyping import Float, Float32, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
@@ -119,19 +119,45 @@ def temi_loss(
     Returns:
         Loss of each head [H], and the new prior [H, C] (used in this loss: it is updated first, as published).
     """
-    student = F.log_softmax(student_logits / student_temperature, dim=2)
+    targets, batch_mean = teacher_targets(teacher_logits, teacher_temperature)
+    prior = prior_momentum * prior + (1 - prior_momentum) * all_reduce_mean(batch_mean)
+    return pair_loss(student_logits, targets, prior, beta, student_temperature), prior
+
+
+@torch.no_grad()
+def teacher_targets(
+    logits: Float[Tensor, "H views C"], temperature: float
+) -> tuple[Float[Tensor, "H views C"], Float[Tensor, "H C"]]:
+    """Log probabilities of the teacher [H, 2B, C], and their mean over the batch as probabilities [H, C]."""
+    targets = F.log_softmax(logits / temperature, dim=2)
+    # Not a mean: a worker's share of a batch may be empty, and then is 0.
+    return targets, targets.exp().sum(dim=1) / max(1, logits.shape[1])
+
+
+def pair_loss(
+    student_logits: Float[Tensor, "H views C"],
+    targets: Float[Tensor, "H views C"],
+    prior: Float[Tensor, "H C"],
+    beta: float,
+    temperature: float,
+) -> Float[Tensor, " H"]:
+    """Weighted pointwise mutual information of both views with the other's target, negative, its mean for each head.
+
+    Args:
+        student_logits: [H, 2B, C].
+        targets: log probabilities of the teacher, [H, 2B, C].
+        prior: [H, C].
+        beta: exponent.
+        temperature: divides the student's logits.
+    """
+    student = F.log_softmax(student_logits / temperature, dim=2)
     with torch.no_grad():
-        teacher = F.log_softmax(teacher_logits / teacher_temperature, dim=2)
-        probabilities = teacher.exp()
-        batch_mean = all_reduce_mean(probabilities.mean(dim=1))
-        prior = prior_momentum * prior + (1 - prior_momentum) * batch_mean
-        log_prior = prior.log().unsqueeze(1)
-        first, second = probabilities.chunk(2, dim=1)
+        first, second = targets.exp().chunk(2, dim=1)
         weight = (first * second).sum(dim=2).mean(dim=0)
-    other_view = torch.cat(teacher.chunk(2, dim=1)[::-1], dim=1)
+    other_view = torch.cat(targets.chunk(2, dim=1)[::-1], dim=1)
     # log sum_c (ps pt)^beta / pk, in log space: small probabilities do not underflow.
-    information = torch.logsumexp(beta * (student + other_view) - log_prior, dim=2)
-    return -(information * weight.repeat(2)).mean(dim=1), prior
+    information = torch.logsumexp(beta * (student + other_view) - prior.log().unsqueeze(1), dim=2)
+    return -(information * weight.repeat(2)).sum(dim=1) / max(1, len(weight) * 2)
 
 
 def warmup_schedule(step: int, warmup_steps: int) -> float:
@@ -142,8 +168,7 @@ def warmup_schedule(step: int, warmup_steps: int) -> float:
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Exponential moving average: teacher <- m teacher + (1 - m) student."""
-    for old, new in zip(teacher.parameters(), student.parameters(), strict=True):
-        old.lerp_(new, 1 - momentum)
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
 
 
 def head_alignment(
@@ -170,26 +195,24 @@ def head_alignment(
 
 
 def consensus(
-    probabilities: Float[np.ndarray, "H n C"], alignment: Int64[np.ndarray, "H C"], heads: Iterable[int]
-) -> tuple[Int32[np.ndarray, " n"], Float32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+    probabilities: Float[Tensor, "H n C"], alignment: Int64[Tensor, "H C"], heads: Iterable[int]
+) -> tuple[Int64[Tensor, " n"], Float32[Tensor, " n"], Float32[Tensor, " n"]]:
     """Pseudo-labels from the mean of aligned heads' probabilities.
 
     The mean over heads (ELFS, section 4.1) has a meaning only once all heads number their clusters alike.
 
     Args:
         probabilities: of each head, float [H, n, C], in the head's own numbering.
-        alignment: from `head_alignment`, int64 [H, C].
+        alignment: from `head_alignment`, int64 [H, C], on the same device.
         heads: the heads whose mean decides.
 
     Returns:
-        Label int32 [n], its mean probability float32 [n], and the share of all H heads that agree, float32 [n].
+        Label int64 [n], its mean probability float32 [n], and the share of all H heads that agree, float32 [n].
     """
-    num_heads, num_samples, num_classes = probabilities.shape
     deciding = list(heads)
-    mean = np.zeros((num_samples, num_classes), dtype=np.float64)
+    mean = torch.zeros_like(probabilities[0], dtype=torch.float64)
     for head in deciding:
-        mean[:, alignment[head]] += probabilities[head]
-    labels = mean.argmax(axis=1)
-    confidence = mean[np.arange(num_samples), labels] / len(deciding)
-    votes = [alignment[head][probabilities[head].argmax(axis=1)] == labels for head in range(num_heads)]
-    return labels.astype(np.int32), confidence.astype(np.float32), np.asarray(votes).mean(axis=0, dtype=np.float32)
+        mean.index_add_(1, alignment[head], probabilities[head].double())
+    confidence, labels = (mean / len(deciding)).max(dim=1)
+    votes = alignment.gather(1, probabilities.argmax(dim=2)) == labels
+    return labels, confidence.float(), votes.float().mean(dim=0)

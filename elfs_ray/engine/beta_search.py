@@ -28,10 +28,12 @@ from ray.tune.schedulers import ASHAScheduler
 
 from elfs_ray import schema
 from elfs_ray.config import BetaSearchConfig, RunConfig, SelectConfig
-from elfs_ray.core.classifier import accuracy, training_steps, unprepared
+from elfs_ray.core.augmentation import prepare_images
+from elfs_ray.core.classifier import Prepare, accuracy, training_steps, unprepared
+from elfs_ray.core.device_rows import DeviceRows, Room
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.metrics import best_candidate
-from elfs_ray.core.networks import build_network, prepare_images
+from elfs_ray.core.networks import build_network
 from elfs_ray.core.pruning import beta_grid
 from elfs_ray.core.splits import stratified_split
 from elfs_ray.data.images import read_pixels
@@ -40,6 +42,7 @@ from elfs_ray.engine.artifacts import median_side, part_name, read_column, read_
 from elfs_ray.engine.inputs import count_classes, labeled_mask, labels_in_use, read_inputs, read_known_labels
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
+from elfs_ray.engine.training import use_tensor_cores
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
 from elfs_ray.store import LOGS, Store
@@ -94,8 +97,7 @@ def run(context: StageContext) -> StageResult:
     only where no other came farther.
     """
     store, select, budget = context.store, context.config.select, int(context.budget or 0)
-    dtype = context.hardware.image_dtype
-    options = choose_beta_search(context.config.beta_search, median_side(store), budget, image_dtype=dtype)
+    options = choose_beta_search(context.config.beta_search, median_side(store), budget, **context.hardware.dtypes)
     options = context.as_begun(options)
     context.begin(options)
     betas = _betas(options, budget / store.count_rows("samples"))
@@ -255,6 +257,7 @@ class _BetaTrial(tune.Trainable):
         torch.set_num_threads(1)
         self._data = shared
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        use_tensor_cores(self._device)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -281,16 +284,17 @@ class _BetaTrial(tune.Trainable):
         generator = torch.Generator().manual_seed(data.seed + seed)
         training, validation = data.splits[seed]
         rows = _coreset(data, found, training, np.random.default_rng([data.seed, seed]))
-        (inputs, labels), test = self._samples(rows), self._samples(validation)
+        inputs, test, room = self._inputs(rows), self._inputs(validation), Room(self._device)
         options, sizes = data.options, (data.num_classes, data.hidden_dim)
         network = build_network(options.model, inputs, *sizes, generator=generator).to(self._device)
+        judged = DeviceRows(test, room), self._labels(validation), TEST_ROWS[data.on_images]
         _, batch_size, learning_rate = EVALUATION_TRAININGS[options.model]
-        prepare = prepare_images if data.on_images else unprepared
+        prepare: Prepare = prepare_images if data.on_images else unprepared
         reports = {-(-data.steps * part // data.parts) for part in range(1, data.parts + 1)}
         for step in training_steps(
             network,
-            inputs,
-            labels,
+            DeviceRows(inputs, room),
+            self._labels(rows),
             steps=data.steps,
             batch_size=batch_size,
             learning_rate=learning_rate,
@@ -304,17 +308,20 @@ class _BetaTrial(tune.Trainable):
                     "method": found.get("choice", data.select.name),
                     "beta": found.get("beta"),
                     "seed": seed,
-                    "validation_accuracy": accuracy(network, *test, TEST_ROWS[data.on_images], prepare),
+                    "validation_accuracy": accuracy(network, *judged, prepare),
                     "steps": step,
                     "epochs": step * batch_size / len(rows),
                 }
                 network.train()
 
-    def _samples(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the network sees of some samples and their labels [n], on the device."""
+    def _inputs(self, rows: np.ndarray) -> torch.Tensor:
+        """What the network sees of some samples, in main memory."""
         samples = self._data.samples[rows]
-        inputs = torch.from_numpy(samples if self._data.on_images else normalize_rows(samples)).to(self._device)
-        return inputs, torch.from_numpy(self._data.labels[rows]).to(self._device)
+        return torch.from_numpy(samples if self._data.on_images else normalize_rows(samples))
+
+    def _labels(self, rows: np.ndarray) -> torch.Tensor:
+        """Labels of some samples, int64 [n], on the device."""
+        return torch.from_numpy(self._data.labels[rows]).to(self._device)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to save: a trial takes seconds, and starts over when its actor is lost."""

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from elfs_ray.config import BetaSearchConfig, ClusterConfig, EvaluateConfig, ProxyConfig, RunConfig
+from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.features import normalize_rows
-from elfs_ray.core.networks import build_network, prepare_images
+from elfs_ray.core.networks import build_network
 from elfs_ray.core.pruning import budget_count
-from elfs_ray.core.temi import TemiHeads, temi_loss, uniform_prior, update_teacher
+from elfs_ray.core.temi_training import TemiOptions, TemiTraining
 from elfs_ray.data.images import ImageError, decode, inspect, to_uint8
 from elfs_ray.data.sources import Source
 from elfs_ray.data.vectors import open_vectors
@@ -96,12 +97,12 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
     embedding = _ready_vectors(config) if vectors else _encoding(config, source.count, good, side, hardware)
     dim, classes = embedding.dim, config.num_classes
     cluster = choose_cluster(config.cluster, hardware.device, hardware.units, source.count, dim)
-    dtype = hardware.image_dtype
-    proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side, image_dtype=dtype)
-    evaluate = choose_evaluations(config.evaluate, side, image_dtype=dtype)
+    dtypes = hardware.dtypes
+    proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side, **dtypes)
+    evaluate = choose_evaluations(config.evaluate, side, **dtypes)
     # For smaller budgets an upper bound.
     largest = max(budget_count(budget, source.count) for budget in config.budgets)
-    search = choose_beta_search(config.beta_search, side, largest, image_dtype=dtype)
+    search = choose_beta_search(config.beta_search, side, largest, **dtypes)
     device = torch.device(hardware.device)
     rates = Rates(
         check=check + read_seconds,
@@ -251,44 +252,32 @@ def _search_flops(dim: int, hardware: Hardware) -> float:
 def _cluster_step(options: ClusterConfig, dim: int, num_classes: int, device: torch.device) -> float:
     """Seconds of a TEMI step of one worker."""
     width, heads = int(options.pca_dim) or dim, int(options.heads)
-    sizes = (heads, width, num_classes, int(options.hidden_dim), int(options.bottleneck_dim))
-    student, teacher = (TemiHeads(*sizes, generator=torch.Generator().manual_seed(0)).to(device) for _ in range(2))
-    optimizer = torch.optim.AdamW(student.parameter_groups(options.weight_decay), lr=1e-4, fused=True)
-    prior = uniform_prior(heads, num_classes).to(device)
+    sizes = heads, num_classes, int(options.hidden_dim), int(options.bottleneck_dim)
+    temi = TemiOptions(*sizes, dtype=getattr(torch, options.dtype))
+    training = TemiTraining(temi, width, 0, device)  # compiled, the first steps would take longer than all others
     rows = 2 * max(1, int(options.batch_size) // int(options.workers))
     views = _unit_rows(rows, width).to(device)
 
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
-            with torch.no_grad():
-                teacher_logits = teacher(views)
-            student_logits = student(views)
-        loss, _ = temi_loss(student_logits.float(), teacher_logits.float(), prior, beta=options.beta)
-        optimizer.zero_grad(set_to_none=True)
-        loss.mean().backward()
-        optimizer.step()
-        update_teacher(teacher, student, float(options.teacher_momentum))
-
-    return _seconds(step)
+    return _seconds(lambda: training.step(views, 1e-4))
 
 
 def _proxy_step(options: ProxyConfig, dim: int, num_classes: int, device: torch.device) -> float:
-    """Seconds of a step of one worker, with the dynamics of the whole batch."""
+    """Seconds of a step of one worker, with the dynamics of its share of the batch."""
     generator = torch.Generator().manual_seed(0)
     rows = max(1, options.batch_size // int(options.workers))
     on_images = options.model != "mlp"
     examples = _pixels(rows, int(options.image_size)) if on_images else _unit_rows(rows, dim)
     network = build_network(options.model, examples, num_classes, options.hidden_dim, generator=generator).to(device)
     optimizer = sgd(network, float(options.learning_rate), options.momentum, options.weight_decay)
-    labels = torch.randint(0, num_classes, (options.batch_size,), generator=generator)
-    dynamics = DynamicsAccumulator(options.batch_size)
-    epoch = iter(range(10**6))
+    labels = torch.randint(0, num_classes, (rows,), generator=generator).to(device)
+    dynamics, positions = DynamicsAccumulator(rows, device=device), torch.arange(rows, device=device)
+    examples, dtype, epoch = examples.to(device), getattr(torch, options.dtype), iter(range(10**6))
 
     def step() -> None:
-        inputs = prepare_images(examples.to(device), generator) if on_images else examples.to(device)
-        logits = train_step(network, optimizer, inputs, labels[:rows].to(device), 1e-4)
-        whole = logits.float().cpu().repeat(int(options.workers) + 1, 1)[: options.batch_size]
-        dynamics.update(torch.arange(options.batch_size), whole, labels, next(epoch))
+        number = next(epoch)
+        inputs = prepare_images(examples, Draws(0, number, positions)) if on_images else examples
+        logits = train_step(network, optimizer, inputs, labels, 1e-4, dtype=dtype)
+        dynamics.update(positions, logits, labels, number)
 
     return _seconds(step)
 
@@ -312,9 +301,10 @@ def _model_step(
     network = build_network(model, examples, num_classes, hidden_dim, generator=generator).to(device)
     optimizer = sgd(network, learning_rate, 0.9, 5e-4)
     labels = torch.randint(0, num_classes, (rows,), generator=generator).to(device)
+    draws = Draws(0, 0, torch.arange(rows, device=device))
 
     def step() -> None:
-        inputs = prepare_images(examples, generator) if size else examples
+        inputs = prepare_images(examples, draws) if size else examples
         train_step(network, optimizer, inputs, labels, 1e-4, dtype=dtype)
 
     return _seconds(step)

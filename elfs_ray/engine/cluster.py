@@ -1,8 +1,9 @@
 """Cluster: TEMI heads trained on embeddings with Ray Train, and the pseudo-labels they agree on.
 
 Reads: `embeddings`, `neighbors`. Writes: `pseudo_labels` (label, confidence, agreement between heads).
-The workers of a machine map the same (reduced) embeddings, and each trains on its share of each batch; gradients and
-the class prior are averaged. Checkpoints come every few epochs; a lost worker or a second run goes on from the last.
+The workers of a machine map the same (reduced) embeddings, and hold them on their cards where they fit. Each trains on
+its share of each batch; gradients and the class prior are averaged. Checkpoints come every few epochs; a lost worker or
+a second run goes on from the last.
 """
 
 from collections.abc import Iterator
@@ -18,33 +19,24 @@ from torch import Tensor
 from elfs_ray import schema
 from elfs_ray.config import ClusterConfig
 from elfs_ray.core.classifier import epoch_batches
+from elfs_ray.core.device_rows import DeviceRows, Room
 from elfs_ray.core.features import PrincipalComponents, normalize_rows
-from elfs_ray.core.temi import (
-    TemiHeads,
-    consensus,
-    head_alignment,
-    temi_loss,
-    uniform_prior,
-    update_teacher,
-    warmup_schedule,
-)
+from elfs_ray.core.temi import consensus, head_alignment, warmup_schedule
+from elfs_ray.core.temi_training import TemiOptions, TemiTraining
 from elfs_ray.defaults import choose_cluster
 from elfs_ray.engine.artifacts import part_name, read_keys
+from elfs_ray.engine.data_parallel import average_over_workers, data_parallel, share_weight, worker_share
 from elfs_ray.engine.mapped import MappedArrays
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.engine.training import (
     METRICS_FILE,
-    average_gradients,
-    average_over_workers,
     is_first_of_machine,
     is_first_worker,
     load_state,
     run_training,
     save_checkpoint,
-    share_weight,
     training_device,
-    worker_share,
 )
 from elfs_ray.errors import UsageError
 from elfs_ray.store import Store
@@ -89,20 +81,46 @@ def run(context: StageContext) -> StageResult:
 def _train(task: TemiTask) -> None:
     """One worker: train from the last checkpoint on, then (first worker) write the pseudo-labels."""
     device, options = training_device(), task.options
-    arrays = MappedArrays(task.store, task.work)
-    features = torch.from_numpy(_features(task, arrays))
-    neighbors = torch.from_numpy(arrays.column("neighbors", "ids"))
-    training = _Training(task, features.shape[1], device)
-    first_epoch = load_state(training.load)
-    for epoch in range(first_epoch, int(options.epochs)):
-        losses = _train_epoch(task, training, epoch, features, neighbors)
+    arrays, room = MappedArrays(task.store, task.work), Room(device)
+    # The halves that the embeddings are stored as, where they do not pass through a processor's caches.
+    narrow = torch.float16 if device.type == "cuda" and options.dtype == "bfloat16" else None
+    features = DeviceRows(torch.from_numpy(_features(task, arrays)), room, narrow)
+    neighbors = DeviceRows(torch.from_numpy(arrays.column("neighbors", "ids")), room)
+    parallel = partial(data_parallel, device=device)
+    training = TemiTraining(
+        _temi_options(task),
+        features.shape[1],
+        task.seed,
+        device,
+        compiled=device.type == "cuda",
+        parallel=parallel,
+    )
+    for epoch in range(load_state(training.load), int(options.epochs)):
+        _train_epoch(task, training, epoch, features, neighbors)
         if epoch + 1 == int(options.epochs) or (epoch + 1) % options.checkpoint_epochs == 0:
-            save_checkpoint({"epoch": epoch, "loss": float(losses.mean())}, training.state(), epoch + 1)
+            save_checkpoint({"epoch": epoch, "loss": float(training.losses.mean())}, training.state(), epoch + 1)
     if is_first_worker():
-        metrics = _write_pseudo_labels(task, training, features, neighbors.numpy())
+        metrics = _write_pseudo_labels(task, training, features, arrays.column("neighbors", "ids"))
         task.store.write_json(metrics, task.work, METRICS_FILE)
     if is_first_of_machine():
         arrays.remove()
+
+
+def _temi_options(task: TemiTask) -> TemiOptions:
+    options = task.options
+    return TemiOptions(
+        heads=int(options.heads),
+        num_classes=task.num_classes,
+        hidden_dim=int(options.hidden_dim),
+        bottleneck_dim=int(options.bottleneck_dim),
+        beta=options.beta,
+        student_temperature=options.student_temperature,
+        teacher_temperature=options.teacher_temperature,
+        teacher_momentum=float(options.teacher_momentum),
+        prior_momentum=options.prior_momentum,
+        weight_decay=options.weight_decay,
+        dtype=getattr(torch, options.dtype),
+    )
 
 
 def _features(task: TemiTask, arrays: MappedArrays) -> np.ndarray:
@@ -123,97 +141,61 @@ def _features(task: TemiTask, arrays: MappedArrays) -> np.ndarray:
     return arrays.get("reduced", reduced, len(vectors))
 
 
-class _Training:
-    """Student, teacher, optimizer and prior on one device."""
-
-    def __init__(self, task: TemiTask, input_dim: int, device: torch.device) -> None:
-        options = task.options
-        sizes = (int(options.heads), input_dim, task.num_classes, int(options.hidden_dim), int(options.bottleneck_dim))
-        self.device = device
-        self.student = TemiHeads(*sizes, generator=torch.Generator().manual_seed(task.seed)).to(device)
-        self.teacher = TemiHeads(*sizes, generator=torch.Generator().manual_seed(task.seed)).to(device)
-        self.optimizer = torch.optim.AdamW(self.student.parameter_groups(options.weight_decay), lr=0.0, fused=True)
-        self.prior = uniform_prior(int(options.heads), task.num_classes).to(device)
-        self.losses = torch.zeros(int(options.heads), device=device)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "student": self.student.state_dict(),
-            "teacher": self.teacher.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "prior": self.prior,
-            "losses": self.losses,
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.student.load_state_dict(state["student"])
-        self.teacher.load_state_dict(state["teacher"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.prior, self.losses = state["prior"].to(self.device), state["losses"].to(self.device)
-
-
-def _train_epoch(task: TemiTask, training: _Training, epoch: int, features: Tensor, neighbors: Tensor) -> Tensor:
-    """One pass over pairs of a sample and a random neighbour; returns the mean loss of each head [H]."""
-    options, device = task.options, training.device
+def _train_epoch(
+    task: TemiTask, training: TemiTraining, epoch: int, features: DeviceRows, neighbors: DeviceRows
+) -> None:
+    """One pass over pairs of a sample and a random neighbour; leaves the mean loss of each head in `losses`."""
+    options, device = task.options, training.prior.device
     batch_size, num_samples = int(options.batch_size), len(features)
-    generator = torch.Generator().manual_seed(task.seed + epoch)
+    generator = torch.Generator(device).manual_seed(task.seed + epoch)
     steps = max(1, num_samples // batch_size)
     warmup_steps = round(options.warmup_fraction * int(options.epochs)) * steps
     peak_rate = float(options.learning_rate) * batch_size / 256
-    losses = torch.zeros_like(training.losses)
-    for number, rows in enumerate(epoch_batches(num_samples, batch_size, batch_size, generator)):
-        partner = neighbors[rows, torch.randint(neighbors.shape[1], (len(rows),), generator=generator)]
-        mine, weight = worker_share(len(rows)), share_weight(len(rows))
-        views = features[torch.cat([rows[mine], partner[mine]])].to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
-            with torch.no_grad():
-                teacher_logits = training.teacher(views)
-            student_logits = training.student(views)
-        loss, training.prior = temi_loss(
-            student_logits.float(),
-            teacher_logits.float(),
-            training.prior,
-            beta=options.beta,
-            student_temperature=options.student_temperature,
-            teacher_temperature=options.teacher_temperature,
-            prior_momentum=options.prior_momentum,
-            all_reduce_mean=partial(average_over_workers, weight=weight),
+    batches = epoch_batches(num_samples, batch_size, batch_size, generator)
+    pairs = _pairs(batches, neighbors, generator)
+    training.losses.zero_()
+    for number, (rows, views) in enumerate(zip(batches, features.batches(pairs), strict=True)):
+        weight = share_weight(len(views) // 2, len(rows))
+        training.step(
+            views,
+            peak_rate * warmup_schedule(epoch * steps + number, warmup_steps),
+            last_layer_frozen=epoch == 0,
+            weight=weight,
+            average=partial(average_over_workers, weight=weight),
         )
-        for group in training.optimizer.param_groups:
-            group["lr"] = peak_rate * warmup_schedule(epoch * steps + number, warmup_steps)
-        training.optimizer.zero_grad(set_to_none=True)
-        loss.mean().backward()
-        average_gradients(training.student, weight)
-        if epoch == 0:
-            for parameter in training.student.last_layer():
-                parameter.grad = None
-        training.optimizer.step()
-        update_teacher(training.teacher, training.student, float(options.teacher_momentum))
-        losses += loss.detach()
         if is_first_worker():
             task.counter.reach(epoch * num_samples + min((number + 1) * batch_size, num_samples))
-    training.losses = losses / steps
-    return training.losses
+    training.losses = average_over_workers(training.losses) / steps
 
 
-@torch.inference_mode()
+def _pairs(batches: list[Tensor], neighbors: DeviceRows, generator: torch.Generator) -> list[Tensor]:
+    """Of each batch this worker's share: its samples, then a neighbour of each."""
+    order = torch.cat(batches)
+    chosen = torch.randint(neighbors.shape[1], (len(order), 1), generator=generator, device=generator.device)
+    partners = neighbors.take(order).gather(1, chosen).squeeze(1).split([len(rows) for rows in batches])
+    mine = [worker_share(len(rows)) for rows in batches]
+    return [
+        torch.cat([rows[share], partner[share]]) for rows, partner, share in zip(batches, partners, mine, strict=True)
+    ]
+
+
 def _write_pseudo_labels(
-    task: TemiTask, training: _Training, features: Tensor, neighbors: np.ndarray
+    task: TemiTask, training: TemiTraining, features: DeviceRows, neighbors: np.ndarray
 ) -> dict[str, Any]:
     """Assign every sample with the teacher's heads and save labels, confidence and agreement."""
+    blocks = torch.arange(len(features), device=training.prior.device).split(FORWARD_ROWS)
 
     def probabilities() -> Iterator[Tensor]:
-        for rows in features.split(FORWARD_ROWS):
-            logits = training.teacher(rows.to(training.device))
-            yield (logits / task.options.teacher_temperature).softmax(dim=2)
+        return map(training.probabilities, features.batches(blocks))
 
     # Two passes, so that no array of all heads, samples and classes is held.
     best_head = int(training.losses.argmin())
     assignments = torch.cat([batch.argmax(dim=2) for batch in probabilities()], dim=1).cpu().numpy()
-    alignment = head_alignment(assignments, best_head, task.num_classes)
+    alignment = torch.from_numpy(head_alignment(assignments, best_head, task.num_classes)).to(training.prior.device)
     heads = range(len(alignment)) if task.options.assignment == "mean" else [best_head]
-    batches = [consensus(batch.cpu().numpy(), alignment, heads) for batch in probabilities()]
-    labels, confidence, agreement = (np.concatenate(column) for column in zip(*batches, strict=True))
+    found = [consensus(batch, alignment, heads) for batch in probabilities()]
+    labels, confidence, agreement = (torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
+    labels = labels.astype(np.int32)
     table = read_keys(task.store, "embeddings")
     for name, values in {"label": labels, "confidence": confidence, "agreement": agreement}.items():
         table = table.append_column(name, pa.array(values))

@@ -25,11 +25,13 @@ import torch
 
 from elfs_ray import schema
 from elfs_ray.config import EvaluateConfig, RunConfig
+from elfs_ray.core.augmentation import prepare_images
 from elfs_ray.core.classifier import Prepare, accuracy, train_for_steps, unprepared
+from elfs_ray.core.device_rows import DeviceRows, Room
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.hiding import train_with_hiding
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
-from elfs_ray.core.networks import build_network, prepare_images
+from elfs_ray.core.networks import build_network
 from elfs_ray.data.images import read_pixels
 from elfs_ray.defaults import GPU_SHARES, TEST_ROWS
 from elfs_ray.engine.artifacts import part_name, read_column, read_vectors_at
@@ -37,6 +39,7 @@ from elfs_ray.engine.evaluation_sets import Sets, Training, class_names, draw_se
 from elfs_ray.engine.inputs import labels_in_use
 from elfs_ray.engine.progress import Counter, new_counter, showing
 from elfs_ray.engine.stage import StageContext, StageResult
+from elfs_ray.engine.training import use_tensor_cores
 from elfs_ray.store import Store
 
 RUNS, TRAININGS = "runs", "trainings"
@@ -113,8 +116,8 @@ def _begin(context: StageContext, ended: dict[str, dict[str, Any]], on_their_way
     # Each draw and each training has a seed of its own, the same for all methods.
     draws = {seed: context.seed(seed, unit="evaluation") for seed in range(options.seeds)}
     on_gpu = context.hardware.device == "cuda"
-    dtype = context.hardware.image_dtype
-    two: Any = draw_sets.remote(store, config, dtype, int(context.budget or 0), trainings, draws)
+    dtypes = context.hardware.dtypes
+    two: Any = draw_sets.remote(store, config, dtypes, int(context.budget or 0), trainings, draws)
     described, sets = ray.get(two[0]), two[1]
     ended.update(_saved_rows(store, context.work))
     known = ended.keys() | on_their_way
@@ -209,11 +212,13 @@ def _train_one(shared: Trainings, training: Training, key: str, seed: int, count
     torch.set_num_threads(1)
     started, options, sets = time.monotonic(), shared.options[training.model], shared.sets
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    use_tensor_cores(device)
+    room = Room(device)
     positions = sets.rows[training.subset, training.seed]
     rows = np.searchsorted(shared.used, positions)
     size = int(options.image_size)
     as_inputs = torch.from_numpy if size else lambda vectors: torch.from_numpy(normalize_rows(vectors))
-    inputs = as_inputs(shared.inputs[size][rows]).to(device)
+    inputs = as_inputs(shared.inputs[size][rows])
     labels = torch.from_numpy(sets.labels[positions]).to(device)
     generator = torch.Generator().manual_seed(seed)
     network = build_network(training.model, inputs, shared.num_classes, options.hidden_dim, generator=generator)
@@ -222,7 +227,7 @@ def _train_one(shared: Trainings, training: Training, key: str, seed: int, count
     train = partial(train_with_hiding, largest=options.hide) if options.hide else train_for_steps
     taken = train(
         network.to(device),
-        inputs,
+        DeviceRows(inputs, room),
         labels,
         steps=steps,
         batch_size=int(options.batch_size),
@@ -232,12 +237,13 @@ def _train_one(shared: Trainings, training: Training, key: str, seed: int, count
         prepare=prepare,
         dtype=getattr(torch, options.dtype),
     )
-    test_inputs, test_labels = as_inputs(shared.test_inputs[size]).to(device), torch.tensor(sets.test_labels)
+    test_inputs = DeviceRows(as_inputs(shared.test_inputs[size]), room)
+    test_labels = torch.tensor(sets.test_labels).to(device)
     row = {
         "training": key,
         "train_samples": len(positions),
         "steps": steps if taken is None else taken,
-        "test_accuracy": accuracy(network, test_inputs, test_labels.to(device), TEST_ROWS[size > 0], prepare),
+        "test_accuracy": accuracy(network, test_inputs, test_labels, TEST_ROWS[size > 0], prepare),
         "seconds": round(time.monotonic() - started, 3),
     }
     shared.store.write_json(row, shared.work, TRAININGS, f"{key}.json")

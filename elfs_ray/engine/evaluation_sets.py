@@ -54,7 +54,7 @@ class Sets:
 def draw_sets(
     store: Store,
     config: RunConfig,
-    image_dtype: str,
+    dtypes: dict[str, str],
     budget: int,
     trainings: list[Training],
     draws: dict[int, int],
@@ -63,7 +63,7 @@ def draw_sets(
     labels = read_column(store, "labels_true", "label")
     rows = _draw_subsets(store, config, budget, labels, draws)
     sets = _with_test_set(store, config, labels, rows)
-    options = choose_evaluations(config.evaluate, median_side(store), image_dtype=image_dtype)
+    options = choose_evaluations(config.evaluate, median_side(store), **dtypes)
     embedded = _embedded(store, config)
     contents = [each.content(prefix + unit) for prefix in ("", "test_")
                 for each, unit in ((embedded, "embed"), (store, "labels"))]  # fmt: skip

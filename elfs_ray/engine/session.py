@@ -65,6 +65,16 @@ class Hardware:
         return "bfloat16" if self.device == "cuda" or self.bfloat16 else "float32"
 
     @property
+    def vector_dtype(self) -> Literal["float32", "bfloat16"]:
+        """Arithmetic of networks on embeddings: on processors they are too small to gain by another."""
+        return "bfloat16" if self.device == "cuda" else "float32"
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """Both, as the functions of `elfs_ray.defaults` take them."""
+        return {"image_dtype": self.image_dtype, "vector_dtype": self.vector_dtype}
+
+    @property
     def units(self) -> int:
         """Devices to spread work over: GPUs, or one where there is none."""
         return max(1, self.gpus)

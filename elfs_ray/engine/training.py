@@ -1,4 +1,4 @@
-"""What the two training stages share: running a loop with Ray Train, checkpoints, and averaging over workers."""
+"""What the two training stages share: running a loop with Ray Train, and checkpoints."""
 
 import tempfile
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from torch import Tensor, nn
 
+from elfs_ray.engine.session import worker_threads
 from elfs_ray.engine.stage import StageContext
 
 TaskT = TypeVar("TaskT")
@@ -29,10 +29,11 @@ def run_training(context: StageContext, loop: Callable[[TaskT], None], task: Tas
     driver, because the storage path and the name stay the same.
     """
     hardware, store = context.hardware, context.store
-    threads = max(1, hardware.cpus // workers)
 
     def worker(config: dict[str, TaskT]) -> None:
-        torch.set_num_threads(threads)
+        of_this_machine = ray.train.get_context().get_local_world_size()
+        torch.set_num_threads(worker_threads(hardware.cpus, workers, of_this_machine))
+        use_tensor_cores(training_device())
         loop(config["task"])
 
     on_gpu = hardware.device == "cuda"
@@ -57,8 +58,17 @@ def run_training(context: StageContext, loop: Callable[[TaskT], None], task: Tas
 
 
 def training_device() -> torch.device:
-    """The worker's own GPU; the processor where Ray gave one that torch cannot use."""
-    return get_device() if torch.cuda.is_available() else torch.device("cpu")
+    """The worker's own GPU; the processor where torch cannot use the GPU that Ray gave to one of the workers."""
+    talk_over_cards = not dist.is_initialized() or dist.get_backend() == "nccl"
+    return get_device() if torch.cuda.is_available() and talk_over_cards else torch.device("cpu")
+
+
+def use_tensor_cores(device: torch.device) -> None:
+    """Let a card multiply what stays float32 in TF32, and choose the fastest convolutions; processors stay exact."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
 
 
 def is_first_worker() -> bool:
@@ -91,57 +101,6 @@ def save_checkpoint(metrics: dict[str, Any], state: dict[str, Any], epochs_done:
     with tempfile.TemporaryDirectory() as folder:
         torch.save({**state, "epochs_done": epochs_done}, Path(folder) / STATE_FILE)
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-
-
-def worker_share(rows: int) -> slice:
-    """The rows of a batch that this worker computes on: every worker-count-th one."""
-    training = ray.train.get_context()
-    return slice(training.get_world_rank(), rows, training.get_world_size())
-
-
-def share_weight(rows: int) -> float:
-    """What a mean over this worker's share counts for in the mean over the batch; 1 where all shares are equal."""
-    training = ray.train.get_context()
-    share = len(range(training.get_world_rank(), rows, training.get_world_size()))
-    return share * training.get_world_size() / rows
-
-
-def average_over_workers(value: Tensor, weight: float = 1.0) -> Tensor:
-    """The mean of a tensor over all workers, each with its `share_weight`."""
-    if not _distributed():
-        return value
-    value = value * weight
-    dist.all_reduce(value)
-    return value / dist.get_world_size()
-
-
-def average_gradients(model: nn.Module, weight: float = 1.0) -> None:
-    """Replace each gradient by its mean over all workers, each with its `share_weight`, in one exchange."""
-    if not _distributed():
-        return
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    flat = average_over_workers(torch.cat([gradient.reshape(-1) for gradient in gradients]), weight)
-    offset = 0
-    for gradient in gradients:
-        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
-        offset += gradient.numel()
-
-
-def gather_rows(values: Tensor, rows: int) -> Tensor:
-    """The rows of a whole batch, in order, from the shares that the workers hold."""
-    if not _distributed():
-        return values
-    world = dist.get_world_size()
-    longest = -(-rows // world)
-    padded = values.new_zeros((longest, *values.shape[1:]))
-    padded[: len(values)] = values
-    shares = [torch.empty_like(padded) for _ in range(world)]
-    dist.all_gather(shares, padded)
-    return torch.stack(shares, dim=1).flatten(0, 1)[:rows]
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class _DeviceBackend(_TorchBackend):  # type: ignore[misc] # Ray's own class is private

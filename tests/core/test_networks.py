@@ -1,12 +1,10 @@
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from elfs_ray.core.networks import ResNet, augment, build_network, prepare_images
+from elfs_ray.core.networks import ResNet, build_network
 
 
 def generator(seed=0):
@@ -51,24 +49,3 @@ def test_networks_by_name(name):
     assert one.eval()(inputs).shape == (6, 4)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     assert not torch.equal(next(one.parameters()), next(other.parameters()))
-
-
-class TestAugment:
-    def test_is_a_shift_and_maybe_a_flip(self):
-        image = torch.arange(3 * 16 * 16, dtype=torch.float32).reshape(1, 3, 16, 16)
-        batch = augment(image.repeat(50, 1, 1, 1), generator())
-        padded = F.pad(image, (2, 2, 2, 2), mode="reflect")
-        allowed = {
-            tuple(window.flatten().tolist())
-            for top in range(5)
-            for left in range(5)
-            for crop in [padded[0, :, top : top + 16, left : left + 16]]
-            for window in (crop, crop.flip(2))
-        }
-        seen = {tuple(one.flatten().tolist()) for one in batch}
-        assert seen <= allowed
-        assert len(seen) > 20
-
-    def test_without_generator_nothing_changes(self):
-        images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=generator())
-        np.testing.assert_allclose(prepare_images(images, None).numpy(), images.numpy() / 127.5 - 1, atol=1e-6)

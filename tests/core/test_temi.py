@@ -181,12 +181,12 @@ def test_consensus_by_hand():
     Aligned probabilities of the one sample: (0.6, 0.4) and (0.1, 0.9); their mean (0.35, 0.65) says cluster 1, and
     only the second head agrees.
     """
-    probabilities = np.array([[[0.6, 0.4]], [[0.9, 0.1]]])
-    alignment = np.array([[0, 1], [1, 0]])
+    probabilities = torch.tensor([[[0.6, 0.4]], [[0.9, 0.1]]])
+    alignment = torch.tensor([[0, 1], [1, 0]])
     label, confidence, agreement = consensus(probabilities, alignment, [0, 1])
     assert label.tolist() == [1]
-    assert confidence[0] == pytest.approx(0.65)
-    assert agreement[0] == pytest.approx(0.5)
+    assert confidence.item() == pytest.approx(0.65)
+    assert agreement.item() == pytest.approx(0.5)
 
 
 def test_all_heads_at_once_are_the_heads_one_by_one():
