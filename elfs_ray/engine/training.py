@@ -42,7 +42,10 @@ def run_training(context: StageContext, loop: Callable[[TaskT], None], task: Tas
         train_loop_config={"task": task},
         torch_config=_DeviceConfig(),
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=on_gpu, resources_per_worker={"GPU": 1} if on_gpu else {"CPU": 1}
+            num_workers=workers,
+            use_gpu=on_gpu,
+            # More workers than processors would wait for ever for one each.
+            resources_per_worker={"GPU": 1} if on_gpu else {"CPU": round(min(1.0, hardware.cpus / workers), 4)},
         ),
         run_config=RunConfig(
             name="training",
