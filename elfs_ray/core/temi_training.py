@@ -5,6 +5,7 @@ Symbols: H heads, B pairs of a worker's share of a batch, d input width, C class
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,9 +91,11 @@ class TemiTraining:
         import torch._dynamo
 
         torch._dynamo.config.suppress_errors = True  # noqa: SLF001 - has no public name
-        self.student.compile()
-        self.teacher.compile()
-        self._targets, self._loss = torch.compile(teacher_targets), torch.compile(pair_loss)
+        # For each size of a batch its own: there are two, because the last one takes in what is left over.
+        fused = partial(torch.compile, dynamic=False)
+        self.student.compile(dynamic=False)
+        self.teacher.compile(dynamic=False)
+        self._targets, self._loss = fused(teacher_targets), fused(pair_loss)
 
     def step(
         self,
@@ -155,5 +158,5 @@ class TemiTraining:
     @torch.inference_mode()
     def probabilities(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, "H n C"]:
         """What the teacher's heads say of some embeddings."""
-        logits: Tensor = self.teacher(embeddings.float())
+        logits = self.teacher.forward(embeddings.float())  # as it is: blocks have sizes of their own
         return (logits / self._options.teacher_temperature).softmax(dim=2)

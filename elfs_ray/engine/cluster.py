@@ -36,6 +36,7 @@ from elfs_ray.engine.training import (
     load_state,
     run_training,
     save_checkpoint,
+    tells_progress,
     training_device,
 )
 from elfs_ray.errors import UsageError
@@ -163,7 +164,7 @@ def _train_epoch(
             weight=weight,
             average=partial(average_over_workers, weight=weight),
         )
-        if is_first_worker():
+        if tells_progress(number, len(batches)):
             task.counter.reach(epoch * num_samples + min((number + 1) * batch_size, num_samples))
     training.losses = average_over_workers(training.losses) / steps
 

@@ -43,6 +43,7 @@ from elfs_ray.engine.training import (
     load_state,
     run_training,
     save_checkpoint,
+    tells_progress,
     training_device,
 )
 from elfs_ray.errors import UsageError
@@ -202,7 +203,7 @@ def _train_epoch(task: ProxyTask, training: _Training, number: int) -> None:
         if options.folds == 1:
             training.dynamics.update(rows, logits.float(), labels, epoch)
         seen += len(batch)
-        if is_first_worker():
+        if tells_progress(step, len(batches)):
             task.counter.reach(number * num_samples + seen)
     _record_held_out(training, options.batch_size, epoch)
 

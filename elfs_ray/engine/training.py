@@ -19,6 +19,7 @@ TaskT = TypeVar("TaskT")
 STATE_FILE = "state.pt"
 METRICS_FILE = "metrics.json"
 MAX_WORKER_FAILURES = 3
+PROGRESS_STEPS = 20
 _TorchBackend: Any = TorchConfig().backend_cls
 
 
@@ -77,6 +78,11 @@ def use_tensor_cores(device: torch.device) -> None:
 def is_first_worker() -> bool:
     """Whether this worker writes results and checkpoints."""
     return ray.train.get_context().get_world_rank() == 0
+
+
+def tells_progress(step: int, steps: int) -> bool:
+    """Whether this worker says how far it is after a step of an epoch: the first one does, now and then."""
+    return is_first_worker() and ((step + 1) % PROGRESS_STEPS == 0 or step + 1 == steps)
 
 
 def is_first_of_machine() -> bool:
