@@ -7,7 +7,6 @@ from, batch norm sees the whole batch, and a share may be empty.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ray.train
 import torch
 import torch.distributed as dist
 from ray.train.torch import prepare_model
@@ -16,19 +15,19 @@ from torch import Tensor, nn
 
 def worker_share(rows: int) -> slice:
     """The rows of a batch that this worker computes on: every worker-count-th one."""
-    training = ray.train.get_context()
-    return slice(training.get_world_rank(), rows, training.get_world_size())
+    rank, workers = _place()
+    return slice(rank, rows, workers)
 
 
 def share_weight(share: int, rows: int) -> float:
     """What the mean over a worker's share counts for in the mean over the batch; 1 where all shares are equal."""
-    return share * ray.train.get_context().get_world_size() / rows
+    return share * _place()[1] / rows
 
 
 def owned(samples: Tensor) -> Tensor:
     """Which samples are this worker's in every epoch, bool [n], by their positions int64 [n]."""
-    training = ray.train.get_context()
-    return samples % training.get_world_size() == training.get_world_rank()
+    rank, workers = _place()
+    return samples % workers == rank
 
 
 def owned_of_batches(batches: Sequence[Tensor]) -> list[Tensor]:
@@ -80,8 +79,14 @@ def bare(network: nn.Module) -> nn.Module:
     return inner
 
 
+def _place() -> tuple[int, int]:
+    """Number of this worker, and how many there are."""
+    there = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if there else (0, 1)
+
+
 def _several() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return _place()[1] > 1
 
 
 def _share_batch_norm(network: nn.Module) -> None:
