@@ -20,6 +20,8 @@ from elfs_ray.errors import UsageError
 from elfs_ray.store import Store
 
 MIN_TEST_SAMPLES = 20
+AUGMENTATION = 2
+"""Raised when images are augmented in another way: trainings with the earlier one no longer count."""
 
 
 class Training(NamedTuple):
@@ -73,7 +75,8 @@ def draw_sets(
     for training in trainings:
         of_model = options[training.model].model_dump(mode="json", include=TRAINING_OPTIONS)
         subset = digests[training.subset, training.seed]
-        keys[training] = fingerprint(training.model, of_model, draws[training.seed], subset, data)
+        augmented = [AUGMENTATION] if options[training.model].image_size else []
+        keys[training] = fingerprint(training.model, of_model, draws[training.seed], subset, data, *augmented)
     described = {
         "keys": keys,
         "options": options,
