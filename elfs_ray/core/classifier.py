@@ -164,7 +164,6 @@ def generator_on(device: torch.device, generator: torch.Generator) -> torch.Gene
     return torch.Generator(device).manual_seed(generator.initial_seed())
 
 
-@torch.inference_mode()
 def accuracy(
     model: nn.Module,
     inputs: Inputs,
@@ -173,9 +172,17 @@ def accuracy(
     prepare: Prepare = unprepared,
 ) -> float:
     """Share of samples whose most probable class is their label."""
+    return int(count_correct(model, inputs, labels, batch_size, prepare)) / len(labels)
+
+
+@torch.inference_mode()
+def count_correct(
+    model: nn.Module, inputs: Inputs, labels: Int64[Tensor, " N"], batch_size: int, prepare: Prepare
+) -> Int64[Tensor, ""]:
+    """How many samples have their label as the most probable class; nothing waits for the device."""
     model.eval()
     positions = torch.arange(len(labels), device=labels.device).split(batch_size)
     correct = torch.zeros((), dtype=torch.int64, device=labels.device)
     for batch, rows in zip(as_rows(inputs).batches(positions), positions, strict=True):
         correct += (model(prepare(batch, None)).argmax(dim=1) == labels[rows]).sum()
-    return int(correct) / len(labels)
+    return correct

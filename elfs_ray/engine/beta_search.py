@@ -42,7 +42,7 @@ from elfs_ray.engine.artifacts import median_side, part_name, read_column, read_
 from elfs_ray.engine.inputs import count_classes, labeled_mask, labels_in_use, read_inputs, read_known_labels
 from elfs_ray.engine.progress import Counter
 from elfs_ray.engine.stage import StageContext, StageResult
-from elfs_ray.engine.training import use_tensor_cores
+from elfs_ray.engine.training import device_of_task
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
 from elfs_ray.store import LOGS, Store
@@ -256,8 +256,7 @@ class _BetaTrial(tune.Trainable):
     def setup(self, config: dict[str, Any], shared: SearchData) -> None:  # type: ignore[override] # by `with_parameters`
         torch.set_num_threads(1)
         self._data = shared
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        use_tensor_cores(self._device)
+        self._device = device_of_task()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

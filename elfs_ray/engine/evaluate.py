@@ -39,7 +39,7 @@ from elfs_ray.engine.evaluation_sets import Sets, Training, class_names, draw_se
 from elfs_ray.engine.inputs import labels_in_use
 from elfs_ray.engine.progress import Counter, new_counter, showing
 from elfs_ray.engine.stage import StageContext, StageResult
-from elfs_ray.engine.training import use_tensor_cores
+from elfs_ray.engine.training import device_of_task
 from elfs_ray.store import Store
 
 RUNS, TRAININGS = "runs", "trainings"
@@ -211,8 +211,7 @@ def _train_one(shared: Trainings, training: Training, key: str, seed: int, count
     """Train on some samples with true labels, test, and save the result."""
     torch.set_num_threads(1)
     started, options, sets = time.monotonic(), shared.options[training.model], shared.sets
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    use_tensor_cores(device)
+    device = device_of_task()
     room = Room(device)
     positions = sets.rows[training.subset, training.seed]
     rows = np.searchsorted(shared.used, positions)

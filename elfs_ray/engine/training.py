@@ -75,6 +75,13 @@ def use_tensor_cores(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = True
 
 
+def device_of_task() -> torch.device:
+    """The GPU that Ray gave to this task or trial, ready to use; the processor if there is none that torch can use."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    use_tensor_cores(device)
+    return device
+
+
 def is_first_worker() -> bool:
     """Whether this worker writes results and checkpoints."""
     return ray.train.get_context().get_world_rank() == 0
