@@ -38,6 +38,8 @@ def run_training(context: StageContext, loop: Callable[[TaskT], None], task: Tas
         loop(config["task"])
 
     on_gpu = hardware.device == "cuda"
+    # More workers than processors would wait for ever for one each; so would they for shares that are rounded up.
+    share = min(1.0, 10_000 * hardware.cpus // workers / 10_000)
     trainer = TorchTrainer(
         worker,
         train_loop_config={"task": task},
@@ -45,8 +47,7 @@ def run_training(context: StageContext, loop: Callable[[TaskT], None], task: Tas
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=on_gpu,
-            # More workers than processors would wait for ever for one each.
-            resources_per_worker={"GPU": 1} if on_gpu else {"CPU": round(min(1.0, hardware.cpus / workers), 4)},
+            resources_per_worker={"GPU": 1} if on_gpu else {"CPU": share},
         ),
         run_config=RunConfig(
             name="training",
