@@ -16,7 +16,7 @@ from elfs_ray.config import (
     ProxyConfig,
     Section,
 )
-from elfs_ray.estimates import exact_search_seconds, shard_bytes
+from elfs_ray.estimates import GIB, exact_search_seconds, gpu_row_bytes, shard_bytes
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -26,6 +26,8 @@ IMAGES_PER_CPU_ENCODER = 4096
 
 # Above this many rows an index shard is split; below, another process costs more than its threads win.
 ROWS_PER_SHARD, MIN_ROWS_PER_SHARD = 2_000_000, 25_000
+# A shard on a GPU is split by its memory: so many bytes of rows leave room in one with 16 GB.
+GPU_ROWS_BYTES = 10 * GIB
 
 # An exact search that takes longer than this gives way to inverted lists. On two cores that is beyond 260,000 rows of
 # 1280 or 590,000 of 256; the lists are then about three times as fast and find some 95 % of the neighbours.
@@ -117,19 +119,23 @@ def choose_neighbors(
         pq_m=max(m for m in range(1, max(2, embedding_dim // 8 + 1)) if embedding_dim % m == 0),
         pq_nbits=bits,
     )
-    if num_samples > gpus * ROWS_PER_SHARD:  # an exact index would not fit them
+    there = gpus
+    if num_samples * gpu_row_bytes(section.search, embedding_dim) > gpus * GPU_ROWS_BYTES:
         gpus = 0
     search = chosen.search
     if search == "auto":
-        search = "faiss"
+        search = "torch" if gpus else "faiss"
         if exact_search_seconds(num_samples, embedding_dim, cpus, gpus) > EXACT_SECONDS:
             search = "ivf_flat"
             if shard_bytes(chosen.model_copy(update={"search": search}), num_samples, embedding_dim) > memory:
                 search = "ivf_pq"
-    usual = min(8, cpus // 2, math.ceil(num_samples / MIN_ROWS_PER_SHARD))
     if gpus and search in ("faiss", "torch"):
-        usual = gpus
-    shards = max(math.ceil(num_samples / ROWS_PER_SHARD), usual, 1)
+        shards = gpus
+    else:
+        usual = min(8, cpus // 2, math.ceil(num_samples / MIN_ROWS_PER_SHARD))
+        shards = max(math.ceil(num_samples / ROWS_PER_SHARD), usual, 1)
+        if there and search in ("faiss", "torch"):
+            shards = max(shards, there + 1)  # no more of them than GPUs would mean GPUs
     chosen = chosen.model_copy(update={"search": search})
     oversample = {"ivf_pq": 4.0, "torch": 2.0}.get(search, 1.0)
     return _fill(chosen, shards=min(shards, num_samples), oversample=oversample)

@@ -17,8 +17,16 @@ LIST_GROWTH, LIST_ROW_BYTES = 1.35, 16
 # Rows that are normalised or added at a time, and candidates whose vectors are looked at together.
 CHUNK_ROWS = 16_384
 
-# Products per second of an exact search, deliberately low: for each core 50 GFLOP/s, for each GPU 10 TFLOP/s.
-CORE_FLOPS, GPU_FLOPS = 50e9, 10e12
+# Products per second of an exact search, deliberately low: for each core 50 GFLOP/s, for each GPU 20 TFLOP/s, a third
+# of what the slowest in use promise.
+CORE_FLOPS, GPU_FLOPS = 50e9, 20e12
+
+# Of `search=torch`: products that are held at once, on processors; as much again for the work on them.
+PRODUCT_BYTES = 2**28
+# Beside the rows in a GPU: blocks of products and of candidates' rows at their smallest, or what faiss sets aside.
+GPU_WORK_BYTES = 3 * 2**29
+# Main memory of a process that uses a GPU, for CUDA and its libraries; assumed, not measured.
+CUDA_BYTES = 2**30
 
 
 def exact_search_seconds(num_samples: int, dim: int, cpus: int, gpus: int) -> float:
@@ -33,7 +41,7 @@ def shard_bytes(options: NeighborsConfig, rows: int, dim: int, *, on_gpu: bool =
         options: of the search, without `auto`.
         rows: that the shard holds.
         dim: width of the embeddings.
-        on_gpu: an exact index is in the GPU's memory; the shard keeps float16 rows to rank by.
+        on_gpu: an exact index is in the GPU's memory; with faiss the shard keeps float16 rows to rank by.
     """
     lists = 0
     if options.search == "ivf_flat":
@@ -41,10 +49,10 @@ def shard_bytes(options: NeighborsConfig, rows: int, dim: int, *, on_gpu: bool =
     elif options.search == "ivf_pq":
         code = int(options.pq_m) * int(options.pq_nbits) / 8
         held = rows * (2 * dim + LIST_GROWTH * code + LIST_ROW_BYTES)
-    elif options.search == "torch":
-        held = rows * (4 + 2) * dim
+    elif on_gpu:
+        held = CUDA_BYTES + (rows * 2 * dim if options.search == "faiss" else 0)
     else:
-        held = rows * (2 if on_gpu else 4) * dim
+        held = rows * 4 * dim + (2 * PRODUCT_BYTES if options.search == "torch" else 0)
     if options.search.startswith("ivf"):
         lists = 4 * dim * int(options.nlist)
         if options.search == "ivf_pq":
@@ -52,6 +60,11 @@ def shard_bytes(options: NeighborsConfig, rows: int, dim: int, *, on_gpu: bool =
     # The trained lists come as bytes and are read; a chunk is read in half precision, then normalised.
     work = 3 * 4 * dim * CHUNK_ROWS + 4 * dim * options.query_rows
     return int(WORKER_BYTES + held + 2 * lists + work)
+
+
+def gpu_row_bytes(search: str, dim: int) -> int:
+    """Bytes of GPU memory that an exact index takes for each row: float32, or float16 and a length."""
+    return 4 * dim if search == "faiss" else 2 * dim + 8
 
 
 # Seconds that a stage takes whatever its size: processes that start, checkpoints, files. Measured on the digits.
@@ -174,8 +187,12 @@ def estimate(work: Work, rates: Rates) -> list[StageEstimate]:
     return found
 
 
-def search_seconds(options: NeighborsConfig, num_samples: int, dim: int, flops: float, cpus: int) -> float:
+def search_seconds(
+    options: NeighborsConfig, num_samples: int, dim: int, flops: float, cpus: int, gpus: int = 0
+) -> float:
     """Seconds of the neighbour search when an exact one does `flops` operations per second."""
+    if options.search == "torch" and gpus >= int(options.shards):
+        return 2.0 * num_samples**2 * dim / flops  # measured with the ranking
     ranking = 2.0 * num_samples * (options.k + 17) * dim * float(options.oversample) / (cpus * RANKING_FLOPS)
     if not options.search.startswith("ivf"):
         return 2.0 * num_samples**2 * dim / flops + ranking
@@ -196,7 +213,8 @@ def _stage_seconds(stage: str, work: Work, rates: Rates) -> float:
         decode, encode = images * rates.decode / work.cpus, images * rates.encode / max(1, work.gpus)
         return max(decode, encode) if work.gpus else decode + encode
     if stage == "neighbors":
-        return search_seconds(work.neighbors, work.images, work.dim, rates.search_flops * max(1, work.gpus), work.cpus)
+        flops = rates.search_flops * max(1, work.gpus)
+        return search_seconds(work.neighbors, work.images, work.dim, flops, work.cpus, work.gpus)
     if stage in ("cluster", "proxy"):
         return _network_seconds(stage, work, rates)
     if stage == "map":

@@ -166,13 +166,12 @@ class ProductIndex:
         np.copyto(pinned.numpy(), array)
         return pinned.to(self._device, non_blocking=True)
 
-    def _copied_out(self, *tensors: Tensor) -> tuple[np.ndarray, ...]:
-        """Tensors as arrays, after one wait for the GPU."""
-        buffers = [self._buffer(f"out {place}", each.dtype, each.shape) for place, each in enumerate(tensors)]
-        for buffer, tensor in zip(buffers, tensors, strict=True):
-            buffer.copy_(tensor, non_blocking=True)
+    def _copied_out(self, similarity: Tensor, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Both as arrays, after one wait for the GPU."""
+        values = self._buffer("similarity", similarity.dtype, similarity.shape).copy_(similarity, non_blocking=True)
+        places = self._buffer("rows", rows.dtype, rows.shape).copy_(rows, non_blocking=True)
         self._wait()
-        return tuple(buffer.numpy().copy() for buffer in buffers)
+        return values.numpy().copy(), places.numpy().copy()
 
     def _buffer(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         """Memory that a GPU copies from and to by itself; to pin it takes long, so it is used again."""

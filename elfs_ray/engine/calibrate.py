@@ -20,6 +20,7 @@ from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.networks import build_network
+from elfs_ray.core.product_index import ProductIndex
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.core.temi_training import TemiOptions, TemiTraining
 from elfs_ray.data.images import ImageError, decode, inspect, to_uint8
@@ -243,7 +244,7 @@ def _search_flops(dim: int, hardware: Hardware) -> float:
     queries = vectors[:SEARCH_QUERIES]
     operations = 2.0 * len(queries) * len(vectors) * dim
     if hardware.device == "cuda":
-        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, faiss.IndexFlatIP(dim))
+        index = ProductIndex(len(vectors), dim, torch.device("cuda"))
         index.add(vectors)
         return operations / _seconds(lambda: index.search(queries, 50))
     return operations / _seconds(lambda: faiss.knn(queries, vectors, 50, metric=faiss.METRIC_INNER_PRODUCT))

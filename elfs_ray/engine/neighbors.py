@@ -8,7 +8,6 @@ use the same ones.
 """
 
 import math
-import os
 import time
 from typing import Any
 
@@ -25,7 +24,15 @@ from elfs_ray.core.knn import drop_self, merge_top_k, recall_at_k, shard_ranges
 from elfs_ray.defaults import POINTS_PER_LIST, choose_neighbors
 from elfs_ray.engine.artifacts import KEY, fixed_size_matrix, matrix_column, part_name, read_vectors, read_vectors_at
 from elfs_ray.engine.memory import cluster_memory
-from elfs_ray.engine.shard_index import Queries, build_index, nearest_lists, train_lists
+from elfs_ray.engine.session import worker_threads
+from elfs_ray.engine.shard_index import (
+    Queries,
+    build_index,
+    embedding_width,
+    nearest_lists,
+    train_lists,
+    why_no_gpu,
+)
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.engine.tasks import results_in_order
 from elfs_ray.errors import UsageError
@@ -74,7 +81,7 @@ def _choose(context: StageContext, num_samples: int) -> NeighborsConfig:
             f"neighbors.k is {section.k}, but each of the {num_samples} samples has only {num_samples - 1} others; "
             f"use --set neighbors.k={max(1, min(50, (num_samples - 1) // 2))} or less"
         )
-    dim = _dim(store)
+    dim = embedding_width(store)
     memory = math.inf if (there := cluster_memory(hardware)).may_grow else there.total
     options = choose_neighbors(section, hardware.cpus, hardware.gpus, num_samples, dim, memory)
     options = context.as_begun(options)
@@ -124,16 +131,11 @@ def _check_memory(context: StageContext, options: NeighborsConfig, num_samples: 
 def _shard_bytes(context: StageContext, options: NeighborsConfig, num_samples: int) -> int:
     """What the largest shard takes."""
     rows = max(stop - start for start, stop in shard_ranges(num_samples, int(options.shards)))
-    return shard_bytes(options, rows, _dim(context.store), on_gpu=_on_gpu(context, options))
+    return shard_bytes(options, rows, embedding_width(context.store), on_gpu=_on_gpu(context, options))
 
 
 def _on_gpu(context: StageContext, options: NeighborsConfig) -> bool:
     return context.hardware.gpus >= int(options.shards) and not options.search.startswith("ivf")
-
-
-def _dim(store: Store) -> int:
-    width: int = store.dataset("embeddings").schema.field("vector").type.list_size
-    return width
 
 
 def _search_all(context: StageContext, options: NeighborsConfig, num_samples: int) -> None:
@@ -173,7 +175,7 @@ def _trained_lists(
         context.reporter.line(f"  training {options.nlist} inverted lists")
         centres = max(int(options.nlist), 2 ** int(options.pq_nbits) if options.search == "ivf_pq" else 1)
         sample = min(num_samples, centres * POINTS_PER_LIST)
-        memory = WORKER_BYTES + 3 * 4 * sample * _dim(store)
+        memory = WORKER_BYTES + 3 * 4 * sample * embedding_width(store)
         train = _train.options(memory=memory)
         ray.get(train.remote(store, context.work, options, num_samples, sample, context.seed(0), context.hardware.cpus))
     return ray.put(store.read_bytes(context.work, TRAINED))
@@ -181,10 +183,10 @@ def _trained_lists(
 
 @ray.remote(num_cpus=1)
 def _train(
-    store: Store, work: str, options: NeighborsConfig, num_samples: int, sample: int, seed: int, threads: int
+    store: Store, work: str, options: NeighborsConfig, num_samples: int, sample: int, seed: int, cluster_cpus: int
 ) -> None:
     """Train the cells on a random sample and save them."""
-    faiss.omp_set_num_threads(min(threads, os.cpu_count() or 1))  # nothing else of the stage runs yet
+    faiss.omp_set_num_threads(worker_threads(cluster_cpus, 1))  # nothing else of the stage runs yet
     rows = np.sort(np.random.default_rng(seed).choice(num_samples, sample, replace=False))
     vectors = read_vectors_at(store, rows)
     store.write_bytes(train_lists(normalize_rows(vectors), options, seed), work, TRAINED)
@@ -203,11 +205,28 @@ def _start_shards(
         max_restarts=3,
         max_task_retries=3,
     )
-    threads = max(1, hardware.cpus // count)
-    return [
-        actor.remote(context.store, start, stop, options, trained, threads, on_gpu)
+    shards = [
+        actor.remote(context.store, start, stop, options, trained, hardware.cpus, on_gpu)
         for start, stop in shard_ranges(num_samples, count)
     ]
+    _say_where_they_run(context, options, shards)
+    return shards
+
+
+def _say_where_they_run(context: StageContext, options: NeighborsConfig, shards: list[ActorHandle[Any]]) -> None:
+    """Say that there are GPUs and processors search."""
+    if not context.hardware.gpus:
+        return
+    if not _on_gpu(context, options):
+        why = f"{len(shards)} index shards are more than {context.hardware.gpus} GPUs"
+        if options.search.startswith("ivf"):
+            why = "inverted lists have no use for them"
+        context.reporter.line(f"  processors search, not GPUs: {why}")
+        return
+    # Waits until each shard holds its rows, as its first search would.
+    reasons: list[str] = ray.get([shard.why_no_gpu.remote() for shard in shards])
+    for why in sorted(set(filter(None, reasons))):
+        context.reporter.line(f"  warning: Ray gives GPUs, but processors search: {why}")
 
 
 @ray.remote
@@ -221,12 +240,18 @@ class _Shard:
         stop: int,
         options: NeighborsConfig,
         trained: bytes | None,
-        threads: int,
+        cluster_cpus: int,
         on_gpu: bool,
     ) -> None:
-        faiss.omp_set_num_threads(threads)
+        faiss.omp_set_num_threads(worker_threads(cluster_cpus, int(options.shards)))
         self._start = start
+        self._why_no_gpu = why_no_gpu(options) if on_gpu else ""
+        on_gpu = on_gpu and not self._why_no_gpu
         self._index = build_index(store, start, stop, options, trained, on_gpu=on_gpu)
+
+    def why_no_gpu(self) -> str:
+        """Why it searches on processors though it was to use a GPU; empty if it does not."""
+        return self._why_no_gpu
 
     def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids [q, k'] and similarity [q, k'] of the nearest rows of this shard; k' <= k, and -1 where there is none."""

@@ -17,7 +17,8 @@ from elfs_ray.config import NeighborsConfig
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import rank_candidates
 from elfs_ray.engine.artifacts import read_vectors
-from elfs_ray.estimates import CHUNK_ROWS
+from elfs_ray.errors import UsageError
+from elfs_ray.estimates import CHUNK_ROWS, GIB, GPU_WORK_BYTES, PRODUCT_BYTES, gpu_row_bytes
 from elfs_ray.store import Store
 
 # Beside the candidates asked for: what rounding could put on the wrong side of the last one.
@@ -57,16 +58,44 @@ def build_index(
         stop: the row after the last.
         options: without `auto`.
         trained: what `train_lists` made, for inverted lists.
-        on_gpu: use the GPU of this process, if it can; inverted lists never do.
+        on_gpu: use the GPU of this process, which `why_no_gpu` has nothing against; inverted lists never do.
+
+    Raises:
+        UsageError: the rows do not fit the GPU's free memory.
     """
-    on_gpu = on_gpu and _has_gpu()
-    chunks = _normalized_chunks(store, start, stop)
     if options.search == "torch":
-        vectors = np.concatenate([chunk for _, chunk in chunks])
-        return _Products(vectors, options, on_gpu=on_gpu)
+        return _Products(store, start, stop, options, on_gpu=on_gpu)
+    chunks = _normalized_chunks(store, start, stop)
     if trained is not None:
         return _InvertedLists(chunks, stop - start, options, trained)
-    return _Flat(chunks, stop - start, on_gpu=on_gpu)
+    return _Flat(chunks, stop - start, options, on_gpu=on_gpu)
+
+
+def why_no_gpu(options: NeighborsConfig) -> str:
+    """Why this process cannot use the GPU that Ray gives it; empty if it can.
+
+    Asked only where there is one: torch takes seconds to import, and the processors' search does without.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return "torch finds none"
+    if options.search == "faiss" and not (hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus()):
+        return "the installed faiss has no use for them, and neighbors.search=torch has"
+    return ""
+
+
+def check_gpu_memory(options: NeighborsConfig, rows: int, dim: int, free: int) -> None:
+    """Refuse a shard that does not fit the `free` bytes of its GPU, in words that say what does."""
+    needed = rows * gpu_row_bytes(options.search, dim) + GPU_WORK_BYTES
+    if needed <= free:
+        return
+    smaller = "neighbors.search=torch takes half of it, " if options.search == "faiss" else ""
+    raise UsageError(
+        f"an index shard of {rows} rows needs {needed / GIB:.1f} GiB of its GPU's memory, but {free / GIB:.1f} GiB are "
+        f"free; {smaller}more GPUs take less each, neighbors.search=ivf_flat runs on processors, and so does the exact "
+        "search with more neighbors.shards than GPUs"
+    )
 
 
 def train_lists(vectors: np.ndarray, options: NeighborsConfig, seed: int) -> bytes:
@@ -104,6 +133,12 @@ def nearest_lists(vectors: np.ndarray, trained: bytes, nprobe: int) -> Queries:
     return Queries(vectors, lists, closeness)
 
 
+def embedding_width(store: Store) -> int:
+    """Values of an embedding."""
+    width: int = store.dataset("embeddings").schema.field("vector").type.list_size
+    return width
+
+
 def _normalized_chunks(store: Store, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Some rows at a time: as stored, float16, and of unit length, float32."""
     for first in range(start, stop, CHUNK_ROWS):
@@ -125,17 +160,19 @@ def _rank(queries: np.ndarray, rows: np.ndarray, held: Any, k: int) -> tuple[np.
     return ids, similarity
 
 
-def _has_gpu() -> bool:
-    """Asked only where Ray gives a GPU: torch takes seconds to import, and the processor's search does without."""
+def _free_gpu_bytes() -> int:
     import torch
 
-    return torch.cuda.is_available()
+    free: int = torch.cuda.mem_get_info()[0]
+    return free
 
 
 class _Flat:
     """Every row compared with every query."""
 
-    def __init__(self, chunks: Iterator[tuple[np.ndarray, np.ndarray]], count: int, *, on_gpu: bool) -> None:
+    def __init__(
+        self, chunks: Iterator[tuple[np.ndarray, np.ndarray]], count: int, options: NeighborsConfig, *, on_gpu: bool
+    ) -> None:
         self._count = count
         self._gpu: Any = None
         if on_gpu:
@@ -143,6 +180,7 @@ class _Flat:
             halves = []
             for half, vectors in chunks:
                 if self._gpu is None:
+                    check_gpu_memory(options, count, vectors.shape[1], _free_gpu_bytes())
                     flat = faiss.IndexFlatIP(vectors.shape[1])
                     self._gpu = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, flat)
                 self._gpu.add(vectors)
@@ -167,17 +205,25 @@ class _Flat:
 
 
 class _Products:
-    """Products in bfloat16, which rank their own candidates."""
+    """Products that rank their own candidates; on a GPU in half precision, which the rows have as they are stored."""
 
-    def __init__(self, vectors: np.ndarray, options: NeighborsConfig, *, on_gpu: bool) -> None:
+    def __init__(self, store: Store, start: int, stop: int, options: NeighborsConfig, *, on_gpu: bool) -> None:
         import torch
 
-        from elfs_ray.core.product_index import ProductIndex
+        from elfs_ray.core.product_index import BLOCK_BYTES, RANKED_BYTES, ProductIndex
 
         torch.set_num_threads(faiss.omp_get_max_threads())
-        self._index = ProductIndex(
-            vectors, torch.device("cuda" if on_gpu else "cpu"), spare=float(options.oversample) - 1
-        )
+        count, dim, block_bytes = stop - start, embedding_width(store), PRODUCT_BYTES
+        if on_gpu:
+            free = _free_gpu_bytes()
+            check_gpu_memory(options, count, dim, free)
+            left = free - count * gpu_row_bytes(options.search, dim) - 2 * RANKED_BYTES
+            block_bytes = min(BLOCK_BYTES, left // 2)
+        device = torch.device("cuda" if on_gpu else "cpu")
+        spare = float(options.oversample) - 1
+        self._index = ProductIndex(count, dim, device, spare=spare, block_bytes=block_bytes)
+        for first in range(start, stop, CHUNK_ROWS):
+            self._index.add(read_vectors(store, start=first, stop=min(first + CHUNK_ROWS, stop)))
 
     def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
         similarity, rows = self._index.search(queries.vectors, min(k, self._index.ntotal))

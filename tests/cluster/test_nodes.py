@@ -115,6 +115,7 @@ def test_nodes_and_workers_lost_in_stage_after_stage(cluster, undisturbed, small
     assert ours.drop(["seconds", "training"]).equals(theirs.drop(["seconds", "training"]))
     assert asked == GPUS
     assert "Ray gives GPUs that torch cannot use" in output
+    assert "Ray gives GPUs, but processors search: torch finds none" in output
     assert Store(str(run_dir)).record("embed")["metrics"]["devices"] == ["cpu"]
 
 

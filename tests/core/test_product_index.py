@@ -156,7 +156,9 @@ class TestBestColumns:
         """A few values of each row go through `topk`, as the test above could not tell."""
         seen = []
         topk = torch.Tensor.topk
-        monkeypatch.setattr(torch.Tensor, "topk", lambda self, *a, **b: seen.append(self.shape[1]) or topk(self, *a, **b))
+        monkeypatch.setattr(
+            torch.Tensor, "topk", lambda self, *a, **b: seen.append(self.shape[1]) or topk(self, *a, **b)
+        )
         best_columns(torch.from_numpy(rng.normal(size=(2, 200 * COLUMNS))), 12)
         assert seen == [200 * COLUMNS // 64, 12 * 64]
 

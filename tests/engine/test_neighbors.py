@@ -1,8 +1,11 @@
 """Neighbours from real shard actors: one answer for any number of shards, and what inverted lists miss is said."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from elfs_ray import schema
 from elfs_ray.config import load_config
@@ -13,6 +16,7 @@ from elfs_ray.defaults import choose_neighbors
 from elfs_ray.engine import neighbors
 from elfs_ray.engine.artifacts import fixed_size_matrix, matrix_column, part_name, read_vectors
 from elfs_ray.engine.memory import Memory
+from elfs_ray.engine.shard_index import check_gpu_memory, why_no_gpu
 from elfs_ray.engine.stage import StageContext
 from elfs_ray.errors import UsageError
 from elfs_ray.estimates import exact_search_seconds, shard_bytes
@@ -51,14 +55,16 @@ def store(tmp_path_factory):
 def search(store, ray_session, tmp_path):
     """Run the stage; returns ids, similarity and metrics. The lists that the first call trains serve the others."""
 
-    def run(name="work", **options):
+    def run(name="work", gpus=0, **options):
         given = {"k": K, "query_rows": 500, **options}
         config = load_config({"input": "/x", "num_classes": 2, "budgets": [5], "neighbors": given})
         lists = list((tmp_path / "kept").glob("*")) if (tmp_path / "kept").exists() else []
         work = f".work/{tmp_path.name}-{name}"
         for path in lists:
             store.write_bytes(path.read_bytes(), work, path.name)
-        result = neighbors.run(StageContext(config, store, "neighbors", work, ray_session, Reporter()))
+        result = neighbors.run(
+            StageContext(config, store, "neighbors", work, replace(ray_session, gpus=gpus), Reporter())
+        )
         if store.exists(work, neighbors.TRAINED) and not lists:
             (tmp_path / "kept").mkdir()
             (tmp_path / "kept" / neighbors.TRAINED).write_bytes(store.read_bytes(work, neighbors.TRAINED))
@@ -171,6 +177,46 @@ class TestMemory:
         assert sizes["ivf_pq"] < sizes["faiss"] < sizes["ivf_flat"]
 
 
+class TestGpus:
+    def options(self, search, **others):
+        section = load_config({"input": "/x", "num_classes": 2, "budgets": [5]}).neighbors
+        return choose_neighbors(section.model_copy(update={"search": search, **others}), 2, 1, 2_000_000, 768)
+
+    def test_a_shard_that_does_not_fit_is_refused(self):
+        """Two million rows of 768: 2.9 GiB of halves, 5.7 of floats, and 1.5 to work in."""
+        check_gpu_memory(self.options("torch"), 2_000_000, 768, 5 << 30)
+        for search, free, needed in (("torch", 4 << 30, "4.4"), ("faiss", 7 << 30, "7.2")):
+            message = (
+                rf"shard of 2000000 rows needs {needed} GiB of its GPU's memory, but {free >> 30}\.0 GiB are free; "
+            )
+            with pytest.raises(UsageError, match=message) as refused:
+                check_gpu_memory(self.options(search), 2_000_000, 768, free)
+            assert ("neighbors.search=torch" in str(refused.value)) == (search == "faiss")
+
+    def test_main_memory_holds_no_rows_of_a_gpus_products(self):
+        few, many = (shard_bytes(self.options("torch"), rows, 768, on_gpu=True) for rows in (1000, 2_000_000))
+        assert few == many
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="it has a GPU")
+    def test_without_one_it_says_why(self):
+        assert why_no_gpu(self.options("torch")) == "torch finds none"
+
+    @pytest.mark.parametrize(("gpus", "how", "line"), [
+        (1, {"search": "faiss", "shards": 2}, "processors search, not GPUs: 2 index shards are more than 1 GPUs"),
+        (1, {"search": "ivf_flat", "nlist": 5}, "processors search, not GPUs: inverted lists have no use for them"),
+        (0, {"search": "torch"}, None),
+    ])  # fmt: skip
+    def test_processors_in_their_place_are_not_silent(self, search, store, monkeypatch, gpus, how, line):
+        """GPUs that Ray gives and torch cannot use: tests/cluster/test_nodes.py."""
+        said = []
+        monkeypatch.setattr(Reporter, "line", lambda self, text: said.append(text.strip()))
+        ids, _, metrics = search(gpus=gpus, **how)
+        assert [text for text in said if "processors" in text] == ([line] if line else [])
+        if metrics["search"] == "torch":
+            assert metrics["recall"] >= 0.999
+            assert recall_at_k(ids, exact(store)[0]) >= 0.999
+
+
 class TestAuto:
     SECTION = load_config({"input": "/x", "num_classes": 2, "budgets": [5]}).neighbors
 
@@ -180,7 +226,8 @@ class TestAuto:
             (2, 0, 100_000, 1280, "faiss"),
             (2, 0, 1_000_000, 256, "ivf_flat"),
             (64, 0, 1_000_000, 256, "faiss"),
-            (16, 8, 3_000_000, 768, "faiss"),
+            (16, 8, 3_000_000, 768, "torch"),
+            (16, 1, 1_281_167, 768, "torch"),
             (64, 8, 100_000_000, 768, "ivf_flat"),
         ],
     )
@@ -189,11 +236,19 @@ class TestAuto:
         assert chosen.search == search
         assert chosen.nprobe <= chosen.nlist <= count
         assert dim % chosen.pq_m == 0
-        if gpus and search == "faiss":
-            assert chosen.shards == gpus
+        assert (chosen.shards == gpus) == (search == "torch")
 
     def test_codes_where_rows_do_not_fit(self):
         assert choose_neighbors(self.SECTION, 2, 0, 10_000_000, 256, memory=8 << 30).search == "ivf_pq"
+
+    @pytest.mark.parametrize(("search", "shards"), [("faiss", 1), ("torch", 1)])
+    def test_gpus_are_used_up_to_their_memory(self, search, shards):
+        section = self.SECTION.model_copy(update={"search": search})
+        assert choose_neighbors(section, 2, shards, 2_000_000, 768).shards == shards
+        # Ten million rows fit into no GPU that is meant here; a shard more than GPUs means processors.
+        assert choose_neighbors(section, 2, shards, 10_000_000, 768).shards > shards
+        # Wide rows, and so few that one shard would do for processors.
+        assert choose_neighbors(section, 2, shards, 1_000_000, 8192).shards > shards
 
     def test_cost_grows_with_the_square(self):
         one, four = (exact_search_seconds(count, 100, 2, 0) for count in (1000, 2000))
