@@ -29,7 +29,7 @@ from temi_step import temi_step
 from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.networks import ResNet, prepare_images
-from elfs_ray.core.product_index import ProductIndex
+from elfs_ray.core.product_index import ProductIndex, best_columns
 from elfs_ray.encoders.base import Encoder, Preprocessing
 
 MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -120,28 +120,74 @@ def embed(bench: Bench) -> None:
 
 
 def knn(bench: Bench) -> None:
-    """Exact neighbours by rounded products: a share of the queries against all rows, and its recall."""
-    count, dim, k, queries = bench.size(1_280_000, 4000), 768, 50, bench.size(32_768, 512)
+    """Exact neighbours by rounded products: a share of the queries against all rows, its recall, where time goes."""
+    count, dim, k, queries = bench.size(1_280_000, 4096), 768, 50, bench.size(32_768, 512)
+    halves = crowded_rows(bench, count, dim)
+    index = ProductIndex(count, dim, bench.device)
+    for part in halves.split(65_536):
+        index.add(part.cpu().numpy())
+    wanted = torch.nn.functional.normalize(halves[:queries].float(), dim=1).cpu().numpy()
+    parts = [wanted[start : start + 4096] for start in range(0, queries, 4096)]
+    limit = matrix_rate(bench)
+    for gigabytes in (1, 4, 2):  # the last one is the default, and the index that is looked at below
+        index.block_bytes = gigabytes * 2**30 - 1
+        seconds = bench.timed(lambda: [index.search(part, k) for part in parts], 3)
+        rate = 2 * queries * count * dim / statistics.median(seconds)
+        note = f"{rate / 1e12:.4g} TFLOP/s, {rate / limit:.2f} of the matrix rate; from {queries:,} queries"
+        what = f"k-NN, {count:,} x {dim}, k {k}, blocks of {gigabytes} GiB"
+        bench.add(what, statistics.median(seconds) * count / queries, "s", note)
+    found = index.search(wanted[:512], k)[1]
+    bench.add("k-NN, recall against float32", recall_of(found, halves, bench.device), "", "512 queries")
+    knn_breakdown(bench, index, halves, wanted[:4096], k)
+
+
+def crowded_rows(bench: Bench, count: int, dim: int) -> Tensor:
+    """A thousand blobs on the device, rows of unit length, float16 [n, d]."""
     generator = torch.Generator(bench.device).manual_seed(0)
     centres = torch.randn(1000, dim, generator=generator, device=bench.device)
-    vectors = centres.repeat(-(-count // 1000), 1)[:count]
-    vectors += 0.7 * torch.randn(count, dim, generator=generator, device=bench.device)
-    rows = torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
-    del vectors
-    index = ProductIndex(rows, bench.device)
-    parts = [rows[start : start + 4096] for start in range(0, queries, 4096)]
-    seconds = bench.timed(lambda: [index.search(part, k) for part in parts], 3)
-    total = statistics.median(seconds) * count / queries
-    rate = 2 * queries * count * dim / statistics.median(seconds) / 1e12
-    bench.add(
-        f"k-NN, {count:,} x {dim}, k {k}, all queries", total, "s", f"{rate:.0f} TFLOP/s; from {queries:,} queries"
-    )
-    sample = torch.tensor(rows[:512], device=bench.device)
-    exact = torch.cat([sample @ torch.tensor(rows[start : start + 200_000], device=bench.device).T
-                       for start in range(0, count, 200_000)], dim=1).topk(k, dim=1).indices.cpu().numpy()  # fmt: skip
-    found = index.search(rows[:512], k)[1]
-    recall = np.mean([len(set(a) & set(b)) / k for a, b in zip(found.tolist(), exact.tolist(), strict=True)])
-    bench.add("k-NN, recall against float32", float(recall), "", "512 queries")
+    rows = torch.empty(count, dim, dtype=torch.float16, device=bench.device)
+    for start in range(0, count, 100_000):
+        stop = min(start + 100_000, count)
+        some = centres[torch.arange(start, stop, device=bench.device) % 1000]
+        some = some + 0.7 * torch.randn(some.shape, generator=generator, device=bench.device)
+        rows[start:stop] = torch.nn.functional.normalize(some, dim=1)
+    return rows
+
+
+def matrix_rate(bench: Bench) -> float:
+    """Operations per second of a large product in bfloat16."""
+    side = bench.size(8192, 256)
+    a, b = (torch.randn(side, side, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * side**3 / statistics.median(bench.timed(lambda: a @ b, 10))
+
+
+def recall_of(found: np.ndarray, halves: Tensor, device: torch.device) -> float:
+    """Share of the neighbours by float32 products that were found; the queries are the first rows."""
+    k, wanted = found.shape[1], torch.nn.functional.normalize(halves[: len(found)].float(), dim=1)
+    similarity = [wanted @ torch.nn.functional.normalize(part.float(), dim=1).T for part in halves.split(200_000)]
+    exact = torch.cat(similarity, dim=1).topk(k, dim=1).indices
+    return float((torch.from_numpy(found).to(device)[:, :, None] == exact[:, None, :]).any(dim=2).float().mean())
+
+
+def knn_breakdown(bench: Bench, index: ProductIndex, halves: Tensor, wanted: np.ndarray, k: int) -> None:
+    """Parts of a search by themselves; products and maxima of a block of 768 queries, times the number of blocks."""
+    count, queries = index.candidates_of(k), torch.tensor(wanted, device=bench.device)
+    some = queries[:768].to(halves.dtype if bench.device.type == "cuda" else torch.float32)
+    rows, blocks = halves.to(some.dtype), len(wanted) / len(some)
+    products = some @ rows.T
+    with torch.inference_mode():
+        candidates = index.candidates(queries, count)
+        actions = {
+            "the search": (lambda: index.search(wanted, k), 1.0),
+            "products": (lambda: some @ rows.T, blocks),
+            "maxima of groups": (lambda: products.view(len(some), 64, -1).amax(dim=1), blocks),
+            "maxima and the best in them": (lambda: best_columns(products, count), blocks),
+            "all of the candidates": (lambda: index.candidates(queries, count), 1.0),
+            "ranking": (lambda: index.rank(queries, candidates, k), 1.0),
+        }
+        for what, (action, times) in actions.items():
+            seconds = [times * each for each in bench.timed(action, 10)]
+            bench.add(f"k-NN, {len(wanted):,} queries: {what}", 1e3 * statistics.median(seconds), "ms", spread(seconds))
 
 
 def temi(bench: Bench) -> None:

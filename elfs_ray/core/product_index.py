@@ -53,7 +53,7 @@ class ProductIndex:
         dtype = torch.float16 if self._on_gpu else torch.float32
         self._rows = torch.zeros(_multiple(count, COLUMNS), dim, dtype=dtype, device=device)
         self._lengths = torch.ones(count, dtype=torch.float64, device=device)
-        self._spare, self._block_bytes = spare, block_bytes
+        self._spare, self.block_bytes = spare, block_bytes
         self._pinned: dict[str, Tensor] = {}
         self._filled = 0
 
@@ -133,13 +133,13 @@ class ProductIndex:
     def _queries_at_once(self, count: int) -> int:
         """Equal parts of the queries, whose products with all rows fit into a block if there are not too many rows."""
         each = self._rows.element_size() * _multiple(self._filled, COLUMNS)
-        at_most = max(MIN_QUERIES, self._block_bytes // each // QUERIES * QUERIES)
+        at_most = max(MIN_QUERIES, self.block_bytes // each // QUERIES * QUERIES)
         return min(at_most, _multiple(math.ceil(count / math.ceil(count / at_most)), QUERIES))
 
     def _best_rows(self, queries: Tensor, count: int) -> Tensor:
         """Rows of the best products of some queries, int64 [q, count], in any order."""
         each = self._rows.element_size() * len(queries)
-        columns = max(1, self._block_bytes // each // COLUMNS) * COLUMNS
+        columns = max(1, self.block_bytes // each // COLUMNS) * COLUMNS
         values = torch.empty(len(queries), 0, dtype=self._rows.dtype, device=queries.device)
         rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
         for start in range(0, self._filled, columns):
