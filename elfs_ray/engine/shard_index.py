@@ -219,6 +219,8 @@ class _Products:
             check_gpu_memory(options, count, dim, free)
             left = free - count * gpu_row_bytes(options.search, dim) - 2 * RANKED_BYTES
             block_bytes = min(BLOCK_BYTES, left // 2)
+            # Else a GPU may add up parts of a long product in half precision.
+            torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
         device = torch.device("cuda" if on_gpu else "cpu")
         spare = float(options.oversample) - 1
         self._index = ProductIndex(count, dim, device, spare=spare, block_bytes=block_bytes)
