@@ -81,6 +81,12 @@ class DeviceRows:
             return self._rows[positions]
         return self._rows[positions.cpu()].to(self._dtype).to(self._device)
 
+    def pick(self, positions: Int64[Tensor, " b"], columns: Int64[Tensor, " b"]) -> Shaped[Tensor, " b"]:
+        """One value of each of some rows of a matrix, on the device."""
+        if self.resident:
+            return self._rows[positions, columns]
+        return self._rows[positions.cpu(), columns.cpu()].to(self._dtype).to(self._device)
+
     def batches(self, positions: Sequence[Tensor]) -> Iterator[Tensor]:
         """The rows of each batch in turn, on the device.
 
