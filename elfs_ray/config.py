@@ -97,6 +97,9 @@ class EmbedConfig(Section):
     test_vectors: Location | None = Field(None, description="the same for separate test images; default: embed.vectors")
     image_size: AutoInt = Field("auto", description="pixels a side for the encoder; auto: native on GPU, less on CPU")
     dtype: Literal[Auto, Arithmetic, "float16"] = Field("auto", description="arithmetic of the encoder")
+    decode: Literal[Auto, "cpu", "gpu"] = Field(
+        "auto", description="where JPEGs are decoded; auto: on a GPU, if it can"
+    )
     batch_size: AutoInt = _execution("auto", "images in one forward pass")
     actors: AutoInt = _execution("auto", "encoders at most; auto: one a GPU; without, one a core and 4,096 images")
     compile: bool = _execution(False, "torch.compile the encoder: slow to start, faster for many images")

@@ -16,6 +16,7 @@ from elfs_ray.config import (
     ProxyConfig,
     Section,
 )
+from elfs_ray.errors import UsageError
 from elfs_ray.estimates import GIB, exact_search_seconds, gpu_row_bytes, shard_bytes
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -75,6 +76,7 @@ def choose_embed(
     median_side: float,
     *,
     image_dtype: str,
+    card_decodes: bool = False,
 ) -> EmbedConfig:
     """Encoder options.
 
@@ -86,14 +88,21 @@ def choose_embed(
         native_size: pixels a side that the encoder was trained with.
         median_side: median short side of the images, pixels.
         image_dtype: arithmetic of networks on images.
+        card_decodes: whether the libraries decode JPEG on a GPU as the encoder needs it.
+
+    Raises:
+        UsageError: a GPU is to decode, and there is none.
     """
+    if section.decode == "gpu" and not gpus:
+        raise UsageError("embed.decode=gpu needs a GPU, and Ray offers none; use --set embed.decode=auto")
+    decode = "gpu" if gpus and card_decodes else "cpu"
     if gpus:
         size, batch, actors = native_size, 256, gpus
     else:
         # A CPU affords small inputs only, and enlarging tiny images further adds cost but no detail.
         size, batch = min(native_size, 128 if median_side <= 64 else 160), 64
         actors = min(cpus, math.ceil(num_samples / IMAGES_PER_CPU_ENCODER))
-    return _fill(section, image_size=size, dtype=image_dtype, batch_size=batch, actors=actors)
+    return _fill(section, image_size=size, dtype=image_dtype, decode=decode, batch_size=batch, actors=actors)
 
 
 def choose_neighbors(

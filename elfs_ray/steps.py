@@ -27,10 +27,11 @@ STAGES = (
 """Stages in the order in which they run, by their names on the command line."""
 
 # Raised when a stage gives other results than before for the same options.
+# embed 3: large JPEGs are decoded at a reduced scale, there and in all later stages that read images.
 VERSIONS = {
     "ingest": 2,
     "labels": 2,
-    "embed": 2,
+    "embed": 3,
     "neighbors": 2,
     "cluster": 1,
     "anchor": 2,

@@ -23,6 +23,8 @@ TURNS = {
 """What brings a picture with this orientation upright."""
 QUARTER_TURNS = (5, 6, 7, 8)
 """Orientations whose width and height change places."""
+FROM_THE_RIGHT, FROM_THE_BOTTOM = (2, 3, 6, 7), (3, 4, 7, 8)
+"""Orientations in which what is stored at the top left is shown at the right, and at the bottom."""
 
 _TAG = 0x0112
 _WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # EXIF type -> format of `struct`

@@ -1,6 +1,6 @@
 """What an encoder is: a network that maps images to vectors, and how images are prepared for it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ class Encoder:
     preprocessing: Preprocessing
     dim: int
     source: str
+    _scales: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Freeze the network."""
@@ -63,10 +64,17 @@ class Encoder:
         """
         if pixels.device.type == "cpu" and len(pixels) > (rows := ROWS_PER_THREAD * torch.get_num_threads()):
             return torch.cat([self.encode(part, dtype) for part in pixels.split(rows)])
-        how = self.preprocessing
-        mean = torch.tensor(how.mean, device=pixels.device).mul_(255).view(1, 3, 1, 1)
-        std = torch.tensor(how.std, device=pixels.device).mul_(255).view(1, 3, 1, 1)
+        mean, std = self._scale(pixels.device)
         images = pixels.to(memory_format=torch.channels_last).float().sub_(mean).div_(std)
         with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):
             vectors: Tensor = self.module(images)
         return vectors.float()
+
+    def _scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the channels, of pixels up to 255, float32 [1, 3, 1, 1]; made once for a device."""
+        if device not in self._scales:
+            how = self.preprocessing
+            # Made on the processor: the copy is whole before another thread, with a stream of its own, reads it.
+            mean, std = (torch.tensor(each).mul_(255).view(1, 3, 1, 1).to(device) for each in (how.mean, how.std))
+            self._scales[device] = mean, std
+        return self._scales[device]

@@ -1,14 +1,18 @@
 """Embed: images to vectors with a pretrained encoder, streamed through Ray Data.
 
 Reads: `samples`. Writes: `embeddings` (one row for each sample, half precision).
-Decoding runs in tasks on CPUs, encoding in a pool of actors (one for each GPU) that grows as machines come. Finished
+Decoding runs in tasks on CPUs, encoding in a pool of actors (one for each GPU) that grows as machines come. With
+`embed.decode=gpu` the tasks only look at the headers of JPEGs, and the actors decode them. On a GPU two batches are
+under way in each actor: while one is encoded, the other is decoded, copied or put away. Finished
 rows are saved in files of `checkpoint_rows`; a second run encodes only the rows that no file holds. On retry a task
 encodes its rows again, and the last step keeps one of equal rows.
 What the driver holds does not grow without end: see `PendingSamples` and `PARTS_AT_ONCE`.
 """
 
+import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import ray
@@ -17,13 +21,18 @@ from ray.data import ActorPoolStrategy
 
 from elfs_ray.config import EmbedConfig
 from elfs_ray.core.features import UnitRows, unit_half
-from elfs_ray.data.unusable import UnusableImagesError
+from elfs_ray.data.card_decoding import INTERPOLATIONS, CardDecoder, built_for_cards, can_decode
+from elfs_ray.data.pixels import ImageError
+from elfs_ray.data.unusable import Unusable, UnusableImagesError
 from elfs_ray.data.vectors import undirected
 from elfs_ray.defaults import choose_embed
 from elfs_ray.encoders import Encoder, load_encoder
+from elfs_ray.encoders.forward import AdaptiveForward, Clock, Lane
 from elfs_ray.engine.artifacts import KEY, median_side, read_column
 from elfs_ray.engine.embed_rows import (
     FAILED,
+    PARTS,
+    PIXELS_ALREADY,
     SAVED,
     TIMED,
     PendingSamples,
@@ -32,16 +41,20 @@ from elfs_ray.engine.embed_rows import (
     decode_batch,
     grouped,
     index_of,
+    note_failed,
     put_in_order,
     read_failed,
     save_batch,
 )
 from elfs_ray.engine.progress import Counter
+from elfs_ray.engine.session import worker_threads
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.errors import RunError
 
 # What a process of Ray with torch loaded takes, and how much more than its pixels a batch needs, in bytes and times.
 PROCESS_BYTES, DECODE_COPIES, ENCODE_COPIES = 512 * 2**20, 4, 24
+# Under way at once in an actor with a GPU.
+BATCHES_AT_ONCE = 2
 
 
 def run(context: StageContext) -> StageResult:
@@ -50,7 +63,7 @@ def run(context: StageContext) -> StageResult:
     options, encoder = _choose(context)
     dim, source = encoder.dim, encoder.source
     done = _saved_rows(context)
-    encoded, spent, devices = 0, dict.fromkeys(TIMED, 0.0), set[str]()
+    encoded, on_card, spent, devices = 0, 0, dict.fromkeys(TIMED, 0.0), set[str]()
     inputs = context.store.count_rows(context.artifact("samples")) + context.store.count_rows(
         context.artifact("quarantine")
     )
@@ -61,6 +74,7 @@ def run(context: StageContext) -> StageResult:
         with context.counting("embedding", len(done), "images", int(done.sum())) as counter:
             for batch in _stream(context, options, encoder, done, counter):
                 encoded += int(batch["rows"].sum())
+                on_card += int(batch["on_card"].sum())
                 spent = {name: seconds + float(batch[name].sum()) for name, seconds in spent.items()}
                 _check_device(context, set(batch["device"].tolist()) - devices)
                 devices.update(batch["device"].tolist())
@@ -81,7 +95,7 @@ def run(context: StageContext) -> StageResult:
             "dim": dim,
             "devices": sorted(devices),
             "images_per_second": round(encoded / seconds, 1),
-            **{name: round(seconds, 1) for name, seconds in spent.items()},
+            **_rates(encoded, on_card, spent),
         },
     )
 
@@ -95,11 +109,23 @@ def _choose(context: StageContext) -> tuple[EmbedConfig, Encoder]:
         section, hardware, store = context.config.embed, context.hardware, context.store
         native = load_encoder(section.encoder, weights=section.weights).preprocessing.size
         sizes = store.count_rows("samples"), native, median_side(store)
-        options = choose_embed(section, hardware.cpus, hardware.gpus, *sizes, image_dtype=hardware.image_dtype)
+        arithmetic, card = hardware.image_dtype, built_for_cards()
+        options = choose_embed(section, hardware.cpus, hardware.gpus, *sizes, image_dtype=arithmetic, card_decodes=card)
         options = context.as_begun(options)
         context.begin(options)
     encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
     return options, encoder
+
+
+def _rates(encoded: int, on_card: int, spent: dict[str, float]) -> dict[str, float]:
+    """Of each part of the work: seconds of all workers together, and images/s of one worker while it is at it."""
+    images = {part: on_card if part == "card_decode" else encoded for part in PARTS}
+    numbers: dict[str, float] = {"decoded_on_card": on_card}
+    for part, seconds in zip(PARTS, spent.values(), strict=True):
+        if images[part] or part != "card_decode":
+            numbers[f"{part}_seconds"] = round(seconds, 1)
+            numbers[f"{part}_images_per_second"] = round(images[part] / seconds, 1) if seconds else 0.0
+    return numbers
 
 
 def _check_arithmetic(context: StageContext, options: EmbedConfig) -> None:
@@ -150,7 +176,8 @@ def _encode(
     """Run read -> decode -> encode -> save; yields counts and seconds as files are saved."""
     hardware, config, batch_size = context.hardware, context.config, int(options.batch_size)
     how, location = encoder.preprocessing, config.evaluate.test_input if context.prefix else config.location
-    pixels = Pixels(how.size, how.crop_fraction, how.interpolation, config.ingest.max_pixels, str(location))
+    limit, on_card = config.ingest.max_pixels, options.decode == "gpu" and how.interpolation in INTERPOLATIONS
+    pixels = Pixels(how.size, how.crop_fraction, how.interpolation, limit, str(location), on_card)
     on_gpu = hardware.device == "cuda"
     actors = int(options.actors)
     # The encoders leave a processor to decoding.
@@ -175,14 +202,22 @@ def _encode(
             batch_size=batch_size,
             batch_format="numpy",
             # Without GPUs there are as many as the images are worth, from the beginning.
-            compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=1 if on_gpu else actors),
+            compute=ActorPoolStrategy(
+                min_size=1,
+                max_size=actors,
+                initial_size=1 if on_gpu else actors,
+                max_concurrent_calls_per_actor=BATCHES_AT_ONCE if on_gpu else 1,
+                enable_true_multi_threading=on_gpu,
+            ),
             num_cpus=encoder_cpus,
             num_gpus=1 if on_gpu else 0,
             memory=PROCESS_BYTES + 2 * weight_bytes + ENCODE_COPIES * pixel_bytes,
             fn_constructor_kwargs={
                 "options": options,
-                "threads": max(1, hardware.cpus // actors),
+                "pixels": pixels,
+                "threads": partial(worker_threads, hardware.cpus, actors),
                 "counter": counter,
+                "note": partial(note_failed, store=context.store, work=context.work),
             },
         )
         .map_batches(
@@ -197,10 +232,25 @@ def _encode(
 
 
 class _EncodeBatch:
-    """Holds the encoder on one device."""
+    """Holds the encoder on one device. On a card it is called by several threads at once.
 
-    def __init__(self, options: EmbedConfig, threads: int, counter: Counter) -> None:
-        torch.set_num_threads(threads)
+    Args:
+        options: with each `auto` resolved.
+        pixels: how images become pixels.
+        threads: says how many this worker may use.
+        counter: of the images that are done.
+        note: takes the images of a batch that cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        options: EmbedConfig,
+        pixels: Pixels,
+        threads: Callable[[], int],
+        counter: Counter,
+        note: Callable[[list[Unusable]], None],
+    ) -> None:
+        torch.set_num_threads(threads())
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
         encoder.module.to(self._device).to(memory_format=torch.channels_last)
@@ -209,32 +259,86 @@ class _EncodeBatch:
         self._dtype = options.dtype
         self._forward = AdaptiveForward(encoder, self._device, getattr(torch, options.dtype), int(options.batch_size))
         self._batch_size = int(options.batch_size)
-        self._counter = counter
+        self._pixels, self._counter, self._note = pixels, counter, note
+        self._decoder: CardDecoder | None = None
+        if pixels.on_card and can_decode(self._device):
+            self._decoder = CardDecoder(self._device, pixels.size, pixels.crop_fraction, pixels.interpolation)
+        # Each call takes one: threads of Ray's need not be the same from call to call.
+        self._lanes: queue.SimpleQueue[Lane] = queue.SimpleQueue()
+        for _ in range(BATCHES_AT_ONCE):
+            self._lanes.put(Lane(self._device))
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()  # the weights were copied on a stream that no lane waits for
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        started = time.perf_counter()
+        lane = self._lanes.get()
+        try:
+            with self._forward.turn(), lane.used() as clock:
+                return self._encode(batch, lane, clock)
+        finally:
+            self._lanes.put(lane)
+
+    def _encode(self, batch: dict[str, np.ndarray], lane: Lane, clock: Clock) -> dict[str, np.ndarray]:
+        squares: list[torch.Tensor | np.ndarray] = []
+        if self._pixels.on_card:
+            batch, squares = self._decode(batch)
         rows = len(batch["index"])
+        clock.mark()
         # Every batch has the same shape: which rows a second run finds together must not change their last bits.
-        pixels = torch.zeros(self._batch_size, *batch["pixels"].shape[1:], dtype=torch.uint8)
-        pixels[:rows] = torch.from_numpy(batch["pixels"])
-        if self._device.type == "cuda":
-            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
-            torch.cuda.synchronize()
-        transferred = time.perf_counter()
-        vectors = self._forward(pixels)[:rows].cpu().numpy()
-        units = _unit_length(vectors, batch["sample_id"], self._dtype)
-        ended = time.perf_counter()
+        if self._pixels.on_card:
+            pixels = self._together(squares, lane)
+        else:
+            pixels = lane.onto_device(batch["pixels"], self._batch_size)
+        clock.mark()
+        vectors = self._forward(pixels)[:rows]
+        clock.mark()
+        units = _unit_length(lane.off_device(vectors), batch["sample_id"], self._dtype)
         self._counter.advance(rows)
+        spent = zip(TIMED[1:], clock.seconds(), strict=True)
         return {
             "sample_id": batch["sample_id"],
             "index": batch["index"],
             "vector": units.vectors,
             "norm": units.norms,
             "device": np.full(rows, self._device.type),
+            "on_card": np.array([isinstance(square, torch.Tensor) for square in squares] or [False] * rows, dtype=bool),
             "decode_seconds": batch["decode_seconds"],
-            "transfer_seconds": np.full(rows, (transferred - started) / max(1, rows)),
-            "encode_seconds": np.full(rows, (ended - transferred) / max(1, rows)),
+            **{name: np.full(rows, seconds / max(1, rows)) for name, seconds in spent},
         }
+
+    def _decode(self, batch: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[torch.Tensor | np.ndarray]]:
+        """The rows that can be decoded, and the pixels of each, on the device or not; the others are noted."""
+        files, turns = batch["data"], batch["turn"]
+        jpegs = np.flatnonzero(turns != PIXELS_ALREADY)
+        squares: dict[int, torch.Tensor | np.ndarray | None] = dict.fromkeys(range(len(files)))
+        if self._decoder is not None and len(jpegs):
+            made = self._decoder(files[jpegs].tolist(), turns[jpegs].tolist(), batch["area"][jpegs].tolist())
+            squares.update(zip(jpegs.tolist(), made, strict=True))
+        side, failed = self._pixels.size, list[Unusable]()
+        for row in [row for row, square in squares.items() if square is None]:
+            try:
+                squares[row] = (
+                    np.frombuffer(files[row], np.uint8).reshape(3, side, side)
+                    if turns[row] == PIXELS_ALREADY
+                    else self._pixels.of_file(files[row])
+                )
+            except ImageError as error:
+                failed.append(Unusable(int(batch["index"][row]), batch["sample_id"][row], str(error)))
+        self._note(failed)
+        good = np.array([square is not None for square in squares.values()], dtype=bool)
+        return {name: column[good] for name, column in batch.items()}, [
+            one for one in squares.values() if one is not None
+        ]
+
+    def _together(self, squares: Sequence[torch.Tensor | np.ndarray], lane: Lane) -> torch.Tensor:
+        """Squares in order, uint8 [batch size, 3, s, s] on the device, filled up with zeros."""
+        held = [square for square in squares if isinstance(square, np.ndarray)]
+        side = self._pixels.size
+        copied = iter(lane.onto_device(np.array(held, np.uint8).reshape(-1, 3, side, side), len(held)))
+        pixels = torch.zeros(self._batch_size, 3, side, side, dtype=torch.uint8, device=self._device)
+        for row, square in enumerate(squares):
+            pixels[row] = square if isinstance(square, torch.Tensor) else next(copied)
+        return pixels
 
 
 def _unit_length(vectors: np.ndarray, names: np.ndarray, dtype: str) -> UnitRows:
@@ -251,30 +355,3 @@ def _unit_length(vectors: np.ndarray, names: np.ndarray, dtype: str) -> UnitRows
             f"leave these images out, or use another encoder{exact}"
         )
     return unit_half(vectors)
-
-
-class AdaptiveForward:
-    """Encodes a batch in one go, or in smaller parts from the first time that memory runs out."""
-
-    def __init__(self, encoder: Encoder, device: torch.device, dtype: torch.dtype, rows: int) -> None:
-        self._encoder, self._device, self._dtype = encoder, device, dtype
-        self.rows = rows
-
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Vectors float32 [b, dim] of pixels uint8 [b, 3, s, s].
-
-        Raises:
-            RunError: memory runs out with a single image.
-        """
-        while True:
-            try:
-                return torch.cat([self._encoder.encode(part, self._dtype) for part in pixels.split(self.rows)])
-            except torch.OutOfMemoryError as error:
-                if self.rows == 1:
-                    raise RunError(
-                        f"{self._device} has no memory for one image of {pixels.shape[-1]} pixels a side; "
-                        "use --set embed.image_size with fewer, or another encoder"
-                    ) from error
-                self.rows = -(-self.rows // 2)
-                if self._device.type == "cuda":
-                    torch.cuda.empty_cache()

@@ -22,7 +22,8 @@ from ray.data.block import BlockMetadata
 
 from elfs_ray import schema
 from elfs_ray.data.files import map_files
-from elfs_ray.data.images import load_image, to_uint8
+from elfs_ray.data.images import load_with, to_square
+from elfs_ray.data.jpeg import for_card
 from elfs_ray.data.unusable import Unusable
 from elfs_ray.engine.artifacts import matrix_column, part_name
 from elfs_ray.engine.stage import StageContext
@@ -31,8 +32,12 @@ from elfs_ray.store import Store
 SAVED, FAILED = "rows", "failed"
 # Parts of `samples` that one execution of Ray Data takes: the driver keeps some 100 KB for each until it ends.
 PARTS_AT_ONCE = 16_384
-# Seconds of all workers together, reported apart.
-TIMED = ("decode_seconds", "transfer_seconds", "encode_seconds")
+# What the work on images is made of, in the order in which it is done; reported apart.
+PARTS = ("decode", "card_decode", "transfer", "encode")
+# Seconds of all workers together.
+TIMED = tuple(f"{part}_seconds" for part in PARTS)
+# In place of an orientation: the row has pixels, not a file.
+PIXELS_ALREADY = 0
 
 
 class Pixels(NamedTuple):
@@ -44,6 +49,7 @@ class Pixels(NamedTuple):
         interpolation: nearest, bilinear, bicubic or lanczos.
         max_pixels: larger images are refused.
         location: of the images.
+        on_card: JPEGs that a card can decode are left to it.
     """
 
     size: int
@@ -51,6 +57,25 @@ class Pixels(NamedTuple):
     interpolation: str
     max_pixels: int
     location: str
+    on_card: bool = False
+
+    def of_file(self, data: bytes) -> np.ndarray:
+        """Pixels uint8 [3, s, s] of an encoded image; raises `ImageError`."""
+        return to_square(data, self.size, self.crop_fraction, self.interpolation, max_pixels=self.max_pixels)
+
+
+class ForCard(NamedTuple):
+    """A row on its way to a card.
+
+    Attributes:
+        data: a JPEG, or pixels uint8 [3, s, s] as bytes.
+        turn: orientation of the JPEG, or `PIXELS_ALREADY`.
+        area: pixels of the JPEG.
+    """
+
+    data: bytes
+    turn: int
+    area: int
 
 
 class PendingSamples(Datasource):
@@ -92,37 +117,54 @@ def index_of(store: Store, path: str) -> pa.ChunkedArray:
     return pq.read_table(path, filesystem=store.filesystem, columns=["index"])["index"]
 
 
-def decode_batch(table: pa.Table, how: Pixels, store: Store, work: str) -> dict[str, Any]:
-    """Pixels uint8 [b, 3, s, s] of those samples of a batch that can be read; the others are noted as failed."""
+def decode_batch(table: pa.Table, how: Pixels, store: Store, work: str) -> dict[str, Any] | pa.Table:
+    """Pixels of those samples of a batch that can be read; the others are noted as failed.
+
+    Returns:
+        Rows with `pixels` uint8 [b, 3, s, s]; or, where a card decodes, with the fields of `ForCard`.
+    """
     started = time.perf_counter()
     has_bytes = "image" in table.column_names
-
-    def load(source: bytes | str) -> np.ndarray | str:
-        """Pixels, or why there are none."""
-        image = load_image(source, how.location, how.max_pixels)
-        return image if isinstance(image, str) else to_uint8(image, how.size, how.crop_fraction, how.interpolation)
-
+    read = partial(load_with, location=how.location, use=partial(_for_card, how) if how.on_card else how.of_file)
     names, index = table["sample_id"].to_pylist(), table["index"].to_numpy()
     sources = table["image" if has_bytes else "uri"].to_pylist()
-    pixels = np.empty((table.num_rows, 3, how.size, how.size), dtype=np.uint8)
-    good, failed = np.ones(table.num_rows, dtype=bool), list[Unusable]()
-    for row, loaded in enumerate(map_files(load, "" if has_bytes else how.location, sources)):
+    pixels = np.empty((0 if how.on_card else table.num_rows, 3, how.size, how.size), dtype=np.uint8)
+    good, failed, for_card = np.ones(table.num_rows, dtype=bool), list[Unusable](), list[ForCard]()
+    for row, loaded in enumerate(map_files(read, "" if has_bytes else how.location, sources)):
         if isinstance(loaded, str):
             good[row] = False
             failed.append(Unusable(int(index[row]), names[row], loaded))
+        elif isinstance(loaded, ForCard):
+            for_card.append(loaded)
         else:
             pixels[row] = loaded
+    note_failed(failed, store, work)
+    count = int(good.sum())
+    rows = {
+        "sample_id": np.array(names, dtype=object)[good],
+        "index": index[good],
+        "decode_seconds": np.full(count, (time.perf_counter() - started) / max(1, count)),
+    }
+    if how.on_card:
+        data, turn, area = zip(*for_card, strict=True) if for_card else ((), (), ())
+        files = {"data": pa.array(data, pa.large_binary()), "turn": pa.array(turn, pa.int8())}
+        keys = {"sample_id": pa.array(rows["sample_id"], pa.string()), "index": pa.array(rows["index"], pa.int64())}
+        return pa.table({**keys, **files, "area": pa.array(area, pa.int64()), "decode_seconds": rows["decode_seconds"]})
+    return {**rows, "pixels": pixels if good.all() else pixels[good]}
+
+
+def _for_card(how: Pixels, data: bytes) -> ForCard:
+    """A JPEG as it is, if a card can decode it, else its pixels; raises `ImageError`."""
+    left = for_card(data, how.size, how.crop_fraction, how.max_pixels)
+    return ForCard(how.of_file(data).tobytes(), PIXELS_ALREADY, 0) if left is None else ForCard(data, *left)
+
+
+def note_failed(failed: Sequence[Unusable], store: Store, work: str) -> None:
+    """Note images of a batch that cannot be decoded."""
     if failed:
         # Named by the first and their number: a retry writes the same file.
         name = f"{failed[0].index:012d}-{len(failed)}.json"
         store.write_json([asdict(one) for one in failed], work, FAILED, name)
-        pixels = pixels[good]
-    return {
-        "sample_id": np.array(names, dtype=object)[good],
-        "index": index[good],
-        "pixels": pixels,
-        "decode_seconds": np.full(len(pixels), (time.perf_counter() - started) / max(1, len(pixels))),
-    }
 
 
 def count_failed(store: Store, work: str) -> int:
@@ -143,7 +185,8 @@ def save_batch(batch: dict[str, np.ndarray], store: Store, folder: str) -> dict[
     table = pa.table({**columns, "vector": matrix_column(batch["vector"])})
     store.write_table(table, schema.embeddings(batch["vector"].shape[1]), folder, saved_name(index))
     spent = {name: np.array([batch[name].sum()]) for name in TIMED}
-    return {"rows": np.array([len(index)]), "device": batch["device"][:1], **spent}
+    counts = {"rows": np.array([len(index)]), "on_card": np.array([batch["on_card"].sum()])}
+    return {**counts, "device": batch["device"][:1], **spent}
 
 
 def saved_name(index: np.ndarray) -> str:

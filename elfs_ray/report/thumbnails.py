@@ -69,7 +69,7 @@ class Pictures:
     def _encode(self, source: bytes | str, side: int) -> str:
         """A JPEG as a data URI; nothing where the image cannot be read any more."""
         try:
-            image = load_image(source, self._location, self._max_pixels)
+            image = load_image(source, self._location, self._max_pixels, 2 * side)
         except (OSError, pa.ArrowInvalid, UsageError):  # the last two: the place cannot be one
             return ""
         if isinstance(image, str):
