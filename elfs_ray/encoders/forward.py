@@ -40,12 +40,13 @@ class AdaptiveForward:
             RunError: memory runs out with a single image.
         """
         while True:
-            rows = self.rows
+            with self._changed:
+                rows, alone = self.rows, self._crowded or not self._inside
             try:
                 return torch.cat([self._encoder.encode(part, self._dtype) for part in pixels.split(rows)])
             except torch.OutOfMemoryError:
                 pass  # not here: the traceback of the error holds what the failed pass had in memory
-            self._make_room(rows, pixels.shape[-1])
+            self._make_room(rows, pixels.shape[-1], alone=alone)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -58,10 +59,10 @@ class AdaptiveForward:
             with self._changed:
                 self._leave()
 
-    def _make_room(self, rows: int, side: int) -> None:
-        """After memory ran out: wait until no other batch takes any; if there was none, take smaller parts."""
+    def _make_room(self, rows: int, side: int, *, alone: bool) -> None:
+        """After memory ran out: wait until no other batch takes any; where none could, take smaller parts."""
         with self._changed:
-            if self._inside > 1:
+            if not alone:
                 self._crowded = True
                 self._leave()
                 self._enter()
@@ -70,7 +71,7 @@ class AdaptiveForward:
                     f"{self._device} has no memory for one image of {side} pixels a side; "
                     "use --set embed.image_size with fewer, or another encoder"
                 )
-            elif rows == self.rows:
+            else:
                 self.rows = -(-rows // 2)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

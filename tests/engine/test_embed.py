@@ -1,60 +1,35 @@
-"""Encoding when memory runs short, and on the smallest machine."""
+"""Encoding: the scale of vectors, JPEGs that are left to the encoders, and the smallest machine."""
 
+import io
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import nn
 
 from elfs_ray.config import EmbedConfig, load_config
 from elfs_ray.console import Reporter
+from elfs_ray.defaults import choose_embed
 from elfs_ray.encoders import Encoder, Preprocessing
 from elfs_ray.engine import embed, embed_rows, session
 from elfs_ray.engine.artifacts import read_vectors
-from elfs_ray.engine.embed import AdaptiveForward
-from elfs_ray.errors import RunError
+from elfs_ray.engine.embed_rows import Pixels, decode_batch, note_failed, read_failed
+from elfs_ray.errors import RunError, UsageError
 from elfs_ray.pipeline import run
 from elfs_ray.store import Store
+from photographs import jpeg, photograph
 from small import BUDGET, OPTIONS, TIMEOUT_SECONDS, command_line
 
 
-class Greedy(nn.Module):
-    """Means of the channels; more rows than fit raise what torch raises."""
-
-    def __init__(self, fits):
-        super().__init__()
-        self.fits, self.sizes = fits, []
-
-    def forward(self, images):
-        self.sizes.append(len(images))
-        if len(images) > self.fits:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return images.mean(dim=(2, 3))
-
-
-def forward(fits):
-    module = Greedy(fits)
-    encoder = Encoder("greedy", module, Preprocessing(4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), 3, "none")
-    return module, AdaptiveForward(encoder, torch.device("cpu"), torch.float32, 16)
-
-
-def test_batches_get_smaller_and_stay_small():
-    pixels = torch.randint(256, (16, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    _, plain = forward(16)
-    module, adaptive = forward(5)
-    assert torch.allclose(adaptive(pixels), plain(pixels))
-    assert module.sizes == [16, 8, 4, 4, 4, 4]
-    adaptive(pixels)
-    assert module.sizes[6:] == [4, 4, 4, 4]
-
-
-def test_one_image_that_does_not_fit_says_what_to_do():
-    _, adaptive = forward(0)
-    with pytest.raises(RunError, match=r"no memory for one image of 4 pixels a side; use --set embed\.image_size"):
-        adaptive(torch.zeros(16, 3, 4, 4, dtype=torch.uint8))
+def as_png(*which):
+    file = io.BytesIO()
+    photograph(*which).save(file, "PNG")
+    return file.getvalue()
 
 
 class Scaled(nn.Module):
@@ -80,13 +55,14 @@ class Advanced:
 
 def encode(monkeypatch, pixels, factor, dtype="float32"):
     """What a batch of images named a, b, ... becomes; their pixels are of one colour each."""
-    how = Preprocessing(4, (0.0, 0.0, 0.0), (0.5, 0.5, 0.5))  # pixels from 0 to 2
-    monkeypatch.setattr(embed, "load_encoder", lambda *_, **__: Encoder("s", Scaled(factor), how, 3, "none"))
+    normal = Preprocessing(4, (0.0, 0.0, 0.0), (0.5, 0.5, 0.5))  # pixels from 0 to 2
+    monkeypatch.setattr(embed, "load_encoder", lambda *_, **__: Encoder("s", Scaled(factor), normal, 3, "none"))
     options = EmbedConfig(image_size=4, batch_size=4, dtype=dtype, compile=False)
+    how = Pixels(4, 1.0, "bicubic", 100, "")
     images = np.array(pixels, np.uint8)[:, :, None, None] * np.ones((4, 4), np.uint8)
     names = np.array([chr(ord("a") + row) for row in range(len(pixels))], dtype=object)
     batch = {"sample_id": names, "index": np.arange(len(pixels)), "pixels": images, "decode_seconds": np.zeros(3)}
-    return embed._EncodeBatch(options, torch.get_num_threads(), Advanced())(batch)
+    return embed._EncodeBatch(options, how, torch.get_num_threads, Advanced(), [].append)(batch)
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1e-9, 1.0, 1e6, 1e30])
@@ -151,3 +127,124 @@ def test_one_execution_after_the_other(ray_session, small_run, small_input, tmp_
     parts = store.part_paths("samples")
     assert executions == [parts[:2], parts[2:], parts[2:]]
     assert store.read_table("embeddings").equals(Store(str(small_run.run_dir)).read_table("embeddings"))
+
+
+# Without its quantisation: the header is good, and no decoder makes a picture of it.
+BROKEN = jpeg("china.jpg", 320, 200).replace(b"\xff\xdb", b"\xff\xfe")
+FILES = {
+    "a.jpg": jpeg("china.jpg", 320, 200, 6),
+    "b.jpg": BROKEN,
+    "c.png": as_png("flower.jpg", 300, 200),
+    "d.jpg": jpeg("flower.jpg", 200, 310, 1, "L"),
+    "e.jpg": jpeg("flower.jpg", 320, 200)[:-900],
+    "f.jpg": jpeg("china.jpg", 320, 200),
+    "g.jpg": jpeg("flower.jpg", 320, 200, 1, "CMYK"),
+}
+GOOD = ["a.jpg", "c.png", "d.jpg", "f.jpg", "g.jpg"]
+
+
+class TestDecodingOnTheCard:
+    """By a processor here, as a run does that began with a GPU and goes on without."""
+
+    def batch(self, store, *, on_card, files=FILES):
+        """Vectors of the files, their names, and how many were decoded by the encoder; and the reasons noted."""
+        how = Pixels(64, 1.0, "bicubic", 10**6, "", on_card)
+        table = pa.table({"sample_id": list(files), "index": range(7), "image": list(files.values())})
+        rows = decode_batch(table, how, store, "work")
+        if on_card:
+            rows = {
+                name: column.to_numpy(zero_copy_only=False)
+                for name, column in zip(rows.column_names, rows, strict=True)
+            }
+        options = EmbedConfig(image_size=64, batch_size=8, dtype="float32")
+        note = partial(note_failed, store=store, work="work")
+        made = embed._EncodeBatch(options, how, torch.get_num_threads, Advanced(), note)(rows)
+        return made, {one.sample_id: one.reason for one in read_failed(store, "work")}
+
+    def test_as_with_pillow(self, tmp_path):
+        ours, noted = self.batch(Store(str(tmp_path / "card")), on_card=True)
+        theirs, expected = self.batch(Store(str(tmp_path / "pillow")), on_card=False)
+        assert noted == expected
+        assert sorted(noted) == ["b.jpg", "e.jpg"]
+        assert ours["sample_id"].tolist() == theirs["sample_id"].tolist() == GOOD
+        assert ours["on_card"].tolist() == [True, False, True, True, False]
+        assert not theirs["on_card"].any()
+        similarity = (ours["vector"].astype(float) * theirs["vector"].astype(float)).sum(axis=1)
+        assert similarity.min() > 0.99
+        np.testing.assert_array_equal(ours["vector"][[1, 4]], theirs["vector"][[1, 4]])  # Pillow's in both
+
+    def test_a_card_that_cannot(self, tmp_path, monkeypatch):
+        """Pillow does it all, to the bit as without a card."""
+        monkeypatch.setattr(embed, "can_decode", lambda device: False)
+        ours, noted = self.batch(Store(str(tmp_path / "card")), on_card=True)
+        theirs, expected = self.batch(Store(str(tmp_path / "pillow")), on_card=False)
+        assert noted == expected
+        np.testing.assert_array_equal(ours["vector"], theirs["vector"])
+        assert not ours["on_card"].any()
+
+    def test_a_batch_of_nothing(self, tmp_path):
+        broken = dict.fromkeys("abcdefg", BROKEN)
+        made, noted = self.batch(Store(str(tmp_path / "card")), on_card=True, files=broken)
+        assert made["vector"].shape == (0, 1280)
+        assert len(noted) == 7
+
+    def test_a_whole_run(self, ray_session, tmp_path, monkeypatch):
+        """With images that are damaged while it is on; beside the same run with Pillow."""
+        folder, runs = tmp_path / "images", {}
+        folder.mkdir()
+        options = {"budgets": [2], "num_classes": 2, "embed.image_size": 64, "embed.batch_size": 2}
+        options |= {"embed.encoder": "efficientnet-lite0", "ingest.max_bad_fraction": 0.5, "embed.checkpoint_rows": 2}
+        config = load_config({"input": str(folder), **options})
+
+        class Damaging(Reporter):
+            def line(_, text):  # noqa: N805 - of the reporter; `self` is the test
+                if text.startswith("embed ..."):
+                    (folder / "f.jpg").write_bytes(BROKEN)
+
+        for decode in ("cpu", "gpu"):
+            for name in (*GOOD, "f.jpg"):
+                (folder / name).write_bytes(FILES[name])
+            chosen = partial(
+                lambda decode, *a, **k: choose_embed(*a, **k).model_copy(update={"decode": decode}), decode
+            )
+            monkeypatch.setattr(embed, "choose_embed", chosen)
+            runs[decode] = Store(str(tmp_path / decode))
+            manifest = run(config, runs[decode], Damaging(), until="embed")
+        ours, theirs = (runs[decode].read_table("embeddings") for decode in ("gpu", "cpu"))
+        assert ours["sample_id"].to_pylist() == theirs["sample_id"].to_pylist() == ["a.jpg", "c.png", "d.jpg", "g.jpg"]
+        noted = [store.read_table("quarantine").select(["sample_id", "reason"]).to_pylist() for store in runs.values()]
+        assert noted[0] == noted[1]
+        assert [row["sample_id"] for row in noted[0]] == ["f.jpg"]
+        assert manifest["stages"]["embed"]["chosen"]["decode"] == "gpu"
+        numbers = manifest["stages"]["embed"]["metrics"]
+        assert numbers["card_decode_images_per_second"] > 0
+        assert numbers["encode_images_per_second"] > 0
+        monkeypatch.undo()
+        refused = load_config({"input": str(folder), **options, "embed.decode": "gpu"})
+        with pytest.raises(UsageError, match=r"embed\.decode=gpu needs a GPU, .*; use --set embed\.decode=auto"):
+            run(refused, Store(str(tmp_path / "refused")), Reporter(), until="embed")
+
+    @pytest.mark.parametrize(("gpus", "can", "where"), [(0, True, "cpu"), (2, False, "cpu"), (2, True, "gpu")])
+    def test_auto(self, gpus, can, where):
+        chosen = choose_embed(EmbedConfig(), 4, gpus, 100, 224, 64.0, image_dtype="float32", card_decodes=can)
+        assert chosen.decode == where
+
+
+class TestRates:
+    def test_of_one_worker(self):
+        """100 images in 4 s of two workers: each did 25 a second."""
+        numbers = embed._rates(100, 0, dict(zip(embed_rows.TIMED, (4.0, 0.0, 0.5, 10.0), strict=True)))
+        assert numbers == {
+            "decoded_on_card": 0,
+            "decode_seconds": 4.0,
+            "decode_images_per_second": 25.0,
+            "transfer_seconds": 0.5,
+            "transfer_images_per_second": 200.0,
+            "encode_seconds": 10.0,
+            "encode_images_per_second": 10.0,
+        }
+
+    def test_the_card_decoded_a_part(self):
+        numbers = embed._rates(100, 60, dict(zip(embed_rows.TIMED, (4.0, 2.0, 0.0, 10.0), strict=True)))
+        assert numbers["card_decode_images_per_second"] == 30
+        assert numbers["transfer_images_per_second"] == 0

@@ -1,0 +1,140 @@
+"""Encoding when memory runs short, by one thread and by two."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from elfs_ray.encoders import Encoder, Preprocessing
+from elfs_ray.encoders.forward import AdaptiveForward, Clock, Lane
+from elfs_ray.errors import RunError
+
+CPU = torch.device("cpu")
+SECONDS = 60  # against hanging alone
+
+
+class Greedy(nn.Module):
+    """Means of the channels; more rows than fit raise what torch raises."""
+
+    def __init__(self, fits):
+        super().__init__()
+        self.fits, self.sizes = fits, []
+
+    def forward(self, images):
+        self.sizes.append(len(images))
+        if len(images) > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images.mean(dim=(2, 3))
+
+
+def forward(fits):
+    module = Greedy(fits)
+    encoder = Encoder("greedy", module, Preprocessing(4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), 3, "none")
+    return module, AdaptiveForward(encoder, torch.device("cpu"), torch.float32, 16)
+
+
+def test_batches_get_smaller_and_stay_small():
+    pixels = torch.randint(256, (16, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    _, plain = forward(16)
+    module, adaptive = forward(5)
+    assert torch.allclose(adaptive(pixels), plain(pixels))
+    assert module.sizes == [16, 8, 4, 4, 4, 4]
+    adaptive(pixels)
+    assert module.sizes[6:] == [4, 4, 4, 4]
+
+
+def test_one_image_that_does_not_fit_says_what_to_do():
+    _, adaptive = forward(0)
+    with pytest.raises(RunError, match=r"no memory for one image of 4 pixels a side; use --set embed\.image_size"):
+        adaptive(torch.zeros(16, 3, 4, 4, dtype=torch.uint8))
+
+
+class Shared(nn.Module):
+    """Means of the channels, of a card on which the rows of all threads together must fit.
+
+    The first two passes meet: each is on the card when the other asks for memory.
+    """
+
+    def __init__(self, fits):
+        super().__init__()
+        self.fits, self.held, self.most, self.calls, self.failures = fits, 0, 0, 0, 0
+        self.lock, self.meeting = threading.Lock(), threading.Barrier(2)
+
+    def forward(self, images):
+        with self.lock:
+            self.calls += 1
+            self.held += len(images)
+            meets = self.calls <= 2
+        if meets:
+            self.meeting.wait(SECONDS)
+        try:
+            with self.lock:
+                self.most = max(self.most, self.held)
+                if self.held > self.fits:
+                    self.failures += 1
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+            if meets:
+                self.meeting.wait(SECONDS)
+            return images.mean(dim=(2, 3))
+        finally:
+            if meets and self.held > self.fits:
+                self.meeting.wait(SECONDS)
+            with self.lock:
+                self.held -= len(images)
+
+
+def by_two_threads(fits, batches=6):
+    """Encode batches of 16 rows; returns the network, the forward, and whether all vectors are right."""
+    module = Shared(fits)
+    encoder = Encoder("shared", module, Preprocessing(4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), 3, "none")
+    adaptive = AdaptiveForward(encoder, CPU, torch.float32, 16)
+    _, plain = forward(16)
+    pixels = [torch.full((16, 3, 4, 4), number, dtype=torch.uint8) for number in range(batches)]
+
+    def encode(one):
+        with adaptive.turn():
+            return adaptive(one)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(encode, pixels))
+    return module, adaptive, all(torch.equal(one, plain(each)) for one, each in zip(found, pixels, strict=True))
+
+
+def test_two_batches_that_fit_are_under_way_at_once():
+    module, adaptive, right = by_two_threads(32)
+    assert right
+    assert (adaptive.rows, module.most, module.failures) == (16, 32, 0)
+
+
+def test_two_batches_that_do_not_fit_take_turns():
+    """One alone fits, so that no part gets smaller."""
+    module, adaptive, right = by_two_threads(16)
+    assert right
+    assert (adaptive.rows, module.failures) == (16, 2)
+    assert module.calls == 2 + 6
+
+
+def test_a_batch_that_does_not_fit_alone_gets_smaller():
+    _, adaptive, right = by_two_threads(5)
+    assert right
+    assert adaptive.rows == 4
+
+
+class TestLane:
+    def test_an_array_there_and_back(self):
+        lane, values = Lane(CPU), np.arange(24, dtype=np.uint8).reshape(2, 12)
+        with lane.used():
+            there = lane.onto_device(values, 3)
+            back = lane.off_device(there)
+        np.testing.assert_array_equal(back, [*values, np.zeros(12)])
+        assert back.dtype == np.uint8
+
+    def test_the_clock_counts_between_marks(self):
+        clock = Clock(on_card=False)
+        for _ in range(3):
+            clock.mark()
+        assert len(clock.seconds()) == 3
+        assert all(seconds >= 0 for seconds in clock.seconds())
