@@ -2,6 +2,7 @@
 
     python benchmarks/embed.py                                  # digits; about half an hour on 2 cores
     python benchmarks/embed.py rate --input images.parquet      # one part, with images of your own (table or folder)
+    python benchmarks/embed.py decoding                         # a minute
     python benchmarks/embed.py --memory                         # 10,000 and 100,000 tiny images; a minute and a half
     python benchmarks/embed.py --memory --rows 1000000          # six minutes more
 
@@ -11,13 +12,15 @@ and third quarter of the rows, as the stage counts them; or the difference betwe
 that ingest wrote is decoded and encoded as a block or with others, so the parts here are small: `--chunk-rows`.
 scaling: one and two encoder actors, and one and two index shards, each with one thread; beside the same bare work in
 one process and in two at once, which is what the machine gives. Ray is told of spare processors, so that decoding and
-saving never wait for a slot. memory: ingest and embed of 8 x 8 pixels, enlarged to 32 x 32, with the smallest network
-of timm. (Batches of pixels below 100 KB would wait in the driver, where Ray keeps small objects; real ones are larger.)
-Every measurement has processes of its own; medians and ranges of the repeats. For machines without a GPU.
+saving never wait for a slot. decoding: large JPEGs (scikit-learn's photographs, enlarged) to squares, in processor
+time. memory: ingest and embed of 8 x 8 pixels, enlarged to 32 x 32, with the smallest network of timm. (Batches of
+pixels below 100 KB would wait in the driver, where Ray keeps small objects; real ones are larger.) Every measurement
+has processes of its own; medians and ranges of the repeats. For machines without a GPU.
 """
 
 import argparse
 import contextlib
+import io
 import itertools
 import os
 import statistics
@@ -36,14 +39,16 @@ import pyarrow.parquet as pq
 import timm
 import torch
 from common import driver_memory, in_fresh_process, stage_context, write_tiny_images
+from PIL import Image
 from scale import write_embeddings
+from sklearn.datasets import load_sample_image
 
 from elfs_ray.config import EmbedConfig, NeighborsConfig, RayConfig, RunConfig, load_config
 from elfs_ray.console import Meter, Reporter
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import shard_ranges
 from elfs_ray.data.digits import write_digits
-from elfs_ray.data.images import decode, to_uint8
+from elfs_ray.data.images import decode, to_square, to_uint8
 from elfs_ray.data.sources import open_source
 from elfs_ray.encoders import load_encoder
 from elfs_ray.engine import embed, ingest, neighbors
@@ -159,9 +164,9 @@ def bare_encoding(
     how, dtype, size = encoder.preprocessing, getattr(torch, options.dtype), int(options.batch_size)
     encoded = pq.read_table(table, columns=["image"])["image"].slice(0, HELD_IMAGES).to_pylist()
     started = time.perf_counter()
-    images = [decode(data, max_pixels=MAX_PIXELS) for data in encoded]
-    pixels = np.stack([to_uint8(image, how.size, how.crop_fraction, how.interpolation) for image in images])
-    decoding = (time.perf_counter() - started) / len(images)
+    square = {"crop_fraction": how.crop_fraction, "interpolation": how.interpolation, "max_pixels": MAX_PIXELS}
+    pixels = np.stack([to_square(data, how.size, **square) for data in encoded])
+    decoding = (time.perf_counter() - started) / len(encoded)
     batches = [batch for batch in torch.from_numpy(pixels).split(size) if len(batch) == size]
     encoder.encode(batches[0], dtype)
     meet(folder, number, together)
@@ -261,7 +266,7 @@ def rate(table: Table, options: argparse.Namespace, folder: Path) -> None:
     table.add("embed stage, 2N less N / bare model", ratios, "goal: at least 0.9", 2)
     ratios = [ours / theirs for ours, theirs in zip(steady, both, strict=True)]
     table.add("embed stage, steady / bare model with decoding", ratios, "", 2)
-    for name in TIMED:
+    for name in (name for name in TIMED if name in long[0]["metrics"]):
         table.add(f"{name.replace('_', ' ')} of all workers", [run["metrics"][name] for run in long])
 
 
@@ -340,13 +345,31 @@ def memory(options: argparse.Namespace, folder: Path) -> None:
             )
 
 
-PARTS = {"rate": rate, "scaling": scaling}
+def decoding(table: Table, options: argparse.Namespace, _folder: Path) -> None:
+    """Squares of large photographs, decoded whole and at a reduced scale in turn."""
+    for side, size in itertools.product((160, 224), ((2000, 1500), (4000, 3000))):
+        files = [io.BytesIO(), io.BytesIO()]
+        for name, file in zip(("china.jpg", "flower.jpg"), files, strict=True):
+            Image.fromarray(load_sample_image(name)).resize(size).save(file, "JPEG", quality=88)
+        encoded, found = [file.getvalue() for file in files], []
+        for _ in range(options.repeats):
+            times = [time.process_time()]
+            [to_uint8(decode(data, max_pixels=MAX_PIXELS), side) for data in encoded]
+            times.append(time.process_time())
+            [to_square(data, side, max_pixels=MAX_PIXELS) for data in encoded]
+            found.append(len(files) / np.diff([*times, time.process_time()]))
+        for how, rates in zip(("whole", "reduced"), zip(*found, strict=True), strict=True):
+            table.add(f"{size[0]} x {size[1]} JPEG to {side} px, decoded {how}, images/s of a core", list(rates))
+        table.add("ratio", [reduced / whole for whole, reduced in found])
+
+
+PARTS = {"rate": rate, "scaling": scaling, "decoding": decoding}
 
 
 def main() -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="what to measure; default: both")
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="what to measure; default: all")
     parser.add_argument("--input", help="images of your own; default: the handwritten digits")
     parser.add_argument("--encoder", default="efficientnet-lite0", help="one of timm gets random weights")
     parser.add_argument("--batch-size", default="auto", help="images in one forward pass; auto: as a run chooses")

@@ -119,9 +119,10 @@ def to_square(
 ) -> np.ndarray:
     """What `to_uint8` gives of an encoded image, nearly: large JPEGs are decoded at a reduced scale.
 
-    They take a fifth of the time so. At least `DRAFT_MARGIN` times the pixels that are asked for remain, so that an
-    antialiased resize has the last word. On average the values are within 1 of 255 of those after decoding the whole
-    picture (photographs of 2000 to 4000 pixels: 0.1 to 0.6; tests/data/test_drafts.py); smaller images are the same.
+    Those take a half to a tenth of the time so. At least `DRAFT_MARGIN` times the pixels that are asked for remain, so
+    that an antialiased resize has the last word. From the pixels after decoding the whole picture these differ by 0.1
+    to 1.2 of 255 on average (photographs of 2000 to 4000 pixels, the more the finer their detail;
+    tests/data/test_drafts.py). Small JPEGs and other kinds give the same pixels.
 
     Returns:
         uint8 [3, size, size], contiguous.

@@ -193,7 +193,7 @@ class TestDecodingOnTheCard:
         folder, runs = tmp_path / "images", {}
         folder.mkdir()
         options = {"budgets": [2], "num_classes": 2, "embed.image_size": 64, "embed.batch_size": 2}
-        options |= {"embed.encoder": "efficientnet-lite0", "ingest.max_bad_fraction": 0.5, "embed.checkpoint_rows": 2}
+        options |= {"embed.encoder": "efficientnet-lite0", "ingest.max_bad_fraction": 0.5, "neighbors.k": 2}
         config = load_config({"input": str(folder), **options})
 
         class Damaging(Reporter):
