@@ -82,6 +82,30 @@ class TestLikePillow:
         assert (found[..., -24:] == 255).all()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+class TestOnACard:
+    CARD = torch.device("cuda")
+
+    @pytest.mark.parametrize("how", [HOW, (224, 1.0, "bilinear")])
+    def test_as_with_pillow(self, how):
+        """Each form and orientation; on average within 2 of 255, as the module says."""
+        assert can_decode(self.CARD)
+        forms = [{"mode": "L"}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}]
+        files = [jpeg(name, 500, 375, **form) for form in forms for name in NAMES]
+        files += [jpeg("china.jpg", 641, 427, turn) for turn in range(1, 9)] + [jpeg("china.jpg", 4000, 3000)]
+        found = [for_card(data, how[0], how[1], LIMIT) for data in files]
+        made = CardDecoder(self.CARD, *how)(files, [one.turn for one in found], [one.pixels for one in found])
+        assert {square.device.type for square in made} == {"cuda"}
+        assert max(apart(square.cpu(), data, *how) for square, data in zip(made, files, strict=True)) < 2
+
+    def test_one_that_fails(self):
+        files = [jpeg("china.jpg", 320, 200), b"\xff\xd8\xff nothing", jpeg("flower.jpg", 320, 200)]
+        made = CardDecoder(self.CARD, *HOW)(files, [1] * 3, [64_000] * 3)
+        assert made[1] is None
+        assert all(apart(made[row].cpu(), files[row], *HOW) < 2 for row in (0, 2))
+
+
 class TestWhatFails:
     GOOD, OTHER = jpeg("china.jpg", 320, 200), jpeg("flower.jpg", 320, 200)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from elfs_ray.encoders import Encoder, Preprocessing
-from elfs_ray.encoders.forward import AdaptiveForward, Clock, Lane
+from elfs_ray.encoders.forward import AdaptiveForward, Lane
 from elfs_ray.errors import RunError
 
 CPU = torch.device("cpu")
@@ -123,18 +123,34 @@ def test_a_batch_that_does_not_fit_alone_gets_smaller():
     assert adaptive.rows == 4
 
 
-class TestLane:
-    def test_an_array_there_and_back(self):
-        lane, values = Lane(CPU), np.arange(24, dtype=np.uint8).reshape(2, 12)
-        with lane.used():
-            there = lane.onto_device(values, 3)
-            back = lane.off_device(there)
-        np.testing.assert_array_equal(back, [*values, np.zeros(12)])
-        assert back.dtype == np.uint8
+NO_CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
-    def test_the_clock_counts_between_marks(self):
-        clock = Clock(on_card=False)
-        for _ in range(3):
-            clock.mark()
-        assert len(clock.seconds()) == 3
-        assert all(seconds >= 0 for seconds in clock.seconds())
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_CARD])])
+class TestLane:
+    def test_arrays_there_and_back(self, device):
+        """A shorter one after a longer one, whose rows must be gone."""
+        lane = Lane(torch.device(device))
+        for count in (3, 2):
+            values = np.full((count, 12), count, dtype=np.uint8)
+            with lane.used() as clock:
+                there = lane.onto_device(values, 3)
+                clock.mark()
+                back = lane.off_device(there + 1)
+                seconds = clock.seconds()
+            np.testing.assert_array_equal(back, [*(values + 1), *np.ones((3 - count, 12))])
+            assert (there.device.type, back.dtype, len(seconds)) == (device, np.uint8, 1)
+
+    def test_batches_of_two_threads_do_not_mix(self, device):
+        def there_and_back(number):
+            with lanes[number % 2].used():
+                return lanes[number % 2].off_device(lanes[number % 2].onto_device(values[number], 64) * 2).copy()
+
+        lanes = [Lane(torch.device(device)) for _ in range(2)]
+        values = [np.full((64, 1000), number, dtype=np.float32) for number in range(40)]
+        with ThreadPoolExecutor(2) as pool:
+            halves = [pool.submit(lambda odd: [there_and_back(n) for n in range(odd, 40, 2)], odd) for odd in (0, 1)]
+            found = [half.result() for half in halves]
+        for odd, half in enumerate(found):
+            for number, value in zip(range(odd, 40, 2), half, strict=True):
+                np.testing.assert_array_equal(value, 2 * values[number])
