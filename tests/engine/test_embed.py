@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -237,6 +238,25 @@ class TestDecodingOnTheCard:
     def test_auto(self, gpus, can, where):
         chosen = choose_embed(EmbedConfig(), 4, gpus, 100, 224, 64.0, image_dtype="float32", card_decodes=can)
         assert chosen.decode == where
+
+
+def test_two_threads_give_what_one_gives(tmp_path):
+    """As Ray calls an encoder on a GPU; each batch keeps its rows and their order."""
+    how, options = Pixels(32, 1.0, "bicubic", 10**6, ""), EmbedConfig(image_size=32, batch_size=4, dtype="float32")
+    counter = Advanced()
+    encoder = embed._EncodeBatch(options, how, torch.get_num_threads, counter, [].append)
+    rng, batches = np.random.default_rng(0), []
+    for first in range(0, 48, 4):
+        keys = {"sample_id": np.array([f"{first + row}" for row in range(4)]), "index": np.arange(first, first + 4)}
+        pixels = rng.integers(256, size=(4, 3, 32, 32), dtype=np.uint8)
+        batches.append({**keys, "pixels": pixels, "decode_seconds": np.zeros(4)})
+    one = [encoder(batch) for batch in batches]
+    with ThreadPoolExecutor(2) as pool:
+        two = list(pool.map(encoder, batches))
+    assert counter.rows == 96
+    for ours, theirs in zip(two, one, strict=True):
+        np.testing.assert_array_equal(ours["index"], theirs["index"])
+        np.testing.assert_allclose(ours["vector"].astype(float), theirs["vector"].astype(float), atol=2e-3)
 
 
 class TestRates:
