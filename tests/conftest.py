@@ -64,6 +64,15 @@ def call(monkeypatch, capfd):
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.fixture
+def card(monkeypatch):
+    """Fake tensors of a graphics card can be made, and used as if there were one."""
+    from fake_card import fake_card
+
+    with fake_card(monkeypatch) as mode:
+        yield mode
+
+
 @pytest.fixture(scope="session")
 def ray_session():
     """One small local Ray for the whole suite."""

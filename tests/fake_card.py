@@ -4,7 +4,8 @@ The code that runs on a card runs on them as it is. Tensors of two devices in on
 card; only tensors without dimensions may mix.
 """
 
-import pytest
+import contextlib
+
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -15,8 +16,8 @@ _MISSING = torch.library.Library("aten", "IMPL", "Meta")
 _MISSING.impl("_fused_sgd_", lambda *_, **__: None)
 
 
-@pytest.fixture
-def card(monkeypatch):
+@contextlib.contextmanager
+def fake_card(monkeypatch):
     """A mode in which tensors on `CARD` can be made; what torch cannot do with fake ones is done another way."""
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)

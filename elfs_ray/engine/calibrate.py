@@ -23,7 +23,7 @@ from elfs_ray.core.networks import build_network
 from elfs_ray.core.product_index import ProductIndex
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.core.temi_training import TemiOptions, TemiTraining
-from elfs_ray.data.images import ImageError, decode, inspect, to_uint8
+from elfs_ray.data.images import ImageError, inspect, to_square
 from elfs_ray.data.sources import Source
 from elfs_ray.data.vectors import open_vectors
 from elfs_ray.defaults import (
@@ -218,9 +218,8 @@ def _decode(images: list[bytes], encoder: Encoder, max_pixels: int) -> tuple[np.
     how, started = encoder.preprocessing, time.perf_counter()
     pixels = []
     for data in images:
-        with contextlib.suppress(ImageError):  # whole, an image may need more memory than there is
-            image = decode(data, max_pixels=max_pixels)
-            pixels.append(to_uint8(image, how.size, how.crop_fraction, how.interpolation))
+        with contextlib.suppress(ImageError):  # an image may need more memory than there is
+            pixels.append(to_square(data, how.size, how.crop_fraction, how.interpolation, max_pixels=max_pixels))
     seconds = (time.perf_counter() - started) / len(images)
     return np.stack(pixels or [np.zeros((3, how.size, how.size), np.uint8)]), seconds
 

@@ -13,7 +13,7 @@ from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.networks import RESNETS, build_network
 from elfs_ray.core.temi import consensus
 from elfs_ray.core.temi_training import TemiOptions, TemiTraining
-from fake_card import CARD, card  # noqa: F401 - a fixture
+from fake_card import CARD
 
 pytestmark = pytest.mark.usefixtures("card")
 CPU = torch.device("cpu")

@@ -8,23 +8,13 @@ import contextlib
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from elfs_ray.data.card_decoding import CardDecoder, squares, upright
 from elfs_ray.encoders import load_encoder
 from elfs_ray.encoders.forward import AdaptiveForward
+from fake_card import CARD
 
 SIDE = 64
-CARD = torch.device("cuda:0")
-
-
-@pytest.fixture
-def card(monkeypatch):
-    """A mode in which tensors on cuda:0 can be made, and autocast believes in them."""
-    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
-    with FakeTensorMode() as mode:
-        yield mode
 
 
 def moved(module, mode, device=CARD):

@@ -13,7 +13,7 @@ from elfs_ray.engine import beta_search, evaluate
 from elfs_ray.engine.evaluation_sets import Sets, Training
 from elfs_ray.methods import SelectionInputs
 from elfs_ray.store import Store
-from fake_card import CARD, card  # noqa: F401 - a fixture
+from fake_card import CARD
 
 SAMPLES, DIM, CLASSES, SIDE, STEPS = 40, 12, 3, 32, 2
 NETWORKS = ["linear", "mlp", "resnet-small", "resnet18"]
@@ -22,7 +22,7 @@ COUNTER = SimpleNamespace(advance=lambda _: None, reach=lambda _: None)
 
 
 @pytest.fixture
-def on_card(card, monkeypatch):  # noqa: F811
+def on_card(card, monkeypatch):
     """Ray gives a card; what needs a real one (its free memory, its generators, a number read from it) is supplied."""
     seen = []
 
