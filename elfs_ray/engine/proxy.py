@@ -7,6 +7,7 @@ learn a wrong pseudo-label by heart. Workers share each batch and average gradie
 own samples, which checkpoints and the end bring together.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,9 +141,14 @@ class _Training:
         """Pixels uint8 [N, 3, s, s], or embeddings of unit length, float32 [N, d]."""
         if not self.on_images:
             return self.arrays.normalized_vectors()
-        store = self._task.store
-        samples, location = store.dataset("samples"), store.manifest()["input"]
-        return read_pixels(samples, int(self._task.options.image_size), self._task.max_pixels, location=location)
+        task, size, count = self._task, int(self._task.options.image_size), len(self.labels)
+
+        def decoded() -> Iterator[np.ndarray]:
+            samples, location = task.store.dataset("samples"), task.store.manifest()["input"]
+            yield read_pixels(samples, size, task.max_pixels, location=location).reshape(count, -1)
+
+        # By the first worker of the machine, for all.
+        return self.arrays.get(f"pixels-{size}", decoded, count).reshape(count, 3, size, size)
 
     def begin(self, fold: int) -> None:
         """A new network, for the samples of the other folds; a single fold trains on all."""
