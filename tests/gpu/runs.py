@@ -1,0 +1,99 @@
+"""The real pipeline on a GPU, or planned for one, and on processors alone; in processes of their own, to be killed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+TRY = os.environ.get("ELFS_RAY_GPU_TESTS") == "cpu"
+"""Whether to run without a GPU: Ray is told of one, so that all is planned for it, and processors do its work."""
+DEVICE = "cpu" if TRY else "cuda"
+AVAILABLE = TRY or torch.cuda.is_available()
+BUDGET, NUM_CLASSES, K = 48, 4, 10
+MODEL = "resnet-small" if TRY else "resnet18"
+TIMEOUT_SECONDS = 300  # against hanging alone
+# Nothing is left to `auto` that would differ between a GPU and processors; but for the encoder's arithmetic.
+OPTIONS = {
+    "embed.image_size": 96,
+    "embed.batch_size": 64,
+    "embed.checkpoint_rows": 128,
+    "neighbors.k": K,
+    "neighbors.search": "torch",
+    "neighbors.query_rows": 128,
+    "cluster.pca_dim": 0,
+    "cluster.heads": 8,
+    "cluster.hidden_dim": 256,
+    "cluster.bottleneck_dim": 128,
+    "cluster.batch_size": 64,
+    "cluster.learning_rate": 0.001,
+    "cluster.teacher_momentum": 0.98,
+    "cluster.epochs": 32,
+    "cluster.checkpoint_epochs": 4,
+    "cluster.workers": 1,
+    "proxy.model": MODEL,
+    "proxy.image_size": 32,
+    "proxy.batch_size": 64,
+    "proxy.epochs": 12,
+    "proxy.checkpoint_epochs": 1,
+    "proxy.workers": 1,
+    "beta_search.betas": [0.0, 0.2],
+    "beta_search.seeds": 1,
+    "beta_search.steps": 30,
+    "evaluate.models": ["mlp", MODEL],
+    "evaluate.seeds": 2,
+    "evaluate.steps": 40,
+    "report.thumbnails": 24,
+    "report.map": "pca",
+}
+PLANNED_FOR_GPU = {"ray.num_gpus": 1, "embed.dtype": "float32", "proxy.dtype": "float32", "evaluate.dtype": "float32"}
+ON_PROCESSORS = {"ray.num_gpus": 0, "embed.dtype": "float32", "proxy.dtype": "float32", "evaluate.dtype": "float32"}
+
+
+def start(images: Path, labels: Path, run_dir: Path, *more: str, on_processors: bool = False) -> subprocess.Popen[str]:
+    """The command line in a process of its own; `on_processors` hides the GPU from it and from Ray."""
+    device_options = ON_PROCESSORS if on_processors else PLANNED_FOR_GPU if TRY else {}
+    cpus = {"ray.num_cpus": max(2, min(8, os.cpu_count() or 1))}
+    sets = [f"--set={name}={json.dumps(value)}" for name, value in {**OPTIONS, **cpus, **device_options}.items()]
+    required = ["--input", str(images), "--budget", str(BUDGET), "--num-classes", str(NUM_CLASSES)]
+    command = [sys.executable, "-m", "elfs_ray.cli", "run", *required, "--labels", str(labels), "--debug"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    if on_processors:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    return subprocess.Popen(
+        [*command, "--out", str(run_dir), *sets, *more],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    """Wait for the end, which must be a good one."""
+    try:
+        _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """End it without notice; what Ray started holds the pipe for a while."""
+    process.kill()
+    process.wait()
+    process.stderr.close()
+
+
+def copy_without(run_dir: Path, target: Path, first: str) -> Path:
+    """A copy of a run folder without a stage and what came after it."""
+    shutil.copytree(run_dir, target)
+    path = target / "manifest.json"
+    manifest = json.loads(path.read_text())
+    stages = list(manifest["stages"])
+    manifest["stages"] = {unit: manifest["stages"][unit] for unit in stages[: stages.index(first)]}
+    path.write_text(json.dumps(manifest))
+    return target

@@ -1,0 +1,123 @@
+"""The whole pipeline with a GPU: each stage on it, what it gives beside a processor's results, killed and gone on."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import spearmanr
+
+import runs
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.data.images import decode, to_uint8
+from elfs_ray.encoders import load_encoder
+from elfs_ray.engine.artifacts import fixed_size_matrix, read_column, read_dynamics, read_vectors
+from elfs_ray.store import Store
+from small import wait_until
+
+
+def agreement(ours, theirs):
+    """Share of equal labels under the best renaming."""
+    classes = int(max(ours.max(), theirs.max())) + 1
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (ours, theirs), 1)
+    return counts[linear_sum_assignment(-counts)].sum() / len(ours)
+
+
+def neighbor_ids(store):
+    return fixed_size_matrix(store.read_table("neighbors")["ids"])
+
+
+def recall(found, true):
+    return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), true.tolist(), strict=True)])
+
+
+class TestStages:
+    def test_all_ended_with_the_device_in_use(self, stores, figures):
+        store, _ = stores
+        manifest = store.manifest()
+        stages = manifest["stages"]
+        assert {"ingest", "labels", "embed", "neighbors", "cluster", "proxy", "duplicates", "map"} <= set(stages)
+        for unit in ("beta_search", "coresets", "evaluation", "coverage"):
+            assert f"{unit}/elfs/{runs.BUDGET}" in stages
+        assert store.exists("report.html")
+        assert manifest["hardware"]["ray"]["device"] == "cuda"
+        assert manifest["hardware"]["ray"]["gpus"] == 1
+        assert stages["embed"]["metrics"]["devices"] == [runs.DEVICE]
+        figures["gpu"] = manifest["hardware"]["gpus"]
+        figures["seconds"] = {unit: record["seconds"] for unit, record in stages.items()}
+
+    def test_the_other_run_had_no_device(self, stores):
+        _, processors = stores
+        assert processors.manifest()["hardware"]["ray"]["device"] == "cpu"
+        assert processors.manifest()["stages"]["embed"]["metrics"]["devices"] == ["cpu"]
+
+
+class TestBesideProcessors:
+    def test_the_encoder_in_float32_gives_the_same_vectors(self, pictures):
+        paths = sorted(pictures[0].iterdir())[:64]
+        images = [to_uint8(decode(path.read_bytes(), max_pixels=10**6), 96, 1.0, "bilinear") for path in paths]
+        encoder, pixels = load_encoder("efficientnet-lite0", image_size=96), torch.from_numpy(np.stack(images))
+        expected = encoder.encode(pixels, torch.float32).numpy()
+        encoder.module.to(runs.DEVICE)
+        vectors = encoder.encode(pixels.to(runs.DEVICE), torch.float32).cpu().numpy()
+        assert (normalize_rows(vectors) * normalize_rows(expected)).sum(axis=1).min() >= 0.999
+
+    def test_embeddings(self, stores, figures):
+        """In bfloat16 on a GPU: some rows are further off, by the rounding of each layer."""
+        ours, theirs = (normalize_rows(read_vectors(store)) for store in stores)
+        cosine = (ours * theirs).sum(axis=1)
+        figures["embeddings"] = {"median cosine": float(np.median(cosine)), "least cosine": float(cosine.min())}
+        assert np.median(cosine) >= 0.999
+        assert cosine.min() >= 0.95
+
+    def test_neighbors_are_the_nearest_of_these_embeddings(self, stores, figures):
+        vectors = normalize_rows(read_vectors(stores[0])).astype(np.float64)
+        similarity = vectors @ vectors.T
+        np.fill_diagonal(similarity, -np.inf)
+        found = recall(neighbor_ids(stores[0]), np.argsort(-similarity, axis=1)[:, : runs.K])
+        between = recall(*(neighbor_ids(store) for store in stores))
+        figures["neighbors"] = {"recall": found, "in common with processors": between}
+        assert found >= 0.99
+        assert between >= 0.8  # half precision changes the order of near ones
+
+    def test_pseudo_labels_but_for_their_names(self, stores, figures):
+        equal = agreement(*(read_column(store, "pseudo_labels", "label") for store in stores))
+        figures["pseudo-labels in common"] = float(equal)
+        assert equal >= 0.95
+
+    def test_dynamics_order_samples_alike(self, stores, figures):
+        """Augmentations are drawn on the device, so that no two devices see the same pictures."""
+        ours, theirs = (read_dynamics(store) for store in stores)
+        for name, values in ours.items():
+            assert np.isfinite(values).all(), name
+        correlation = {name: float(spearmanr(ours[name], theirs[name])[0]) for name in ("aum", "el2n")}
+        figures["rank correlation of dynamics"] = correlation
+        assert correlation["aum"] >= 0.5
+
+    def test_coreset_and_its_evaluation(self, stores, figures):
+        unit = f"elfs/{runs.BUDGET}"
+        ours, theirs = (set(store.read_table(f"coresets/{unit}")["sample_id"].to_pylist()) for store in stores)
+        figures["coreset in common"] = len(ours & theirs) / runs.BUDGET
+        assert len(ours) == len(theirs) == runs.BUDGET
+        rows = [store.read_table(f"evaluation/{unit}").to_pandas() for store in stores]
+        means = [table.groupby(["model", "subset"])["test_accuracy"].mean() for table in rows]
+        figures["test accuracy"] = {" ".join(key): [float(mean[key]) for mean in means] for key in means[0].index}
+        assert means[0]["mlp", "elfs"] == pytest.approx(means[1]["mlp", "elfs"], abs=0.1)
+
+
+def test_killed_in_cluster_and_in_proxy(stores, pictures, tmp_path, figures):
+    """Twice gone on from the last checkpoint, to what the run that was let alone has."""
+    run_dir = runs.copy_without(stores[0].path(), tmp_path / "killed", "cluster")
+    store = Store(str(run_dir))
+    for stage in ("cluster", "proxy"):
+        process = runs.start(*pictures, run_dir, "--until=proxy")
+        wait_until(lambda stage=stage: any(run_dir.glob(f".work/{stage}-*/training/checkpoint_*")), process)
+        runs.kill(process)
+        assert stage not in store.manifest()["stages"]
+    runs.finish(runs.start(*pictures, run_dir, "--until=proxy"))
+    both = stores[0], store
+    equal = float((np.equal(*(read_column(each, "pseudo_labels", "label") for each in both))).mean())
+    correlation = float(spearmanr(*(read_dynamics(each)["aum"] for each in both))[0])
+    figures["killed and gone on"] = {"pseudo-labels in common": equal, "rank correlation of aum": correlation}
+    assert equal >= 0.99
+    assert correlation >= 0.9
