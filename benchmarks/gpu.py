@@ -1,20 +1,24 @@
 """What the engine's work takes on a GPU, beside the limits of that GPU, measured in the same run.
 
-    python benchmarks/gpu.py                   # all, sized for a GPU with 80 GB or more; about 8 minutes
-    python benchmarks/gpu.py knn temi          # some
-    python benchmarks/gpu.py --small           # the same code in seconds on any device: shows that it works
+    python benchmarks/gpu.py                      # all, sized for a GPU with 80 GB or more; four to five minutes
+    python benchmarks/gpu.py knn temi             # some
+    python benchmarks/gpu.py --json figures.json  # also as JSON, written anew after each part
+    python benchmarks/gpu.py --small              # the same code in seconds on any device: shows that it works
 
 Needs torch, timm, numpy and this package's `core`; no Ray, no faiss, no network: weights are random, which speed does
-not notice. Times are medians of repeats after a first one that does not count, with the range.
+not notice. Times are medians of repeats after a first one that does not count, with the range. A part that fails, for
+want of memory or otherwise, costs the others nothing; the exit status is then 1.
 """
 
 import argparse
+import gc
+import json
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,54 +28,108 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also from a checkout that is not installed
 
-from temi_step import temi_step
-
-from elfs_ray.core.classifier import sgd, train_step
+from elfs_ray.core.augmentation import Draws, prepare_images
+from elfs_ray.core.classifier import epoch_batches, sgd, train_step
+from elfs_ray.core.device_rows import DeviceRows, Room
 from elfs_ray.core.dynamics import DynamicsAccumulator
-from elfs_ray.core.networks import ResNet, prepare_images
+from elfs_ray.core.networks import ResNet
 from elfs_ray.core.product_index import ProductIndex, best_columns
+from elfs_ray.core.temi_training import TemiOptions, TemiTraining
 from elfs_ray.encoders.base import Encoder, Preprocessing
 
 MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Multiplications and additions of a forward pass of ResNet-18 on an image of 32 pixels; a training step takes three.
+RESNET18_OPERATIONS = 2 * 0.5566e9
+STEPS_OF_PAPER, ROWS_OF_PAPER = 40_000, 256  # ELFS, section 5.1
+# Of one repeated action, beyond the first and the second time.
+SECONDS_OF_REPEATS = 15
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        goal: what it should be, if that was set.
+        met: whether it is; None where there is no goal.
+    """
+
+    part: str
+    what: str
+    value: float
+    unit: str
+    note: str
+    goal: str
+    met: bool | None
 
 
 @dataclass
 class Bench:
-    """Sizes, device, and the rows of the table."""
+    """Sizes, device, and the rows of the table.
+
+    Attributes:
+        part: what is measured now.
+        bandwidth: bytes a second of a copy, read and written; 0 before it is known.
+        matrix_rate: operations a second of a product in bfloat16; 0 before it is known.
+    """
 
     small: bool
     device: torch.device
-    rows: list[tuple[str, str, str]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    part: str = ""
+    bandwidth: float = 0.0
+    matrix_rate: float = 0.0
+
+    @property
+    def half(self) -> torch.dtype:
+        """What networks compute in: bfloat16, which is slow on most processors."""
+        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
 
     def size(self, full: int, small: int) -> int:
         """The size to measure at."""
         return small if self.small else full
 
     def timed(self, action: Callable[[], object], repeats: int) -> list[float]:
-        """Seconds of each repeat, the device idle before and after."""
+        """Seconds of each repeat, the device idle before and after; fewer where they take long."""
         action()
-        seconds = []
-        for _ in range(1 if self.small else repeats):
-            self.wait()
-            started = time.perf_counter()
-            action()
-            self.wait()
-            seconds.append(time.perf_counter() - started)
+        seconds = [self.once(action)]
+        while not self.small and len(seconds) < repeats and sum(seconds) < SECONDS_OF_REPEATS:
+            seconds.append(self.once(action))
         return seconds
+
+    def once(self, action: Callable[[], object]) -> float:
+        """Seconds of one call, the device idle before and after."""
+        self.wait()
+        started = time.perf_counter()
+        action()
+        self.wait()
+        return time.perf_counter() - started
 
     def wait(self) -> None:
         """Until the device is idle."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def add(self, what: str, value: float, unit: str, note: str = "") -> None:
-        """Print a line now and keep it for the table."""
-        self.rows.append((what, f"{value:,.4g} {unit}", note))
+    def add(
+        self, what: str, value: float, unit: str, note: str = "", *, goal: str = "", met: bool | None = None
+    ) -> None:
+        """Print a line now and keep it for the table; goals are for full sizes on a GPU."""
+        if self.small or self.device.type != "cuda":
+            goal, met = "", None
+        self.rows.append(Row(self.part, what, value, unit, note, goal, None if met is None else bool(met)))
         print(f"{what:60} {value:12,.4g} {unit:12} {note}", flush=True)
+
+    def share(self, operations: float) -> float:
+        """Of the measured rate of products in bfloat16, that so many operations a second are."""
+        return operations / self.matrix_rate if self.matrix_rate else float("nan")
 
     def images(self, count: int, side: int) -> Tensor:
         """Random pixels on the CPU, uint8 [n, 3, s, s]."""
         return torch.randint(256, (count, 3, side, side), dtype=torch.uint8)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def spread(seconds: list[float]) -> str:
@@ -81,15 +139,24 @@ def spread(seconds: list[float]) -> str:
 def limits(bench: Bench) -> None:
     """Copy bandwidth and matrix rates: what nothing can go beyond."""
     values = torch.empty(bench.size(2**30, 2**20), dtype=torch.float32, device=bench.device)
-    seconds = bench.timed(values.clone, 5)
-    bench.add("copy, read and write", 2 * values.nbytes / statistics.median(seconds) / 1e9, "GB/s", spread(seconds))
+    seconds = bench.timed(values.clone, 10)
+    bench.bandwidth = 2 * values.nbytes / statistics.median(seconds)
+    bench.add("copy, read and write", bench.bandwidth / 1e9, "GB/s", spread(seconds))
+    pinned = torch.empty(bench.size(2**28, 2**20), dtype=torch.uint8, pin_memory=bench.device.type == "cuda")
+    seconds = bench.timed(lambda: pinned.to(bench.device, non_blocking=True, copy=True), 10)
+    bench.add("copy to the device, pinned", pinned.nbytes / statistics.median(seconds) / 1e9, "GB/s", spread(seconds))
     side = bench.size(8192, 256)
-    for dtype in (torch.bfloat16, torch.float32):
+    for name, dtype, precision in (
+        ("bfloat16", torch.bfloat16, "highest"),
+        ("TF32", torch.float32, "high"),
+        ("float32", torch.float32, "highest"),
+    ):
+        torch.set_float32_matmul_precision(precision)
         a, b = (torch.randn(side, side, device=bench.device, dtype=dtype) for _ in range(2))
-        seconds = bench.timed(lambda a=a, b=b: a @ b, 10)
-        bench.add(
-            f"matrix product, {dtype}", 2 * side**3 / statistics.median(seconds) / 1e12, "TFLOP/s", spread(seconds)
-        )
+        seconds = bench.timed(lambda a=a, b=b: a @ b, 20)
+        rate = 2 * side**3 / statistics.median(seconds)
+        bench.matrix_rate = bench.matrix_rate or rate
+        bench.add(f"matrix product of {side:,} rows, {name}", rate / 1e12, "TFLOP/s", spread(seconds))
 
 
 def embed(bench: Bench) -> None:
@@ -98,25 +165,28 @@ def embed(bench: Bench) -> None:
         module = timm.create_model("resnet18" if bench.small else name, num_classes=0)
         module = module.to(bench.device, memory_format=torch.channels_last)
         encoder = Encoder(name, module, Preprocessing(224, *MEAN_STD), module.num_features, "random")
-        count = bench.size(256, 2)
+        count, batches = bench.size(256, 2), bench.size(8, 1)
         pixels = bench.images(count, 224)
         if bench.device.type == "cuda":
             pixels = pixels.pin_memory()
         inputs = torch.randn(count, 3, 224, 224, device=bench.device).to(memory_format=torch.channels_last)
 
         @torch.inference_mode()
-        def bare(module: torch.nn.Module = module, inputs: Tensor = inputs) -> Tensor:
-            with torch.autocast(bench.device.type, torch.bfloat16):
-                return module(inputs)
+        def bare(module: torch.nn.Module = module, inputs: Tensor = inputs, batches: int = batches) -> None:
+            with torch.autocast(bench.device.type, bench.half, enabled=bench.half != torch.float32):
+                for _ in range(batches):
+                    module(inputs)
 
-        def staged(encoder: Encoder = encoder, pixels: Tensor = pixels) -> np.ndarray:
-            vectors = encoder.encode(pixels.to(bench.device, non_blocking=True), torch.bfloat16)
-            return vectors.cpu().numpy().astype(np.float16)
+        def staged(encoder: Encoder = encoder, pixels: Tensor = pixels, batches: int = batches) -> None:
+            for _ in range(batches):
+                vectors = encoder.encode(pixels.to(bench.device, non_blocking=True), bench.half)
+                vectors.cpu().numpy().astype(np.float16)
 
-        reference, ours = bench.timed(bare, 20), bench.timed(staged, 20)
-        rate, bare_rate = (count / statistics.median(seconds) for seconds in (ours, reference))
-        note = f"{rate / bare_rate:.2f} of the bare model's {bare_rate:,.0f}; {spread(ours)}"
-        bench.add(f"embed, {name}, 224 px, bfloat16", rate, "images/s", note)
+        reference, ours = bench.timed(bare, 10), bench.timed(staged, 10)
+        rate, bare_rate = (count * batches / statistics.median(seconds) for seconds in (ours, reference))
+        note = f"{rate / bare_rate:.3f} of the bare model's {bare_rate:,.0f}; {spread(ours)}"
+        bench.add(f"embed, {name}, 224 px, {name_of(bench.half)}", rate, "images/s", note,
+                  goal="0.9 of the bare model", met=rate >= 0.9 * bare_rate)  # fmt: skip
 
 
 def knn(bench: Bench) -> None:
@@ -154,13 +224,6 @@ def crowded_rows(bench: Bench, count: int, dim: int) -> Tensor:
     return rows
 
 
-def matrix_rate(bench: Bench) -> float:
-    """Operations per second of a large product in bfloat16."""
-    side = bench.size(8192, 256)
-    a, b = (torch.randn(side, side, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * side**3 / statistics.median(bench.timed(lambda: a @ b, 10))
-
-
 def recall_of(found: np.ndarray, halves: Tensor, device: torch.device) -> float:
     """Share of the neighbours by float32 products that were found; the queries are the first rows."""
     k, wanted = found.shape[1], torch.nn.functional.normalize(halves[: len(found)].float(), dim=1)
@@ -191,67 +254,141 @@ def knn_breakdown(bench: Bench, index: ProductIndex, halves: Tensor, wanted: np.
 
 
 def temi(bench: Bench) -> None:
-    """Steps of 50 heads with 1000 clusters; an epoch over 1.28 million pairs from them."""
-    heads, dim, classes, pairs, samples = bench.size(50, 4), 768, bench.size(1000, 20), 512, 1_280_000
-    for half in (False, True):
-        step = partial(temi_step(heads, dim, classes, pairs, bench.device), half)
-        seconds = bench.timed(step, 20)
-        epoch = statistics.median(seconds) * samples / pairs
-        work = 2 * 2 * pairs * heads * (dim * 512 + 512 * 256 + 256 * classes) * 4
-        note = f"{work / statistics.median(seconds) / 1e12:.0f} TFLOP/s; a step {spread(seconds)}"
-        bench.add(f"TEMI epoch, {heads} heads, {samples:,}, C {classes}, {'bfloat16' if half else 'float32'}",
-                  epoch, "s", note)  # fmt: skip
+    """Steps of 50 heads with 1000 clusters, on embeddings that rest on the device; an epoch over 1.28 million pairs."""
+    torch.set_float32_matmul_precision("high")  # as the workers of the stage
+    heads, dim, classes, samples = bench.size(50, 4), 768, bench.size(1000, 20), bench.size(1_280_000, 2000)
+    embeddings = torch.nn.functional.normalize(torch.randn(min(samples, 100_000), dim, device=bench.device), dim=1)
+    generator = torch.Generator(bench.device).manual_seed(0)
+    small, large, steps = bench.size(512, 32), bench.size(4096, 64), bench.size(20, 1)
+    half = bench.half
+    ways = [(small, half, True), (large, half, True), (small, half, False), (small, torch.float32, False)]
+    for number, (pairs, dtype, compiled) in enumerate(ways):
+        training = TemiTraining(
+            TemiOptions(heads, classes, dtype=dtype), dim, 0, bench.device,
+            compiled=compiled and bench.device.type == "cuda",
+        )  # fmt: skip
+        # As the stage holds them there.
+        rows = DeviceRows(embeddings, Room(bench.device), torch.float16 if dtype == torch.bfloat16 else None)
+
+        def some_steps(training: TemiTraining = training, rows: DeviceRows = rows, pairs: int = pairs) -> None:
+            for _ in range(steps):
+                chosen = torch.randint(len(rows), (2 * pairs,), generator=generator, device=bench.device)
+                training.step(rows.take(chosen), 1e-4)
+
+        warm = bench.once(some_steps)  # with compilation
+        seconds = [value / steps for value in bench.timed(some_steps, 10)]
+        median = statistics.median(seconds)
+        weights = heads * (dim * 512 + 512 * 256 + 256 * classes)
+        operations = 2 * 2 * pairs * weights * 4  # two views; the student forth and back, the teacher forth
+        # AdamW reads and writes weights and two moments and reads gradients, written before; the teacher follows.
+        moved = weights * 4 * (8 + 3) / bench.bandwidth if bench.bandwidth else float("nan")
+        note = (
+            f"{bench.share(operations / median):.2f} of the matrix rate; a step {spread(seconds)}, "
+            f"{moved:.2g} s of it to move weights and moments; first {steps} steps {warm:.0f} s"
+        )
+        name = f"{name_of(dtype)}{', compiled' if compiled else ''}"
+        goal = {"goal": "0.4 of the matrix rate", "met": bench.share(operations / median) >= 0.4} if not number else {}
+        bench.add(f"TEMI epoch, {heads} heads, C {classes}, {samples:,} in batches of {pairs}, {name}",
+                  median * samples / pairs, "s", note, **goal)  # fmt: skip
 
 
 def resnet(bench: Bench) -> None:
-    """Training steps of the ResNet-18 proxy at 32 pixels: augmentation on the device, bfloat16, channels last."""
-    count, batch = bench.size(50_000, 64), bench.size(256, 8)
-    pixels = bench.images(count, 32).to(bench.device)
-    labels = torch.randint(10, (count,))
-    generator = torch.Generator().manual_seed(0)
-    network = ResNet("resnet18", 32, 10, generator=generator).train()
+    """Training steps of the ResNet-18 proxy at 32 pixels as the proxy takes them, with dynamics and without."""
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    count, batch, steps = bench.size(50_000, 64), bench.size(ROWS_OF_PAPER, 8), bench.size(100, 1)
+    pixels = DeviceRows(bench.images(count, 32), Room(bench.device))
+    labels = torch.randint(10, (count,), device=bench.device)
+    network = ResNet("resnet18", 32, 10, generator=torch.Generator().manual_seed(0)).train()
     network.to(bench.device, memory_format=torch.channels_last)
-    optimizer, dynamics = sgd(network, 0.1, 0.9, 5e-4), DynamicsAccumulator(count)
+    optimizer, dynamics = sgd(network, 0.1, 0.9, 5e-4), DynamicsAccumulator(count, device=bench.device)
+    generator = torch.Generator(bench.device).manual_seed(0)
 
-    def steps(record: bool) -> None:
-        order = torch.randperm(count, generator=generator)
-        for rows in order[: batch * bench.size(50, 1)].split(batch):
-            inputs = prepare_images(pixels[rows.to(bench.device)], generator)
-            logits = train_step(
-                network, optimizer, inputs, labels[rows].to(bench.device), 0.01, dtype=torch.bfloat16
-            )  # fmt: skip
+    def train(record: bool) -> None:
+        batches = epoch_batches(count, batch, 2, generator)[:steps]
+        for rows, inputs in zip(batches, pixels.batches(batches), strict=True):
+            prepared = prepare_images(inputs, Draws(0, 0, rows))
+            logits = train_step(network, optimizer, prepared, labels[rows], 0.01, dtype=bench.half)
             if record:
-                dynamics.update(rows, logits.cpu(), labels[rows], 0)
+                dynamics.update(rows, logits, labels[rows], 20)  # an epoch with full windows, the dearest kind
 
+    # In turns: what the device's clock does, it does to both.
+    seconds = {False: list[float](), True: list[float]()}
     for record in (False, True):
-        seconds = bench.timed(lambda record=record: steps(record), 5)
-        rate = batch * bench.size(50, 1) / statistics.median(seconds)
-        what = "with dynamics" if record else "training alone"
-        note = f"40,000 steps of 256: {40_000 * 256 / rate / 60:.1f} min; {spread(seconds)}"
-        bench.add(f"ResNet-18, 32 px, {what}", rate, "images/s", note)
+        train(record)
+    for _ in range(bench.size(10, 1)):
+        for record, taken in seconds.items():
+            taken.append(bench.once(lambda record=record: train(record)))
+    alone, recorded = (statistics.median(taken) for taken in seconds.values())
+    for record, median in ((False, alone), (True, recorded)):
+        rate = batch * steps / median
+        minutes = STEPS_OF_PAPER * ROWS_OF_PAPER / rate / 60
+        note = (
+            f"{STEPS_OF_PAPER:,} steps of {ROWS_OF_PAPER}: {minutes:.1f} min; "
+            f"{bench.share(3 * RESNET18_OPERATIONS * rate):.2f} of the matrix rate; {spread(seconds[record])}"
+        )
+        bench.add(f"ResNet-18, 32 px, {'with dynamics' if record else 'training alone'}", rate, "images/s", note,
+                  goal=f"{STEPS_OF_PAPER:,} steps under 6 min", met=minutes < 6)  # fmt: skip
+    cost = recorded / alone - 1
+    bench.add("dynamics, of a step of ResNet-18", 100 * cost, "%", "", goal="at most 3 %", met=cost <= 0.03)
 
 
 PARTS = {"limits": limits, "embed": embed, "knn": knn, "temi": temi, "resnet": resnet}
 
 
-def main() -> None:
-    """Measure and print a Markdown table."""
+def measure(bench: Bench, parts: list[str], save: Callable[[dict[str, str], dict[str, float]], None]) -> dict[str, str]:
+    """Run the parts, whatever becomes of each; returns what went wrong with which."""
+    failed, seconds = dict[str, str](), dict[str, float]()
+    for part in parts:
+        bench.part, started = part, time.monotonic()
+        try:
+            PARTS[part](bench)
+        except Exception as error:  # noqa: BLE001 - one that fails must not cost the others
+            failed[part] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            traceback.print_exc()
+        seconds[part] = round(time.monotonic() - started, 1)
+        gc.collect()
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()
+        save(failed, seconds)
+    return failed
+
+
+def main() -> int:
+    """Measure, and print a Markdown table; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="what to measure; default: all")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to see that it works")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
     options = parser.parse_args()
     bench = Bench(options.small, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     name = torch.cuda.get_device_name() if bench.device.type == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}, timm {timm.__version__}", flush=True)
-    for part in options.parts or PARTS:
-        try:
-            PARTS[part](bench)
-        except torch.OutOfMemoryError as error:  # one part that does not fit must not lose the others
-            print(f"{part}: {str(error).splitlines()[0]}", flush=True)
-    print("\n| what | measured | note |\n|---|---:|---|")
+    versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "timm": timm.__version__}
+    print(f"{name}, {versions}", flush=True)
+
+    def save(failed: dict[str, str], seconds: dict[str, float]) -> None:
+        if options.json:
+            figures = {
+                "device": name,
+                "versions": versions,
+                "small": bench.small,
+                "seconds": seconds,
+                "failed": failed,
+                "rows": [asdict(row) for row in bench.rows],
+            }
+            options.json.write_text(json.dumps(figures, indent=1))
+
+    # All else is told beside the limits.
+    parts = list(dict.fromkeys(["limits", *(options.parts or PARTS)]))
+    failed = measure(bench, parts, save)
+    print(f"\n| {name} | measured | goal | note |\n|---|---:|---|---|")
     for row in bench.rows:
-        print(f"| {' | '.join(row)} |")
+        goal = row.goal and f"{row.goal}: {'yes' if row.met else 'no'}"
+        print(f"| {row.what} | {row.value:,.4g} {row.unit} | {goal} | {row.note} |")
+    for part, error in failed.items():
+        print(f"| {part} | failed | | {error} |")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

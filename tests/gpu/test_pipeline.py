@@ -86,7 +86,7 @@ class TestBesideProcessors:
         assert equal >= 0.95
 
     def test_dynamics_order_samples_alike(self, stores, figures):
-        """Augmentations are drawn on the device, so that no two devices see the same pictures."""
+        """The order of the batches is drawn on the device, so that the trainings are not the same."""
         ours, theirs = (read_dynamics(store) for store in stores)
         for name, values in ours.items():
             assert np.isfinite(values).all(), name
