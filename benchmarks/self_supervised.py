@@ -1,19 +1,28 @@
 """An encoder trained on the images themselves, without labels (SimCLR), and its embeddings as small Parquet tables.
 
     python benchmarks/self_supervised.py --train cifar10/train --test cifar10/test --out benchmarks/data
+    python benchmarks/self_supervised.py --train cifar10/train --test cifar10/test --out out --seconds 300
     python benchmarks/self_supervised.py --train cifar10/train --test cifar10/test --rows 512 --epochs 1 --out /tmp/try
 
-For a GPU; the second command tries it on a CPU. ResNet-18 with the stem for small images, a projection of two layers,
+For a GPU; the third command tries it on a CPU, the second takes as many epochs as fit into five minutes.
+ResNet-18 with the stem for small images, a projection of two layers,
 NT-Xent loss (Chen et al., ICML 2020, equation 1), SGD along a cosine, bfloat16 and channels-last. Images rest on the
 device, where each is cropped, flipped, coloured and greyed by draws of its own (appendix A, without blur, as for
 CIFAR-10). Training sees no label; the accuracy of 20 nearest neighbours at the end, which needs them, is a measurement.
-Writes train.parquet and test.parquet: sample_id, label, vector (half precision, principal components).
+Writes train.parquet and test.parquet: sample_id, label, vector (half precision, principal components), and
+figures.json. With --checkpoint, a run that was stopped goes on after its last epoch. Needs torch, pyarrow, Pillow and
+this package, not installed; no Ray, no network.
 """
 
 import argparse
+import json
 import math
+import os
+import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,29 +31,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # also from a checkout that is not installed
+
 from elfs_ray.core.classifier import cosine_factor, sgd
 from elfs_ray.core.features import PrincipalComponents, normalize_rows
 from elfs_ray.core.networks import ResNet
+from elfs_ray.data.columns import ID_COLUMNS
 from elfs_ray.data.images import decode, to_uint8
-from elfs_ray.data.sources import open_source
 
 WIDTH, PROJECTED, NEIGHBORS, MAX_PIXELS = 512, 128, 20, 10**8
 # Of the YIQ colour space, in which a hue is an angle.
 TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
+def half_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 on a GPU; most processors are slow with it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
 def read_images(location: str, side: int, rows: int | None) -> tuple[list[str], Tensor]:
-    """Ids, and pixels uint8 [N, 3, side, side]."""
-    source = open_source(location)
-    ids, images = list[str](), list[np.ndarray]()
-    for chunk in source.chunks:
-        table = source.read(chunk)
-        ids += table["sample_id"].to_pylist()
-        for data in table["image"].to_pylist():
-            images.append(to_uint8(decode(data, max_pixels=MAX_PIXELS), side, 1.0, "bilinear"))
-        if rows and len(ids) >= rows:
-            break
-    return ids[:rows], torch.from_numpy(np.stack(images[:rows]))
+    """Ids, and pixels uint8 [N, 3, side, side], of the column `image` of a Parquet table or a folder of them."""
+    table = pq.read_table(location).slice(0, rows)
+    column = next((name for name in ID_COLUMNS if name in table.column_names), None)
+    ids = table[column].to_pylist() if column else [str(row) for row in range(len(table))]
+    images = np.empty((len(table), 3, side, side), dtype=np.uint8)
+    for row, data in enumerate(table["image"].to_pylist()):
+        images[row] = to_uint8(decode(data, max_pixels=MAX_PIXELS), side, 1.0, "bilinear")
+    return [str(name) for name in ids], torch.from_numpy(images)
 
 
 def read_label_column(location: str, column: str, rows: int) -> Tensor:
@@ -108,43 +121,115 @@ def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tenso
     return F.cross_entropy(similarity, partner)
 
 
-def train(images: Tensor, options: argparse.Namespace, device: torch.device) -> ResNet:
-    """Train for a number of epochs, and say how it goes."""
-    weights = torch.Generator().manual_seed(options.seed)
-    network = ResNet("resnet18", images.shape[-1], WIDTH, generator=weights)
-    network = network.to(device, memory_format=torch.channels_last)
-    torch.manual_seed(options.seed)
-    projection = nn.Sequential(
-        nn.Linear(WIDTH, WIDTH, bias=False), nn.BatchNorm1d(WIDTH), nn.ReLU(), nn.Linear(WIDTH, PROJECTED)
-    ).to(device)
-    optimizer = sgd(nn.ModuleList([network, projection]), 0.0, 0.9, 5e-4)
-    draws = torch.Generator(device).manual_seed(options.seed)
-    steps_an_epoch = max(1, len(images) // options.batch_size)
-    total, step, started = options.epochs * steps_an_epoch, 0, time.monotonic()
-    for epoch in range(options.epochs):
-        losses = []
-        order = torch.randperm(len(images), device=device, generator=draws)
-        for number in range(steps_an_epoch):
-            batch = images[order[number * options.batch_size : (number + 1) * options.batch_size]]
-            views = torch.cat([random_view(batch, draws) for _ in range(2)]).contiguous(
-                memory_format=torch.channels_last
-            )
-            with torch.autocast(device.type, torch.bfloat16):
-                projected = projection(network.features(views))
+@dataclass
+class Schedule:
+    """How many epochs there will be: as many as were asked for, or as fit into the seconds that there are.
+
+    Attributes:
+        epochs: in all; fewer once the time of an epoch is known.
+        seconds: for all epochs of this process; infinite for no limit.
+        measured: whether the number was cut to what fits.
+    """
+
+    epochs: int
+    seconds: float
+    measured: bool = False
+
+    def fit(self, done: int, elapsed: float, last: float) -> None:
+        """Cut the epochs to what fits, once: by an epoch that is not the first, which is slow to start.
+
+        Args:
+            done: epochs.
+            elapsed: seconds of this process.
+            last: seconds of the last epoch.
+        """
+        if not self.measured and math.isfinite(self.seconds):
+            self.epochs = min(self.epochs, done + int(max(0.0, self.seconds - elapsed) / last))
+            self.measured = True
+
+
+class Training:
+    """The network, its projection and all else that a checkpoint holds."""
+
+    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
+        weights = torch.Generator().manual_seed(options.seed)
+        network = ResNet("resnet18", options.side, WIDTH, generator=weights)
+        self.network = network.to(device, memory_format=torch.channels_last)
+        torch.manual_seed(options.seed)
+        self._projection = nn.Sequential(
+            nn.Linear(WIDTH, WIDTH, bias=False), nn.BatchNorm1d(WIDTH), nn.ReLU(), nn.Linear(WIDTH, PROJECTED)
+        ).to(device)
+        self._both = nn.ModuleList([self.network, self._projection])
+        self._optimizer = sgd(self._both, 0.0, 0.9, 5e-4)
+        self._draws = torch.Generator(device).manual_seed(options.seed)
+        self._options, self._device = options, device
+
+    def epoch(self, images: Tensor, number: int, epochs: int) -> float:
+        """Train on all images once; returns the mean loss."""
+        options, losses = self._options, []
+        steps = max(1, len(images) // options.batch_size)
+        warmup_steps = min(10, max(1, epochs // 10)) * steps
+        order = torch.randperm(len(images), device=self._device, generator=self._draws)
+        for position in range(steps):
+            step = number * steps + position
+            batch = images[order[position * options.batch_size : (position + 1) * options.batch_size]]
+            views = torch.cat([random_view(batch, self._draws) for _ in range(2)])
+            with half_precision(self._device):
+                projected = self._projection(self.network.features(views.contiguous(memory_format=torch.channels_last)))
             loss = contrastive_loss(*projected.chunk(2), options.temperature)
-            warmup = min(1.0, (step + 1) / (10 * steps_an_epoch))
-            for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate * options.batch_size / 256 * warmup * cosine_factor(step, total)
-            optimizer.zero_grad(set_to_none=True)
+            rate = options.learning_rate * options.batch_size / 256
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (step + 1) / warmup_steps) * cosine_factor(step, epochs * steps)
+            self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            optimizer.step()
+            self._optimizer.step()
             losses.append(loss.detach())
-            step += 1
-        seconds = time.monotonic() - started
-        left = seconds / (epoch + 1) * (options.epochs - epoch - 1)
-        print(f"epoch {epoch + 1}/{options.epochs}, loss {torch.stack(losses).mean():.4f}, {seconds:.0f} s, "
-              f"{left:.0f} s left", flush=True)  # fmt: skip
-    return network
+        return float(torch.stack(losses).mean())
+
+    def save(self, path: Path, done: int, schedule: Schedule) -> None:
+        """Write a checkpoint, whole or not at all."""
+        state: dict[str, Any] = {
+            "networks": self._both.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "draws": self._draws.get_state(),
+            "done": done,
+            "epochs": schedule.epochs,
+        }
+        aside = path.with_suffix(".part")
+        torch.save(state, aside)
+        os.replace(aside, path)
+
+    def load(self, path: Path) -> tuple[int, int]:
+        """Go on from a checkpoint; returns the epochs done and in all."""
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self._both.load_state_dict(state["networks"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._draws.set_state(state["draws"])
+        return state["done"], state["epochs"]
+
+
+def train(images: Tensor, options: argparse.Namespace, device: torch.device) -> tuple[ResNet, dict[str, Any]]:
+    """Train for a number of epochs or seconds, and say how it goes; returns the network and what it took."""
+    training, schedule, done = Training(options, device), Schedule(options.epochs, options.seconds), 0
+    if options.checkpoint and options.checkpoint.exists():
+        done, schedule.epochs = training.load(options.checkpoint)
+        schedule.measured = done > 1
+        print(f"going on after epoch {done}/{schedule.epochs}", flush=True)
+    started, first, last = time.monotonic(), done, 0.0
+    while done < schedule.epochs:
+        elapsed = time.monotonic() - started
+        if done > first and elapsed + last > schedule.seconds:
+            break
+        loss = training.epoch(images, done, schedule.epochs)
+        done, before, elapsed = done + 1, elapsed, time.monotonic() - started
+        last = elapsed - before
+        if done - first >= 2:
+            schedule.fit(done, elapsed, last)
+        if options.checkpoint:
+            training.save(options.checkpoint, done, schedule)
+        print(f"epoch {done}/{schedule.epochs}, loss {loss:.4f}, {elapsed:.0f} s", flush=True)
+    taken = {"epochs": done, "of": schedule.epochs, "seconds": round(time.monotonic() - started, 1)}
+    return training.network, taken
 
 
 @torch.inference_mode()
@@ -154,18 +239,17 @@ def embed(network: ResNet, images: Tensor, device: torch.device) -> np.ndarray:
     blocks = []
     for block in images.split(1000):
         pixels = (block.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
+        with half_precision(device):
             blocks.append(network.features(pixels).float().cpu())
     return normalize_rows(torch.cat(blocks).numpy())
 
 
-def neighbor_accuracy(vectors: np.ndarray, labels: Tensor, test: np.ndarray, truth: Tensor) -> float:
-    """Share of the test images whose nearest neighbours mostly have their label."""
-    right, database = 0, torch.from_numpy(vectors)
-    classes = int(labels.max()) + 1
-    for rows, wanted in zip(torch.from_numpy(test).split(1000), truth.split(1000), strict=True):
-        near = (rows @ database.T).topk(min(NEIGHBORS, len(database)), dim=1)
-        votes = torch.zeros(len(rows), classes).scatter_add_(1, labels[near.indices], near.values)
+def neighbor_accuracy(vectors: Tensor, labels: Tensor, test: Tensor, truth: Tensor) -> float:
+    """Share of the test images whose nearest neighbours mostly have their label; all on one device."""
+    right, classes = 0, int(labels.max()) + 1
+    for rows, wanted in zip(test.split(1000), truth.split(1000), strict=True):
+        near = (rows @ vectors.T).topk(min(NEIGHBORS, len(vectors)), dim=1)
+        votes = near.values.new_zeros(len(rows), classes).scatter_add_(1, labels[near.indices], near.values)
         right += int((votes.argmax(dim=1) == wanted).sum())
     return right / len(truth)
 
@@ -180,6 +264,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=32, help="pixels")
     parser.add_argument("--rows", type=int, help="of each table; default: all")
     parser.add_argument("--epochs", type=int, default=300)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="train no longer; so many epochs as fit")
+    parser.add_argument("--checkpoint", type=Path, help="file to go on from, written after each epoch")
     parser.add_argument("--batch-size", type=int, default=512, help="images; each gives two views")
     parser.add_argument("--learning-rate", type=float, default=0.06, help="for a batch of 256")
     parser.add_argument("--temperature", type=float, default=0.5)
@@ -189,16 +275,21 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = {name: read_images(getattr(options, name), options.side, options.rows) for name in ("train", "test")}
     images = {name: pixels.to(device) for name, (_, pixels) in data.items()}
-    network = train(images["train"], options, device)
+    network, taken = train(images["train"], options, device)
     vectors = {name: embed(network, pixels, device) for name, pixels in images.items()}
     labels = {
         name: read_label_column(getattr(options, name), options.label_column, len(ids))
         for name, (ids, _) in data.items()
     }
-    both = (vectors["train"], labels["train"]), (vectors["test"], labels["test"])
-    print(f"{NEIGHBORS} nearest neighbours: {neighbor_accuracy(*both[0], *both[1]):.1%} of the test images right")
+    both = [(torch.from_numpy(vectors[name]).to(device), labels[name].to(device)) for name in ("train", "test")]
+    accuracy = neighbor_accuracy(*both[0], *both[1])
+    print(f"{taken['epochs']} epochs in {taken['seconds']} s; {NEIGHBORS} nearest neighbours: {accuracy:.1%} of the "
+          "test images right")  # fmt: skip
     components = PrincipalComponents(vectors["train"], options.dims)
     options.out.mkdir(parents=True, exist_ok=True)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    figures = {"device": name, **taken, "neighbor_accuracy": accuracy, "images": len(data["train"][0])}
+    (options.out / "figures.json").write_text(json.dumps(figures, indent=1))
     for name, rows in vectors.items():
         reduced = normalize_rows(components.project(rows)).astype(np.float16)
         column = pa.FixedSizeListArray.from_arrays(pa.array(reduced.ravel()), options.dims)
