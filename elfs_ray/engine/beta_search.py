@@ -118,6 +118,7 @@ def run(context: StageContext) -> StageResult:
             "beta": candidates[best].get("beta"),
             "mean_validation_accuracy": round(float(accuracies[best].mean()), 4),
             "trainings": len(rows),
+            "devices": sorted({row["device"] for row in rows if "device" in row}),
         },
     )
 
@@ -310,6 +311,7 @@ class _BetaTrial(tune.Trainable):
                     "validation_accuracy": accuracy(network, *judged, prepare),
                     "steps": step,
                     "epochs": step * batch_size / len(rows),
+                    "device": self._device.type,
                 }
                 network.train()
 

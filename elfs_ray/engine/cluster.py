@@ -207,4 +207,5 @@ def _write_pseudo_labels(
         "mean_agreement": round(float(agreement.mean()), 4),
         "neighbor_consistency": round(float((labels[neighbors] == labels[:, None]).mean()), 4),
         "cluster_sizes": np.bincount(labels, minlength=task.num_classes).tolist(),
+        "devices": [training.prior.device.type],
     }

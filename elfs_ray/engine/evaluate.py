@@ -153,6 +153,8 @@ def _finish(begun: Begun, ended: dict[str, dict[str, Any]]) -> StageResult:
         "test_dropped": described["test_dropped"],
         "test": config.evaluate.test_input or "held-out candidates",
         "embeddings_of": config.evaluate.embeddings_of,
+        # Of the trainings of this run; rows of earlier evaluations do not say it.
+        "devices": sorted({ended[key]["device"] for key in keys.values() if "device" in ended[key]}),
     }
     chosen = {name: section.model_dump(mode="json") for name, section in described["options"].items()}
     return StageResult(artifacts={f"evaluation/{method}/{budget}": RUNS}, chosen=chosen, metrics=metrics)
@@ -241,6 +243,7 @@ def _train_one(shared: Trainings, training: Training, key: str, seed: int, count
     row = {
         "training": key,
         "train_samples": len(positions),
+        "device": device.type,
         "steps": steps if taken is None else taken,
         "test_accuracy": accuracy(network, test_inputs, test_labels, TEST_ROWS[size > 0], prepare),
         "seconds": round(time.monotonic() - started, 3),

@@ -237,6 +237,7 @@ def _write_dynamics(task: ProxyTask, training: _Training) -> dict[str, Any]:
     task.store.write_table(table, layout, task.work, DYNAMICS, part_name(0))
     return {
         "model": task.options.model,
+        "devices": [training.device.type],
         ("train_accuracy" if task.options.folds == 1 else "held_out_accuracy"): round(
             float(columns["last_correct"].mean()), 4
         ),
