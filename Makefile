@@ -9,7 +9,7 @@ CANDIDATES := python3.12 python3.13 python3.11 python3 python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c "$(SUPPORTED)" 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test test-ray test-apart lint format types imports docs check lock audit fuzz clean
+.PHONY: help install demo test test-ray test-apart lint format types imports docs check lock audit fuzz device clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ check: lint types imports docs test ## all that CI runs
 
 fuzz: $(READY) ## pass some ten thousand damaged files and options to the readers (minutes)
 	@$(BIN)/python benchmarks/fuzz.py
+
+device: $(READY) ## test and measure on this machine's GPU (eight minutes; benchmarks/device.md)
+	@PYTHON=$(BIN)/python bash benchmarks/device.sh
 
 audit: $(READY) ## look up known vulnerabilities of the pinned versions (needs a network)
 	@$(BIN)/uv tool run pip-audit --requirement constraints.txt --no-deps --disable-pip

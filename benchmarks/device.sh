@@ -84,7 +84,7 @@ has() {
 
 wheels() {
     local folder=${WHEELS:-.whl} found
-    mapfile -t found < <(find "$folder" -name '*.whl' 2> /dev/null | sort)
+    mapfile -t found < <(find "$folder" -type f -name '*.whl' 2> /dev/null | sort)
     if [[ ${#found[@]} -eq 0 ]]; then
         said[wheels]="skipped: no wheels in $folder"
         return
