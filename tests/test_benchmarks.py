@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +77,10 @@ class TestEncoder:
         monkeypatch.syspath_prepend(BENCHMARKS)
         import self_supervised
 
-        return self_supervised
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # which wait for each other where other processes run
+        yield self_supervised
+        torch.set_num_threads(threads)
 
     @pytest.fixture
     def train(self, module, monkeypatch, tmp_path):
