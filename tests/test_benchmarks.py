@@ -71,6 +71,23 @@ def test_speeds_on_any_device(tmp_path):
     assert all(np.isfinite(row["value"]) for row in measured["rows"])
 
 
+def test_a_part_without_memory_costs_the_others_nothing(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import gpu
+
+    def too_large(bench):
+        raise torch.OutOfMemoryError("no memory\nmore of it")
+
+    parts = {"embed": too_large, "temi": lambda bench: bench.add("what", 1.0, "s", goal="less", met=True)}
+    monkeypatch.setattr(gpu, "PARTS", parts)
+    bench, saved = gpu.Bench(small=False, device=torch.device("cpu")), []
+    failed = gpu.measure(bench, list(parts), lambda *figures: saved.append(len(bench.rows)))
+    assert failed == {"embed": "OutOfMemoryError: no memory"}
+    assert [row.part for row in bench.rows] == ["temi"]
+    assert bench.rows[0].met is None  # goals are for a GPU
+    assert saved == [0, 1]
+
+
 class TestEncoder:
     @pytest.fixture
     def module(self, monkeypatch):
