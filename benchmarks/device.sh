@@ -47,7 +47,7 @@ export PYTHONPATH=$site:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 if [[ $small ]]; then
     total=2400 most_wheels=300 most_pipeline=1500 most_speed=600 most_encoder=300
 else
-    total=470 most_wheels=60 most_pipeline=210 most_speed=230 most_encoder=400
+    total=470 most_wheels=60 most_pipeline=280 most_speed=230 most_encoder=400
 fi
 
 declare -A begins ends took said

@@ -11,14 +11,10 @@ want of memory or otherwise, costs the others nothing; the exit status is then 1
 """
 
 import argparse
-import gc
 import json
 import statistics
 import sys
-import time
-import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +23,8 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also from a checkout that is not installed
+
+from gpu_bench import Bench, measure, name_of, spread
 
 from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import epoch_batches, sgd, train_step
@@ -40,100 +38,8 @@ from elfs_ray.encoders.base import Encoder, Preprocessing
 MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Multiplications and additions of a forward pass of ResNet-18 on an image of 32 pixels; a training step takes three.
 RESNET18_OPERATIONS = 2 * 0.5566e9
+DEFAULT_GIB = 2  # of products at once, in the search for neighbours
 STEPS_OF_PAPER, ROWS_OF_PAPER = 40_000, 256  # ELFS, section 5.1
-# Of one repeated action, beyond the first and the second time.
-SECONDS_OF_REPEATS = 15
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table.
-
-    Attributes:
-        goal: what it should be, if that was set.
-        met: whether it is; None where there is no goal.
-    """
-
-    part: str
-    what: str
-    value: float
-    unit: str
-    note: str
-    goal: str
-    met: bool | None
-
-
-@dataclass
-class Bench:
-    """Sizes, device, and the rows of the table.
-
-    Attributes:
-        part: what is measured now.
-        bandwidth: bytes a second of a copy, read and written; 0 before it is known.
-        matrix_rate: operations a second of a product in bfloat16; 0 before it is known.
-    """
-
-    small: bool
-    device: torch.device
-    rows: list[Row] = field(default_factory=list)
-    part: str = ""
-    bandwidth: float = 0.0
-    matrix_rate: float = 0.0
-
-    @property
-    def half(self) -> torch.dtype:
-        """What networks compute in: bfloat16, which is slow on most processors."""
-        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
-
-    def size(self, full: int, small: int) -> int:
-        """The size to measure at."""
-        return small if self.small else full
-
-    def timed(self, action: Callable[[], object], repeats: int) -> list[float]:
-        """Seconds of each repeat, the device idle before and after; fewer where they take long."""
-        action()
-        seconds = [self.once(action)]
-        while not self.small and len(seconds) < repeats and sum(seconds) < SECONDS_OF_REPEATS:
-            seconds.append(self.once(action))
-        return seconds
-
-    def once(self, action: Callable[[], object]) -> float:
-        """Seconds of one call, the device idle before and after."""
-        self.wait()
-        started = time.perf_counter()
-        action()
-        self.wait()
-        return time.perf_counter() - started
-
-    def wait(self) -> None:
-        """Until the device is idle."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def add(
-        self, what: str, value: float, unit: str, note: str = "", *, goal: str = "", met: bool | None = None
-    ) -> None:
-        """Print a line now and keep it for the table; goals are for full sizes on a GPU."""
-        if self.small or self.device.type != "cuda":
-            goal, met = "", None
-        self.rows.append(Row(self.part, what, value, unit, note, goal, None if met is None else bool(met)))
-        print(f"{what:60} {value:12,.4g} {unit:12} {note}", flush=True)
-
-    def share(self, operations: float) -> float:
-        """Of the measured rate of products in bfloat16, that so many operations a second are."""
-        return operations / self.matrix_rate if self.matrix_rate else float("nan")
-
-    def images(self, count: int, side: int) -> Tensor:
-        """Random pixels on the CPU, uint8 [n, 3, s, s]."""
-        return torch.randint(256, (count, 3, side, side), dtype=torch.uint8)
-
-
-def name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def spread(seconds: list[float]) -> str:
-    return f"{min(seconds):.4g} - {max(seconds):.4g} s, {len(seconds)} repeats"
 
 
 def limits(bench: Bench) -> None:
@@ -198,16 +104,17 @@ def knn(bench: Bench) -> None:
         index.add(part.cpu().numpy())
     wanted = torch.nn.functional.normalize(halves[:queries].float(), dim=1).cpu().numpy()
     parts = [wanted[start : start + 4096] for start in range(0, queries, 4096)]
-    limit = matrix_rate(bench)
-    for gigabytes in (1, 4, 2):  # the last one is the default, and the index that is looked at below
+    for gigabytes in (1, 4, DEFAULT_GIB):  # the last one is the index that is looked at below
         index.block_bytes = gigabytes * 2**30 - 1
         seconds = bench.timed(lambda: [index.search(part, k) for part in parts], 3)
         rate = 2 * queries * count * dim / statistics.median(seconds)
-        note = f"{rate / 1e12:.4g} TFLOP/s, {rate / limit:.2f} of the matrix rate; from {queries:,} queries"
+        note = f"{rate / 1e12:.4g} TFLOP/s, {bench.share(rate):.2f} of the matrix rate; from {queries:,} queries"
         what = f"k-NN, {count:,} x {dim}, k {k}, blocks of {gigabytes} GiB"
-        bench.add(what, statistics.median(seconds) * count / queries, "s", note)
+        goal = {"goal": "0.5 of the matrix rate", "met": bench.share(rate) >= 0.5} if gigabytes == DEFAULT_GIB else {}
+        bench.add(what, statistics.median(seconds) * count / queries, "s", note, **goal)
     found = index.search(wanted[:512], k)[1]
-    bench.add("k-NN, recall against float32", recall_of(found, halves, bench.device), "", "512 queries")
+    recall = recall_of(found, halves, bench.device)
+    bench.add("k-NN, recall against float32", recall, "", "512 queries", goal="0.999", met=recall >= 0.999)
     knn_breakdown(bench, index, halves, wanted[:4096], k)
 
 
@@ -336,24 +243,6 @@ def resnet(bench: Bench) -> None:
 PARTS = {"limits": limits, "embed": embed, "knn": knn, "temi": temi, "resnet": resnet}
 
 
-def measure(bench: Bench, parts: list[str], save: Callable[[dict[str, str], dict[str, float]], None]) -> dict[str, str]:
-    """Run the parts, whatever becomes of each; returns what went wrong with which."""
-    failed, seconds = dict[str, str](), dict[str, float]()
-    for part in parts:
-        bench.part, started = part, time.monotonic()
-        try:
-            PARTS[part](bench)
-        except Exception as error:  # noqa: BLE001 - one that fails must not cost the others
-            failed[part] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            traceback.print_exc()
-        seconds[part] = round(time.monotonic() - started, 1)
-        gc.collect()
-        if bench.device.type == "cuda":
-            torch.cuda.empty_cache()
-        save(failed, seconds)
-    return failed
-
-
 def main() -> int:
     """Measure, and print a Markdown table; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -380,7 +269,7 @@ def main() -> int:
 
     # All else is told beside the limits.
     parts = list(dict.fromkeys(["limits", *(options.parts or PARTS)]))
-    failed = measure(bench, parts, save)
+    failed = measure(bench, {part: PARTS[part] for part in parts}, save)
     print(f"\n| {name} | measured | goal | note |\n|---|---:|---|---|")
     for row in bench.rows:
         goal = row.goal and f"{row.goal}: {'yes' if row.met else 'no'}"

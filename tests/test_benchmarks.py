@@ -73,15 +73,14 @@ def test_speeds_on_any_device(tmp_path):
 
 def test_a_part_without_memory_costs_the_others_nothing(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    import gpu
+    import gpu_bench
 
     def too_large(bench):
         raise torch.OutOfMemoryError("no memory\nmore of it")
 
     parts = {"embed": too_large, "temi": lambda bench: bench.add("what", 1.0, "s", goal="less", met=True)}
-    monkeypatch.setattr(gpu, "PARTS", parts)
-    bench, saved = gpu.Bench(small=False, device=torch.device("cpu")), []
-    failed = gpu.measure(bench, list(parts), lambda *figures: saved.append(len(bench.rows)))
+    bench, saved = gpu_bench.Bench(small=False, device=torch.device("cpu")), []
+    failed = gpu_bench.measure(bench, parts, lambda *figures: saved.append(len(bench.rows)))
     assert failed == {"embed": "OutOfMemoryError: no memory"}
     assert [row.part for row in bench.rows] == ["temi"]
     assert bench.rows[0].met is None  # goals are for a GPU

@@ -51,13 +51,13 @@ OPTIONS = {
 }
 # A processor without instructions for half precision takes ten times as long with it.
 _FLOAT32 = {f"{section}.dtype": "float32" for section in ("embed", "cluster", "proxy", "beta_search", "evaluate")}
-PLANNED_FOR_GPU = {"ray.num_gpus": 1, **_FLOAT32}
+ON_GPU = {"ray.num_gpus": 1, **(_FLOAT32 if TRY else {})}
 ON_PROCESSORS = {"ray.num_gpus": 0, **_FLOAT32}
 
 
 def start(images: Path, labels: Path, run_dir: Path, *more: str, on_processors: bool = False) -> subprocess.Popen[str]:
     """The command line in a process of its own; `on_processors` hides the GPU from it and from Ray."""
-    device_options = ON_PROCESSORS if on_processors else PLANNED_FOR_GPU if TRY else {}
+    device_options = ON_PROCESSORS if on_processors else ON_GPU
     cpus = {"ray.num_cpus": max(2, min(8, os.cpu_count() or 1))}
     sets = [f"--set={name}={json.dumps(value)}" for name, value in {**OPTIONS, **cpus, **device_options}.items()]
     required = ["--input", str(images), "--budget", str(BUDGET), "--num-classes", str(NUM_CLASSES)]
