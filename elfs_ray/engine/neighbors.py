@@ -51,7 +51,7 @@ def run(context: StageContext) -> StageResult:
     num_samples = store.count_rows("embeddings")
     options = _choose(context, num_samples)
     started = time.monotonic()
-    _search_all(context, options, num_samples)
+    devices = _search_all(context, options, num_samples)
     seconds = time.monotonic() - started
     similarity: float = ray.get(_mean_similarity.remote(store, context.work))
     recall = {}
@@ -68,6 +68,7 @@ def run(context: StageContext) -> StageResult:
             "shard_memory_mb": _shard_bytes(context, options, num_samples) >> 20,
             "mean_similarity": round(similarity, 4),
             "queries_per_second": round(num_samples / seconds, 1),
+            "devices": devices,
             **recall,
         },
     )
@@ -138,7 +139,8 @@ def _on_gpu(context: StageContext, options: NeighborsConfig) -> bool:
     return context.hardware.gpus >= int(options.shards) and not options.search.startswith("ivf")
 
 
-def _search_all(context: StageContext, options: NeighborsConfig, num_samples: int) -> None:
+def _search_all(context: StageContext, options: NeighborsConfig, num_samples: int) -> list[str]:
+    """Returns the devices that searched: none where all blocks were saved before."""
     store = context.store
     rows = options.query_rows
     blocks = [
@@ -147,9 +149,10 @@ def _search_all(context: StageContext, options: NeighborsConfig, num_samples: in
     saved = set(store.names(context.work, FOUND))
     pending = [block for block in blocks if part_name(block[0]) not in saved]
     if not pending:
-        return
+        return []
     trained = _trained_lists(context, options, num_samples)
     shards = _start_shards(context, options, num_samples, trained)
+    devices = _where_they_run(context, options, shards)
     done = num_samples - sum(stop - start for _, start, stop in pending)
     with context.counting("neighbours", num_samples, "samples", done) as counter:
 
@@ -162,6 +165,7 @@ def _search_all(context: StageContext, options: NeighborsConfig, num_samples: in
             counter.advance(rows_found)
     for shard in shards:
         ray.kill(shard)
+    return devices
 
 
 def _trained_lists(
@@ -205,28 +209,27 @@ def _start_shards(
         max_restarts=3,
         max_task_retries=3,
     )
-    shards = [
+    return [
         actor.remote(context.store, start, stop, options, trained, hardware.cpus, on_gpu)
         for start, stop in shard_ranges(num_samples, count)
     ]
-    _say_where_they_run(context, options, shards)
-    return shards
 
 
-def _say_where_they_run(context: StageContext, options: NeighborsConfig, shards: list[ActorHandle[Any]]) -> None:
-    """Say that there are GPUs and processors search."""
+def _where_they_run(context: StageContext, options: NeighborsConfig, shards: list[ActorHandle[Any]]) -> list[str]:
+    """The devices that search; says so where there are GPUs and processors do."""
     if not context.hardware.gpus:
-        return
+        return ["cpu"]
     if not _on_gpu(context, options):
         why = f"{len(shards)} index shards are more than {context.hardware.gpus} GPUs"
         if options.search.startswith("ivf"):
             why = "inverted lists have no use for them"
         context.reporter.line(f"  processors search, not GPUs: {why}")
-        return
+        return ["cpu"]
     # Waits until each shard holds its rows, as its first search would.
     reasons: list[str] = ray.get([shard.why_no_gpu.remote() for shard in shards])
     for why in sorted(set(filter(None, reasons))):
         context.reporter.line(f"  warning: Ray gives GPUs, but processors search: {why}")
+    return sorted({"cpu" if why else "cuda" for why in reasons})
 
 
 @ray.remote

@@ -42,7 +42,8 @@ class TestStages:
         assert store.exists("report.html")
         assert manifest["hardware"]["ray"]["device"] == "cuda"
         assert manifest["hardware"]["ray"]["gpus"] == 1
-        for unit in ("embed", "cluster", "proxy", f"beta_search/elfs/{runs.BUDGET}", f"evaluation/elfs/{runs.BUDGET}"):
+        later = f"beta_search/elfs/{runs.BUDGET}", f"evaluation/elfs/{runs.BUDGET}"
+        for unit in ("embed", "neighbors", "cluster", "proxy", *later):
             assert stages[unit]["metrics"]["devices"] == [runs.DEVICE], unit
         figures["gpu"] = manifest["hardware"]["gpus"]
         figures["seconds"] = {unit: record["seconds"] for unit, record in stages.items()}
