@@ -65,11 +65,11 @@ class TestBesideProcessors:
         assert (normalize_rows(vectors) * normalize_rows(expected)).sum(axis=1).min() >= 0.999
 
     def test_embeddings(self, stores, figures):
-        """In bfloat16 on a GPU: some rows are further off, by the rounding of each layer."""
+        """On a GPU in bfloat16, of JPEGs that it decodes itself: both move a vector by more than float32 rounds."""
         ours, theirs = (normalize_rows(read_vectors(store)) for store in stores)
         cosine = (ours * theirs).sum(axis=1)
         figures["embeddings"] = {"median cosine": float(np.median(cosine)), "least cosine": float(cosine.min())}
-        assert np.median(cosine) >= 0.999
+        assert np.median(cosine) >= (0.999 if runs.TRY else 0.99)
         assert cosine.min() >= 0.95
 
     def test_neighbors_are_the_nearest_of_these_embeddings(self, stores, figures):
