@@ -42,9 +42,14 @@ def stores(pictures, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def figures():
-    """What tests measured, by name, for the file in $ELFS_RAY_GPU_FIGURES."""
-    measured = {}
+def measured():
+    """What all tests measured, by name."""
+    return {}
+
+
+@pytest.fixture
+def figures(measured):
+    """The same, written to the file in $ELFS_RAY_GPU_FIGURES after each test: a later one may be stopped."""
     yield measured
     if path := os.environ.get("ELFS_RAY_GPU_FIGURES"):
         Path(path).write_text(json.dumps(measured, indent=2))

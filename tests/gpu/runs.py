@@ -55,7 +55,9 @@ ON_GPU = {"ray.num_gpus": 1, **(_FLOAT32 if TRY else {})}
 ON_PROCESSORS = {"ray.num_gpus": 0, **_FLOAT32}
 
 
-def start(images: Path, labels: Path, run_dir: Path, *more: str, on_processors: bool = False) -> subprocess.Popen[str]:
+def start(
+    images: Path, labels: Path, run_dir: Path, *more: str, on_processors: bool = False
+) -> subprocess.Popen[bytes]:
     """The command line in a process of its own; `on_processors` hides the GPU from it and from Ray."""
     device_options = ON_PROCESSORS if on_processors else ON_GPU
     cpus = {"ray.num_cpus": max(2, min(8, os.cpu_count() or 1))}
@@ -70,20 +72,19 @@ def start(images: Path, labels: Path, run_dir: Path, *more: str, on_processors: 
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        text=True,
     )
 
 
-def finish(process: subprocess.Popen[str]) -> None:
+def finish(process: subprocess.Popen[bytes]) -> None:
     """Wait for the end, which must be a good one."""
     try:
         _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
     finally:
         process.kill()
-    assert process.returncode == 0, errors
+    assert process.returncode == 0, errors.decode()
 
 
-def kill(process: subprocess.Popen[str]) -> None:
+def kill(process: subprocess.Popen[bytes]) -> None:
     """End it without notice; what Ray started holds the pipe for a while."""
     process.kill()
     process.wait()
