@@ -36,8 +36,12 @@ def stores(pictures, tmp_path_factory):
     started = [
         runs.start(*pictures, folder / name, on_processors=on_processors) for name, on_processors in names.items()
     ]
-    for process in started:
-        runs.finish(process)
+    try:
+        for process in started:
+            runs.finish(process)
+    finally:
+        for process in started:
+            process.kill()
     return tuple(Store(str(folder / name)) for name in names)
 
 
