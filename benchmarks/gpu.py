@@ -11,15 +11,19 @@ want of memory or otherwise, costs the others nothing; the exit status is then 1
 """
 
 import argparse
+import io
 import json
 import statistics
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
+from PIL import Image
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also from a checkout that is not installed
@@ -30,15 +34,20 @@ from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import epoch_batches, sgd, train_step
 from elfs_ray.core.device_rows import DeviceRows, Room
 from elfs_ray.core.dynamics import DynamicsAccumulator
+from elfs_ray.core.features import unit_half
 from elfs_ray.core.networks import ResNet
 from elfs_ray.core.product_index import ProductIndex, best_columns
 from elfs_ray.core.temi_training import TemiOptions, TemiTraining
+from elfs_ray.data.card_decoding import CardDecoder, can_decode
+from elfs_ray.data.images import decode, to_uint8
 from elfs_ray.encoders.base import Encoder, Preprocessing
+from elfs_ray.encoders.forward import AdaptiveForward, Lane
 
 MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Multiplications and additions of a forward pass of ResNet-18 on an image of 32 pixels; a training step takes three.
 RESNET18_OPERATIONS = 2 * 0.5566e9
 DEFAULT_GIB = 2  # of products at once, in the search for neighbours
+LANES = 2  # batches under way at once, as in the embed stage
 STEPS_OF_PAPER, ROWS_OF_PAPER = 40_000, 256  # ELFS, section 5.1
 
 
@@ -66,33 +75,58 @@ def limits(bench: Bench) -> None:
 
 
 def embed(bench: Bench) -> None:
-    """Encoders as the embed stage runs them (pinned uint8 in, vectors out), beside the bare network."""
+    """Encoders as the embed stage runs them, two batches under way, beside the bare network; decoding by itself."""
+    count, batches = bench.size(256, 2), bench.size(8, 2)
     for name in ("vit_base_patch16_224", "resnet50"):
         module = timm.create_model("resnet18" if bench.small else name, num_classes=0)
         module = module.to(bench.device, memory_format=torch.channels_last)
         encoder = Encoder(name, module, Preprocessing(224, *MEAN_STD), module.num_features, "random")
-        count, batches = bench.size(256, 2), bench.size(8, 1)
-        pixels = bench.images(count, 224)
-        if bench.device.type == "cuda":
-            pixels = pixels.pin_memory()
+        pixels = bench.images(count, 224).numpy()
         inputs = torch.randn(count, 3, 224, 224, device=bench.device).to(memory_format=torch.channels_last)
+        forward = AdaptiveForward(encoder, bench.device, bench.half, count)
+        lanes = [Lane(bench.device) for _ in range(LANES)]
+        bench.wait()  # the weights were copied on a stream that no lane waits for
 
         @torch.inference_mode()
-        def bare(module: torch.nn.Module = module, inputs: Tensor = inputs, batches: int = batches) -> None:
+        def bare(module: torch.nn.Module = module, inputs: Tensor = inputs) -> None:
             with torch.autocast(bench.device.type, bench.half, enabled=bench.half != torch.float32):
                 for _ in range(batches):
                     module(inputs)
 
-        def staged(encoder: Encoder = encoder, pixels: Tensor = pixels, batches: int = batches) -> None:
-            for _ in range(batches):
-                vectors = encoder.encode(pixels.to(bench.device, non_blocking=True), bench.half)
-                vectors.cpu().numpy().astype(np.float16)
+        def of_lane(lane: Lane, forward: AdaptiveForward = forward, pixels: np.ndarray = pixels) -> None:
+            for _ in range(batches // LANES):
+                with forward.turn(), lane.used():
+                    unit_half(lane.off_device(forward(lane.onto_device(pixels, count))))
+
+        def staged(lanes: list[Lane] = lanes, of_lane: Callable[[Lane], None] = of_lane) -> None:
+            with ThreadPoolExecutor(len(lanes)) as pool:
+                list(pool.map(of_lane, lanes))
 
         reference, ours = bench.timed(bare, 10), bench.timed(staged, 10)
         rate, bare_rate = (count * batches / statistics.median(seconds) for seconds in (ours, reference))
         note = f"{rate / bare_rate:.3f} of the bare model's {bare_rate:,.0f}; {spread(ours)}"
         bench.add(f"embed, {name}, 224 px, {name_of(bench.half)}", rate, "images/s", note,
                   goal="0.9 of the bare model", met=rate >= 0.9 * bare_rate)  # fmt: skip
+    decoding(bench, count)
+
+
+def decoding(bench: Bench, count: int) -> None:
+    """Squares of JPEGs as large as those of ImageNet: by the device, and by one core with Pillow."""
+    rng, jpegs, (width, height) = np.random.default_rng(0), list[bytes](), (500, 375)
+    for _ in range(count):
+        file = io.BytesIO()
+        coarse = Image.fromarray(rng.integers(256, size=(24, 32, 3), dtype=np.uint8))
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+        jpegs.append(file.getvalue())
+    if can_decode(bench.device):
+        decoder = CardDecoder(bench.device, 224, 0.875, "bicubic")
+        seconds = bench.timed(lambda: decoder(jpegs, [1] * count, [width * height] * count), 5)
+        rate = count / statistics.median(seconds)
+        bench.add(f"JPEGs of {width} x {height} decoded on the device", rate, "images/s", spread(seconds))
+    some = jpegs[:32]
+    seconds = bench.timed(lambda: [to_uint8(decode(jpeg, max_pixels=10**8), 224, 0.875) for jpeg in some], 5)
+    rate = len(some) / statistics.median(seconds)
+    bench.add(f"JPEGs of {width} x {height} decoded by one core", rate, "images/s", spread(seconds))
 
 
 def knn(bench: Bench) -> None:
