@@ -12,7 +12,7 @@ from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.networks import build_network
 from elfs_ray.engine import data_parallel
 
-WORKERS, SAMPLES, CLASSES, SIDE = 3, 30, 4, 32
+SAMPLES, CLASSES, SIDE = 30, 4, 32
 # The second has a share for one worker alone.
 BATCHES = [list(range(13)), [15, 18], [21, 14, 29, 20, 17, 25, 13]]
 
@@ -38,40 +38,42 @@ def train():
     return network.state_dict(), data_parallel.summed_on_first(dynamics.state_dict())
 
 
-def worker(rank, folder):
+def worker(rank, folder, workers):
     torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/rendezvous", WORKERS)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS)
+    store = dist.FileStore(f"{folder}/rendezvous", workers)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=workers)
     state, dynamics = train()
-    mean = data_parallel.average_over_workers(torch.tensor([float(rank)]), weight=rank / 1.0)
+    mean = data_parallel.average_over_workers(torch.tensor([float(rank)]), weight=rank)
     torch.save({"state": state, "dynamics": dynamics, "mean": mean}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def three(tmp_path_factory):
+@pytest.fixture(scope="module", params=[2, 3])
+def results(request, tmp_path_factory):
+    """What each of the workers has in the end."""
     folder = tmp_path_factory.mktemp("workers")
-    mp.spawn(worker, (str(folder),), WORKERS)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORKERS)]
+    mp.spawn(worker, (str(folder), request.param), request.param)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 
-def test_networks_are_those_of_one_worker(three):
+def test_networks_are_those_of_one_worker(results):
     """Weights, and what batch norm remembers; the same in all workers."""
     expected, _ = train()
-    for result in three:
+    for result in results:
         assert result["state"].keys() == expected.keys()
         for name, values in expected.items():
             torch.testing.assert_close(result["state"][name], values, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_dynamics_on_the_first_worker_are_those_of_one(three):
+def test_dynamics_on_the_first_worker_are_those_of_one(results):
     _, expected = train()
     for name, values in expected.items():
-        torch.testing.assert_close(three[0]["dynamics"][name], values, rtol=1e-4, atol=1e-4, msg=name)
+        torch.testing.assert_close(results[0]["dynamics"][name], values, rtol=1e-4, atol=1e-4, msg=name)
 
 
-def test_a_mean_over_workers_is_weighted(three):
-    assert [result["mean"].item() for result in three] == pytest.approx([(0 + 1 + 4) / 3] * 3)
+def test_a_mean_over_workers_is_weighted(results):
+    expected = sum(rank**2 for rank in range(len(results))) / len(results)
+    assert [result["mean"].item() for result in results] == pytest.approx([expected] * len(results))
 
 
 def test_one_worker_has_all():
