@@ -4,6 +4,7 @@ Each measurement warms up, then repeats for about `SECONDS_EACH` or `MOST_REPEAT
 """
 
 import contextlib
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -78,8 +79,9 @@ def calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibrat
         UsageError: none of the images that were looked at can be used.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(hardware.cpus)
-    faiss.omp_set_num_threads(hardware.cpus)
+    here = min(hardware.cpus, os.cpu_count() or 1)  # of the cluster's
+    torch.set_num_threads(here)
+    faiss.omp_set_num_threads(here)
     try:
         return _calibrate(config, source, hardware)
     finally:

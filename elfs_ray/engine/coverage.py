@@ -4,7 +4,6 @@ Reads: `embeddings`, `coresets/METHOD/BUDGET`. Writes: `coverage/METHOD/BUDGET`,
 random subset. Large sets are judged by random parts of them, equally large for the coreset and the random subsets.
 """
 
-import os
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from elfs_ray import schema
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.metrics import mean_and_interval, nearest_similarity
 from elfs_ray.engine.artifacts import part_name, read_column, read_vectors_at
-from elfs_ray.engine.session import use_threads
+from elfs_ray.engine.session import use_threads, worker_threads
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.store import Store
 
@@ -41,7 +40,7 @@ def run(context: StageContext) -> StageResult:
 
 @ray.remote(num_cpus=1)
 def _judge(store: Store, name: str, seed: int, threads: int) -> list[dict[str, Any]]:
-    use_threads(min(threads, os.cpu_count() or 1))  # nothing else of the stage runs
+    use_threads(worker_threads(threads, 1))  # nothing else of the stage runs
     rng = np.random.default_rng(seed)
     num_samples, selected = store.count_rows("samples"), read_column(store, f"coresets/{name}", "index")
     queries = _some(rng, np.arange(num_samples), MOST_QUERIES)

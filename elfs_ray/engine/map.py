@@ -3,8 +3,6 @@
 Reads: `embeddings`, of a random part where there are many. Writes: `map`.
 """
 
-import os
-
 import numpy as np
 import pyarrow as pa
 import ray
@@ -13,7 +11,7 @@ from elfs_ray import schema
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.projection import neighbor_map, principal_plane
 from elfs_ray.engine.artifacts import KEY, part_name, read_vectors_at
-from elfs_ray.engine.session import use_threads
+from elfs_ray.engine.session import use_threads, worker_threads
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.store import Store
 
@@ -32,7 +30,7 @@ def run(context: StageContext) -> StageResult:
 
 @ray.remote(num_cpus=1)
 def _place(store: Store, work: str, rows: np.ndarray, kind: str, seed: int, threads: int) -> None:
-    threads = min(threads, os.cpu_count() or 1)
+    threads = worker_threads(threads, 1)
     use_threads(threads)  # nothing else of the stage runs
     vectors = normalize_rows(read_vectors_at(store, rows))
     points = principal_plane(vectors) if kind == "pca" else neighbor_map(vectors, seed, threads)

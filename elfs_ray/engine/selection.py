@@ -3,7 +3,6 @@
 Reads: `samples`, and of the other artifacts what the method declares. Writes: `coresets/METHOD/BUDGET` in rank order.
 """
 
-import os
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from elfs_ray import schema
 from elfs_ray.config import RunConfig
 from elfs_ray.engine.artifacts import part_name, read_column
 from elfs_ray.engine.inputs import count_classes, labeled_mask, labels_in_use, read_inputs, read_known_labels
-from elfs_ray.engine.session import use_threads
+from elfs_ray.engine.session import use_threads, worker_threads
 from elfs_ray.engine.stage import StageContext, StageResult
 from elfs_ray.methods import get_method, select_coreset
 from elfs_ray.store import Store
@@ -56,7 +55,7 @@ def _select(
     threads: int,
 ) -> dict[str, Any]:
     """Write the coreset; returns what the manifest says of it."""
-    use_threads(min(threads, os.cpu_count() or 1))  # nothing else of the stage runs
+    use_threads(worker_threads(threads, 1))  # nothing else of the stage runs
     options = config.select
     method = get_method(options.method, **{**options.options, **found})
     inputs = read_inputs(store, config, method, known)
