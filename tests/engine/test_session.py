@@ -21,6 +21,14 @@ def test_what_an_autoscaling_cluster_may_start(ray_session):
         assert hardware == session.Hardware("cuda", 32, 4, session.has_bfloat16())
 
 
+def test_threads_of_a_worker_are_those_of_its_machine(ray_session):
+    """Of a cluster of 128 processors one worker would take 128 on a machine that has two."""
+    assert session.worker_threads(128, 1) == 2
+    assert session.worker_threads(128, 128) == 1
+    assert session.worker_threads(128, 2, on_this_machine=2) == 1
+    assert session.worker_threads(1, 4) == 1
+
+
 def test_no_cluster_at_an_address(small_input, tmp_path):
     """Ray itself would try for minutes; the variable counts as the option does."""
     with socket.socket() as closed:
