@@ -37,7 +37,7 @@ GPUS = {
 CHOSEN = {
     "embed": ["dtype", "batch_size"],
     "cluster": [
-        *("pca_dim", "hidden_dim", "bottleneck_dim"),
+        *("pca_dim", "hidden_dim", "bottleneck_dim", "dtype"),
         *("batch_size", "learning_rate", "teacher_momentum", "workers"),
     ],
     "proxy": ["model", "learning_rate", "dtype", "workers"],
@@ -122,6 +122,7 @@ def test_nodes_and_workers_lost_in_stage_after_stage(cluster, undisturbed, small
 def as_chosen_in(run_dir):
     """What is chosen otherwise for GPUs, as many threads to add up, and more time in the middle of a training."""
     options = {"ray.num_cpus": 2, "cluster.checkpoint_epochs": 1, "proxy.checkpoint_epochs": 1}
+    options |= {f"{stage}.dtype": "float32" for stage in ("beta_search", "evaluate")}
     for stage, names in CHOSEN.items():
         chosen = Store(str(run_dir)).record(stage)["chosen"]
         options |= {f"{stage}.{name}": chosen[name] for name in names}
