@@ -60,7 +60,9 @@ def augment(images: UInt8[Tensor, "b 3 s s"], draws: Draws | None) -> UInt8[Tens
     rows, columns = (_mirrored(shift[:, None] % (2 * margin + 1) - margin + places, size) for shift in shifts)
     columns = torch.where(flips[:, None] % 2 == 1, columns.flip(1), columns)
     image = torch.arange(len(images), device=images.device)[:, None, None]
-    return images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    pixels = (image * size + rows[:, :, None]) * size + columns[:, None, :]
+    by_pixel = images.permute(0, 2, 3, 1).reshape(-1, 3)
+    return by_pixel.index_select(0, pixels.flatten()).view(-1, size, size, 3).permute(0, 3, 1, 2)
 
 
 def _mirrored(places: Int64[Tensor, "b s"], size: int) -> Int64[Tensor, "b s"]:
@@ -70,4 +72,4 @@ def _mirrored(places: Int64[Tensor, "b s"], size: int) -> Int64[Tensor, "b s"]:
 
 def prepare_images(images: UInt8[Tensor, "b 3 s s"], draws: Draws | None) -> Float[Tensor, "b 3 s s"]:
     """Images in [-1, 1] from uint8 ones, augmented where draws are given, float32 [b, 3, s, s]."""
-    return augment(images, draws).float().div(127.5).sub(1)
+    return augment(images, draws).float().div_(127.5).sub_(1)
