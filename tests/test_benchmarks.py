@@ -63,7 +63,9 @@ class TestDevice:
 def test_speeds_on_any_device(tmp_path):
     figures = tmp_path / "speed.json"
     command = [sys.executable, BENCHMARKS / "gpu.py", "--small", "--json", figures]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
     measured = json.loads(figures.read_text())
     assert measured["failed"] == {}
     assert set(measured["seconds"]) == {row["part"] for row in measured["rows"]}
