@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also from a checkout that is not installed
+sys.path.insert(0, str(Path(__file__).parent))  # also where Python leaves out a script's own folder
 
 from gpu_bench import Bench, measure, name_of, spread
 
