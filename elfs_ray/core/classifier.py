@@ -138,10 +138,10 @@ def training_steps(
     """
     model.train()
     optimizer = sgd(model, learning_rate, momentum, weight_decay)
-    rows, draws = as_rows(inputs), generator_on(labels.device, generator)
+    rows, order = as_rows(inputs), generator_on(labels.device, generator)
     step = 0
     for epoch in itertools.count():
-        batches = epoch_batches(len(rows), batch_size, 2, draws)[: steps - step]
+        batches = epoch_batches(len(rows), batch_size, 2, order)[: steps - step]
         for positions, batch in zip(batches, rows.batches(batches), strict=True):
             prepared = prepare(batch, Draws(generator.initial_seed(), epoch, positions))
             rate = learning_rate * cosine_factor(step, steps)

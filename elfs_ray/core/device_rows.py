@@ -75,17 +75,11 @@ class DeviceRows:
         """[N, ...]."""
         return self._rows.shape
 
-    def take(self, positions: Int64[Tensor, " b"]) -> Shaped[Tensor, "b ..."]:
-        """Some rows, on the device."""
+    def take(self, *places: Int64[Tensor, " b"]) -> Shaped[Tensor, "b ..."]:
+        """Some rows, by their positions, or with columns beside these one value of each; on the device."""
         if self.resident:
-            return self._rows[positions]
-        return self._rows[positions.cpu()].to(self._dtype).to(self._device)
-
-    def pick(self, positions: Int64[Tensor, " b"], columns: Int64[Tensor, " b"]) -> Shaped[Tensor, " b"]:
-        """One value of each of some rows of a matrix, on the device."""
-        if self.resident:
-            return self._rows[positions, columns]
-        return self._rows[positions.cpu(), columns.cpu()].to(self._dtype).to(self._device)
+            return self._rows[places]
+        return self._rows[tuple(each.cpu() for each in places)].to(self._dtype).to(self._device)
 
     def batches(self, positions: Sequence[Tensor]) -> Iterator[Tensor]:
         """The rows of each batch in turn, on the device.

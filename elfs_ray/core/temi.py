@@ -6,6 +6,7 @@ rows 0..B-1 hold the samples, rows B..2B-1 one neighbour of each; `views` is 2B.
 
 import math
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -93,37 +94,6 @@ def uniform_prior(num_heads: int, num_classes: int) -> Float[Tensor, "{num_heads
     return torch.full((num_heads, num_classes), 1 / num_classes)
 
 
-def temi_loss(
-    student_logits: Float[Tensor, "H views C"],
-    teacher_logits: Float[Tensor, "H views C"],
-    prior: Float[Tensor, "H C"],
-    *,
-    beta: float = 0.6,
-    student_temperature: float = 0.1,
-    teacher_temperature: float = 0.1,
-    prior_momentum: float = 0.9,
-    all_reduce_mean: Callable[[Float[Tensor, "H C"]], Float[Tensor, "H C"]] = lambda mean: mean,
-) -> tuple[Float[Tensor, " H"], Float[Tensor, "H C"]]:
-    """Loss of each head on a batch of pairs, and the class prior updated with this batch.
-
-    Args:
-        student_logits: [H, 2B, C], both views.
-        teacher_logits: [H, 2B, C]; no gradient flows through them.
-        prior: running class prior pk, [H, C].
-        beta: exponent of the pointwise mutual information.
-        student_temperature: divides the student's logits.
-        teacher_temperature: divides the teacher's logits.
-        prior_momentum: share of the old prior kept.
-        all_reduce_mean: averages the batch mean over data-parallel workers.
-
-    Returns:
-        Loss of each head [H], and the new prior [H, C] (used in this loss: it is updated first, as published).
-    """
-    targets, batch_mean = teacher_targets(teacher_logits, teacher_temperature)
-    prior = prior_momentum * prior + (1 - prior_momentum) * all_reduce_mean(batch_mean)
-    return pair_loss(student_logits, targets, prior, beta, student_temperature), prior
-
-
 @torch.no_grad()
 def teacher_targets(
     logits: Float[Tensor, "H views C"], temperature: float
@@ -158,6 +128,54 @@ def pair_loss(
     # log sum_c (ps pt)^beta / pk, in log space: small probabilities do not underflow.
     information = torch.logsumexp(beta * (student + other_view) - prior.log().unsqueeze(1), dim=2)
     return -(information * weight.repeat(2)).sum(dim=1) / max(1, len(weight) * 2)
+
+
+class LossParts(NamedTuple):
+    """The two computations of the loss; workers exchange the batch mean between them.
+
+    Attributes:
+        targets: `teacher_targets`.
+        pairs: `pair_loss`.
+    """
+
+    targets: Callable[..., tuple[Tensor, Tensor]]
+    pairs: Callable[..., Tensor]
+
+
+LOSS_PARTS = LossParts(teacher_targets, pair_loss)
+
+
+def temi_loss(
+    student_logits: Float[Tensor, "H views C"],
+    teacher_logits: Float[Tensor, "H views C"],
+    prior: Float[Tensor, "H C"],
+    *,
+    beta: float = 0.6,
+    student_temperature: float = 0.1,
+    teacher_temperature: float = 0.1,
+    prior_momentum: float = 0.9,
+    all_reduce_mean: Callable[[Float[Tensor, "H C"]], Float[Tensor, "H C"]] = lambda mean: mean,
+    parts: LossParts = LOSS_PARTS,
+) -> tuple[Float[Tensor, " H"], Float[Tensor, "H C"]]:
+    """Loss of each head on a batch of pairs, and the class prior updated with this batch.
+
+    Args:
+        student_logits: [H, 2B, C], both views.
+        teacher_logits: [H, 2B, C]; no gradient flows through them.
+        prior: running class prior pk, [H, C].
+        beta: exponent of the pointwise mutual information.
+        student_temperature: divides the student's logits.
+        teacher_temperature: divides the teacher's logits.
+        prior_momentum: share of the old prior kept.
+        all_reduce_mean: averages the batch mean over data-parallel workers.
+        parts: the computations before and after that, perhaps compiled.
+
+    Returns:
+        Loss of each head [H], and the new prior [H, C] (used in this loss: it is updated first, as published).
+    """
+    targets, batch_mean = parts.targets(teacher_logits, teacher_temperature)
+    prior = prior_momentum * prior + (1 - prior_momentum) * all_reduce_mean(batch_mean)
+    return parts.pairs(student_logits, targets, prior, beta, student_temperature), prior
 
 
 def warmup_schedule(step: int, warmup_steps: int) -> float:

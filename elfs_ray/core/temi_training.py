@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from elfs_ray.core.temi import TemiHeads, pair_loss, teacher_targets, uniform_prior, update_teacher
+from elfs_ray.core.temi import LOSS_PARTS, LossParts, TemiHeads, temi_loss, uniform_prior, update_teacher
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class TemiTraining:
         self.student, self.teacher = (
             TemiHeads(*sizes, generator=torch.Generator().manual_seed(seed)).to(device) for _ in range(2)
         )
-        self._targets, self._loss = teacher_targets, pair_loss
+        self._loss_parts = LOSS_PARTS
         if compiled:
             self._compile()
         self._forward = parallel(self.student)
@@ -95,7 +95,7 @@ class TemiTraining:
         fused = partial(torch.compile, dynamic=False)
         self.student.compile(dynamic=False)
         self.teacher.compile(dynamic=False)
-        self._targets, self._loss = fused(teacher_targets), fused(pair_loss)
+        self._loss_parts = LossParts(*map(fused, LOSS_PARTS))
 
     def step(
         self,
@@ -122,10 +122,17 @@ class TemiTraining:
             with torch.no_grad():
                 teacher_logits = self.teacher(views)
             student_logits = self._forward(views)
-        targets, batch_mean = self._targets(teacher_logits.float(), options.teacher_temperature)
-        kept = options.prior_momentum
-        self.prior = kept * self.prior + (1 - kept) * average(batch_mean)
-        loss = self._loss(student_logits.float(), targets, self.prior, options.beta, options.student_temperature)
+        loss, self.prior = temi_loss(
+            student_logits.float(),
+            teacher_logits.float(),
+            self.prior,
+            beta=options.beta,
+            student_temperature=options.student_temperature,
+            teacher_temperature=options.teacher_temperature,
+            prior_momentum=options.prior_momentum,
+            all_reduce_mean=average,
+            parts=self._loss_parts,
+        )
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.zero_grad(set_to_none=True)

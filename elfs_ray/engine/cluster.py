@@ -173,7 +173,7 @@ def _pairs(batches: list[Tensor], neighbors: DeviceRows, generator: torch.Genera
     """Of each batch this worker's share: its samples, then a neighbour of each."""
     order = torch.cat(batches)
     chosen = torch.randint(neighbors.shape[1], (len(order),), generator=generator, device=generator.device)
-    partners = neighbors.pick(order, chosen).split([len(rows) for rows in batches])
+    partners = neighbors.take(order, chosen).split([len(rows) for rows in batches])
     mine = [worker_share(len(rows)) for rows in batches]
     return [
         torch.cat([rows[share], partner[share]]) for rows, partner, share in zip(batches, partners, mine, strict=True)

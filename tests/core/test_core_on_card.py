@@ -49,7 +49,7 @@ class TestRows:
         rows = DeviceRows(numbers(SAMPLES, DIM, device=CPU), Room(CARD, limit=SAMPLES * DIM * 4 - 1))
         assert not rows.resident
         assert rows.take(places(3)).device == CARD
-        assert rows.pick(places(3), places(3)).device == CARD
+        assert rows.take(places(3), places(3)).device == CARD
 
 
 class TestTemi:

@@ -38,7 +38,7 @@ def test_rows_are_held_in_the_type_asked_for(place):
 @pytest.mark.parametrize("place", [lambda rows: DeviceRows(rows, Room(CPU)), fed])
 def test_one_value_of_a_row(place):
     rows = torch.arange(12).reshape(4, 3)
-    assert place(rows).pick(torch.tensor([3, 0, 3]), torch.tensor([0, 2, 1])).tolist() == [9, 2, 10]
+    assert place(rows).take(torch.tensor([3, 0, 3]), torch.tensor([0, 2, 1])).tolist() == [9, 2, 10]
 
 
 def test_a_loop_that_stops_early_leaves_no_thread():
