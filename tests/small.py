@@ -1,5 +1,6 @@
 """A pipeline run that is real and small: a few hundred digits, and options that end in seconds."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -83,3 +84,14 @@ def wait_until(reached: Callable[[], object], process: subprocess.Popen[bytes]) 
         assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def copy_without(run_dir: Path, target: Path, first: str) -> Path:
+    """A copy of a run folder without a stage and what came after it."""
+    shutil.copytree(run_dir, target)
+    path = target / "manifest.json"
+    manifest = json.loads(path.read_text())
+    stages = list(manifest["stages"])
+    manifest["stages"] = {unit: manifest["stages"][unit] for unit in stages[: stages.index(first)]}
+    path.write_text(json.dumps(manifest))
+    return target

@@ -83,7 +83,7 @@ def _train(task: TemiTask) -> None:
     """One worker: train from the last checkpoint on, then (first worker) write the pseudo-labels."""
     device, options = training_device(), task.options
     arrays, room = MappedArrays(task.store, task.work), Room(device)
-    # The halves that the embeddings are stored as, where they do not pass through a processor's caches.
+    # On a card as they are stored; its products round to less anyway.
     narrow = torch.float16 if device.type == "cuda" and options.dtype == "bfloat16" else None
     features = DeviceRows(torch.from_numpy(_features(task, arrays)), room, narrow)
     neighbors = DeviceRows(torch.from_numpy(arrays.column("neighbors", "ids")), room)

@@ -1,7 +1,6 @@
 """One training worker or two, also from one day to the next: the same result, but for the order of sums."""
 
-import json
-import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,23 +12,13 @@ from elfs_ray.engine.artifacts import read_column, read_dynamics
 from elfs_ray.engine.stage import StageContext
 from elfs_ray.pipeline import run
 from elfs_ray.store import Store
-from small import command_line, start, wait_until
+from small import command_line, copy_without, start, wait_until
 
 
 @pytest.fixture
 def again_from(small_run, tmp_path):
     """A copy of the small run without what a stage made and what came after it."""
-
-    def copy(first):
-        folder = shutil.copytree(small_run.run_dir, tmp_path / "run")
-        path = folder / "manifest.json"
-        manifest = json.loads(path.read_text())
-        stages = list(manifest["stages"])
-        manifest["stages"] = {unit: manifest["stages"][unit] for unit in stages[: stages.index(first)]}
-        path.write_text(json.dumps(manifest))
-        return folder
-
-    return copy
+    return partial(copy_without, small_run.run_dir, tmp_path / "run")
 
 
 @pytest.mark.slow

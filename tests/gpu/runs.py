@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,14 +88,3 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
     process.stderr.close()
-
-
-def copy_without(run_dir: Path, target: Path, first: str) -> Path:
-    """A copy of a run folder without a stage and what came after it."""
-    shutil.copytree(run_dir, target)
-    path = target / "manifest.json"
-    manifest = json.loads(path.read_text())
-    stages = list(manifest["stages"])
-    manifest["stages"] = {unit: manifest["stages"][unit] for unit in stages[: stages.index(first)]}
-    path.write_text(json.dumps(manifest))
-    return target
