@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
-from elfs_ray.engine.monitor import sampling
-from elfs_ray.engine.session import Hardware
-from elfs_ray.engine.stage import StageContext
-from elfs_ray.store import Store
+from elfs_ray.stages.stage import StageContext
+from elfs_ray.workers.hardware import Hardware
+from elfs_ray.workers.usage import sampling
 
 TINY_SIDE, TINY_KINDS = 8, 64
 SAMPLE_SECONDS = 0.2
@@ -85,7 +85,7 @@ def driver_memory() -> Iterator[DriverMemory]:
         yield found
 
 
-def stage_context(config: RunConfig, store: Store, unit: str, hardware: Hardware, **options: Any) -> StageContext:
+def stage_context(config: RunConfig, store: RunFolder, unit: str, hardware: Hardware, **options: Any) -> StageContext:
     """What a stage is given, in a work folder that no pipeline knows."""
     return StageContext(config, store, unit, f".work/{unit}-benchmark", hardware, Reporter(), **options)
 

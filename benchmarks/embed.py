@@ -43,6 +43,8 @@ from PIL import Image
 from scale import write_embeddings
 from sklearn.datasets import load_sample_image
 
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import read_vectors
 from elfs_ray.config import EmbedConfig, NeighborsConfig, RayConfig, RunConfig, load_config
 from elfs_ray.console import Meter, Reporter
 from elfs_ray.core.features import normalize_rows
@@ -51,14 +53,12 @@ from elfs_ray.data.digits import write_digits
 from elfs_ray.data.images import decode, to_square, to_uint8
 from elfs_ray.data.sources import open_source
 from elfs_ray.encoders import load_encoder
-from elfs_ray.engine import embed, ingest, neighbors
-from elfs_ray.engine.artifacts import read_vectors
-from elfs_ray.engine.embed_rows import TIMED
-from elfs_ray.engine.monitor import measured
-from elfs_ray.engine.session import ray_session
-from elfs_ray.engine.shard_index import Queries, build_index
-from elfs_ray.engine.stage import StageResult
-from elfs_ray.store import Store
+from elfs_ray.stages import embed, ingest, neighbors
+from elfs_ray.stages.parts.embed_rows import TIMED
+from elfs_ray.stages.parts.shard_index import Queries, build_index
+from elfs_ray.stages.stage import StageResult
+from elfs_ray.workers.on_ray.session import ray_session
+from elfs_ray.workers.usage import measured
 
 QUERY_ROWS, HELD_IMAGES, MAX_PIXELS = 2048, 1024, 10**8
 SPARE_CPUS = 2
@@ -95,18 +95,18 @@ def encoder_options(options: argparse.Namespace, folder: Path) -> dict[str, Any]
 
 def prepared(config: RunConfig, run_dir: Path) -> None:
     """Ingest into a run folder, in a process of its own."""
-    store = Store(str(run_dir))
+    store = RunFolder(str(run_dir))
     with ray_session(RayConfig(num_cpus=os.cpu_count())) as hardware:
         _publish(store, "ingest", ingest.run(stage_context(config, store, "ingest", hardware)))
 
 
-def _publish(store: Store, unit: str, result: StageResult) -> None:
+def _publish(store: RunFolder, unit: str, result: StageResult) -> None:
     store.publish(unit, f".work/{unit}-benchmark", result.artifacts, {"fingerprint": "benchmark"})
 
 
 def staged(config: RunConfig, run_dir: Path, unit: str, cpus: int, ray_cpus: int) -> dict[str, Any]:
     """Run embed or neighbours; returns seconds with and without Ray's start, the steady rate, options and metrics."""
-    store, module, begun = Store(str(run_dir)), {"embed": embed, "neighbors": neighbors}[unit], time.time()
+    store, module, begun = RunFolder(str(run_dir)), {"embed": embed, "neighbors": neighbors}[unit], time.time()
     timeline = Timeline()
     with ray_session(RayConfig(num_cpus=ray_cpus)) as hardware:
         context = replace(stage_context(config, store, unit, replace(hardware, cpus=cpus)), reporter=timeline)
@@ -182,7 +182,7 @@ def bare_search(
     """Search one shard's rows for all queries with one thread; returns when it began and ended, and 0."""
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    store, options = Store(str(run_dir)), NeighborsConfig.model_validate(chosen)
+    store, options = RunFolder(str(run_dir)), NeighborsConfig.model_validate(chosen)
     count = store.count_rows("embeddings")
     start, stop = shard_ranges(count, together)[number]
     index = build_index(store, start, stop, options, None, on_gpu=False)
@@ -276,7 +276,7 @@ def scaling(table: Table, options: argparse.Namespace, folder: Path) -> None:
     write_table(options.input, count, images)
     in_fresh_process(prepared, configured(images, ingest__chunk_rows=options.chunk_rows), folder / "run-scaling")
     vectors = argparse.Namespace(rows=options.scaling_rows, dim=512, intrinsic=32, spread=1.0)
-    write_embeddings(Store(str(folder / "vectors")), vectors)
+    write_embeddings(RunFolder(str(folder / "vectors")), vectors)
 
     def run(unit: str, workers: int) -> dict[str, Any]:
         if unit == "embed":
@@ -311,7 +311,7 @@ def scaling(table: Table, options: argparse.Namespace, folder: Path) -> None:
 
 def memory_of(rows: int, folder: Path, weights: Path) -> dict[str, Any]:
     """Ingest and embed so many tiny images, in a process of its own; returns seconds and memory of both stages."""
-    images, store = folder / f"images-{rows}", Store(str(folder / f"run-{rows}"))
+    images, store = folder / f"images-{rows}", RunFolder(str(folder / f"run-{rows}"))
     write_tiny_images(images, rows)
     config = configured(images, embed__encoder=TINY_ENCODER, embed__weights=str(weights), embed__image_size=TINY_SIDE,
                         embed__batch_size=256)  # fmt: skip

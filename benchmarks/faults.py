@@ -28,8 +28,8 @@ from pathlib import Path
 
 import psutil
 
+from elfs_ray.artifacts.run_folder import LOGS, RunFolder
 from elfs_ray.data.digits import write_digits
-from elfs_ray.store import LOGS, Store
 
 BUDGET, TIMEOUT_SECONDS, POLL_SECONDS = 40, 900, 0.02
 SEARCH, EVALUATION = f"beta_search/elfs/{BUDGET}", f"evaluation/elfs/{BUDGET}"
@@ -270,7 +270,7 @@ class Bench:
 
     def _equal(self, fault: Fault, run_dir: Path) -> bool:
         """Whether the stage's artifacts are those of the whole run; how long a training took is no result."""
-        ours, theirs = Store(str(run_dir)), Store(str(self.whole))
+        ours, theirs = RunFolder(str(run_dir)), RunFolder(str(self.whole))
         record = theirs.record(fault.unit)
         names = [name for name in record["artifacts"] if not name.startswith(LOGS)] if record else []
         tables = [[store.read_table(name) for name in names] for store in (ours, theirs)]

@@ -25,12 +25,12 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import spearmanr
 from weak_labels import BETAS, Data, Scored, Task, classify, select, train_proxy
 
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import read_column, read_vectors
 from elfs_ray.core.features import PrincipalComponents, normalize_rows
 from elfs_ray.core.metrics import cluster_accuracy, contingency, mean_and_interval
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.core.splits import stratified_split
-from elfs_ray.engine.artifacts import read_column, read_vectors
-from elfs_ray.store import Store
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SCATTERED = 4000
@@ -57,7 +57,7 @@ class Row:
 @cache
 def load(run_dir: str, dims: int) -> Data:
     """Embeddings, pseudo-labels numbered as the classes that they match, labels and test set of a run."""
-    store = Store(run_dir)
+    store = RunFolder(run_dir)
     vectors, test = normalize_rows(read_vectors(store)), normalize_rows(read_vectors(store, "test/embeddings"))
     if dims:
         components = PrincipalComponents(vectors, dims)

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 from weak_labels import classify
 
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import read_column, read_vectors
 from elfs_ray.core.features import PrincipalComponents, normalize_rows
 from elfs_ray.core.metrics import mean_and_interval
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.core.splits import stratified_split
-from elfs_ray.engine.artifacts import read_column, read_vectors
 from elfs_ray.methods import SelectionInputs, select_coreset
 from elfs_ray.methods.mixed import Mixed
-from elfs_ray.store import Store
 
 BETAS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 
@@ -71,7 +71,7 @@ class Row:
 @cache
 def load(run_dir: str, dims: int) -> Data:
     """Read a run."""
-    store = Store(run_dir)
+    store = RunFolder(run_dir)
     vectors, test = normalize_rows(read_vectors(store)), normalize_rows(read_vectors(store, "test/embeddings"))
     components = PrincipalComponents(vectors, dims)
     vectors, test = (normalize_rows(components.project(rows)) for rows in (vectors, test))

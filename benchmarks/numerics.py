@@ -27,7 +27,7 @@ from elfs_ray.core.networks import ResNet, build_network
 from elfs_ray.core.pruning import beta_sampling_weights, double_end_prune, stratified_prune, weighted_order
 from elfs_ray.core.zcore import Draws, coverage_scores, draw
 from elfs_ray.encoders import load_encoder
-from elfs_ray.engine.session import has_bfloat16
+from elfs_ray.workers.hardware import has_bfloat16
 
 IMAGENET = 1_280_000
 

@@ -10,9 +10,9 @@ import os
 import sys
 from collections import defaultdict
 
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import load_config
-from elfs_ray.plan import make_plan
-from elfs_ray.store import Store
+from elfs_ray.planning.forecast import make_plan
 
 # Stages that run once for each budget, by the beginning of their unit's name.
 BUDGET_STAGES = {"beta_search": "beta-search", "coresets": "select", "evaluation": "evaluate"}
@@ -20,7 +20,7 @@ BUDGET_STAGES = {"beta_search": "beta-search", "coresets": "select", "evaluation
 
 def main() -> None:
     """Plan, read the manifest, print both."""
-    store = Store(sys.argv[1])
+    store = RunFolder(sys.argv[1])
     manifest = store.manifest()
     plan = make_plan(load_config({}, overrides=sys.argv[2:], base=manifest["config"]))
     taken: dict[str, float] = defaultdict(float)

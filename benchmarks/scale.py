@@ -25,16 +25,16 @@ import numpy as np
 import pyarrow as pa
 from common import driver_memory, stage_context, write_tiny_images
 
-from elfs_ray import schema
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import fixed_size_matrix, matrix_column, part_name
 from elfs_ray.config import RayConfig, load_config
 from elfs_ray.console import ConsoleReporter
-from elfs_ray.engine import ingest, neighbors
-from elfs_ray.engine.artifacts import fixed_size_matrix, matrix_column, part_name
-from elfs_ray.engine.monitor import measured
-from elfs_ray.engine.session import ray_session
-from elfs_ray.engine.stage import StageContext
 from elfs_ray.methods import Needs, SelectionInputs, available_methods, get_method, select_coreset
-from elfs_ray.store import Store
+from elfs_ray.stages import ingest, neighbors
+from elfs_ray.stages.stage import StageContext
+from elfs_ray.workers.on_ray.session import ray_session
+from elfs_ray.workers.usage import measured
 
 BLOBS, PART_ROWS, CLASSES = 1000, 50_000, 100
 
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--out")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(options.out or folder)
+        store = RunFolder(options.out or folder)
         if options.ingest:
             ingest_tiny_images(store, options)
             return
@@ -78,7 +78,7 @@ def main() -> None:
         store.delete(context.work)
 
 
-def ingest_tiny_images(store: Store, options: argparse.Namespace) -> None:
+def ingest_tiny_images(store: RunFolder, options: argparse.Namespace) -> None:
     """Run the ingest stage over many images, and print a Markdown table."""
     started, folder = time.monotonic(), Path(store.path(f"images-{options.ingest}-{options.group_rows}"))
     write_tiny_images(folder, options.ingest, group_rows=options.group_rows)
@@ -105,7 +105,7 @@ def ingest_tiny_images(store: Store, options: argparse.Namespace) -> None:
           f"{driver.peak_own:,} | {usage.peak_memory_mb:,} |")  # fmt: skip
 
 
-def write_embeddings(store: Store, options: argparse.Namespace) -> None:
+def write_embeddings(store: RunFolder, options: argparse.Namespace) -> None:
     """A mixture of blobs, each flat: float16 parts of an `embeddings` artifact."""
     started, rng = time.monotonic(), np.random.default_rng(0)
     axes = rng.normal(size=(options.intrinsic, options.dim)) / np.sqrt(options.dim)

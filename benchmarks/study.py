@@ -16,8 +16,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.report.comparison import RANDOM, compare
-from elfs_ray.store import Store
 
 SHOWN = ("elfs", "mixed", "ccs", "dual", "d2", "zcore", "stratified", "typiclust", "auto", "elfs-supervised")
 """Methods that a plot shows, in the order of its colours; all stand in the table."""
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="of the data set, for the files")
     parser.add_argument("--out", type=Path, required=True, help="folder for the plots")
     options = parser.parse_args()
-    store = Store(options.run_dir)
+    store = RunFolder(options.run_dir)
     rows = pd.DataFrame(compare(store))
     images = store.count_rows("samples")
     for model, part in rows.groupby("model", sort=False):

@@ -25,6 +25,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 from torch import Tensor
 
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import fixed_size_matrix, read_column, read_vectors
 from elfs_ray.core.anchoring import spread_by_probes
 from elfs_ray.core.centers import k_means
 from elfs_ray.core.classifier import accuracy, cosine_factor, epoch_batches, sgd, train_for_steps
@@ -35,10 +37,8 @@ from elfs_ray.core.networks import MlpClassifier
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.core.splits import stratified_split
 from elfs_ray.core.temi import TemiHeads, head_alignment, temi_loss, uniform_prior, update_teacher, warmup_schedule
-from elfs_ray.engine.artifacts import fixed_size_matrix, read_column, read_vectors
 from elfs_ray.methods import SelectionInputs, select_coreset
 from elfs_ray.methods.elfs import Elfs
-from elfs_ray.store import Store
 
 BETAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6)
 FOLDS, HEADS_USED = 5, 5
@@ -88,7 +88,7 @@ class Scored:
 @cache
 def load(run_dir: str, heads: str, dims: int) -> Data:
     """Read a run, and what the heads say."""
-    store = Store(run_dir)
+    store = RunFolder(run_dir)
     vectors, test = normalize_rows(read_vectors(store)), normalize_rows(read_vectors(store, "test/embeddings"))
     if dims:
         components = PrincipalComponents(vectors, dims)
@@ -100,7 +100,7 @@ def load(run_dir: str, heads: str, dims: int) -> Data:
 
 def train_heads(run_dir: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """TEMI with the settings of the run: labels of the aligned heads [H, N] and their mean probabilities [N, C]."""
-    store = Store(run_dir)
+    store = RunFolder(run_dir)
     options = store.record("cluster")["chosen"]
     classes = store.manifest()["config"]["num_classes"]
     features = normalize_rows(read_vectors(store))

@@ -3,7 +3,7 @@
 From unlabelled images and a labelling budget to the coreset that trains the best model, without seeing one label.
 """
 
-from elfs_ray import search_path
+from elfs_ray.workers import search_path
 
 TYPE_CHECKING = False  # as type checkers read it; `typing` itself could be found in the working directory
 

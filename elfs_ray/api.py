@@ -7,12 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from elfs_ray.artifacts.run_folder import REPORT, RunFolder
 from elfs_ray.config import SelectConfig, load_config
 from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
-from elfs_ray.machine import provide_folders
-from elfs_ray.search_path import StandardLibraryFirst
-from elfs_ray.store import REPORT, Store
+from elfs_ray.workers.machine import provide_folders
+from elfs_ray.workers.search_path import StandardLibraryFirst
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Result:
     @property
     def report(self) -> str:
         """Path or URI of the HTML report."""
-        return Store(self.run_dir).location(REPORT)
+        return RunFolder(self.run_dir).location(REPORT)
 
 
 def select(
@@ -78,17 +78,17 @@ def select(
     budgets = list(budget) if isinstance(budget, Sequence) and not isinstance(budget, str) else [budget]
     values = {name.replace("__", "."): value for name, value in options.items()}
     values.update(input=None if input is None else str(input), budgets=budgets, num_classes=num_classes)
-    store = Store(str(out))
+    store = RunFolder(str(out))
     run = load_config(values, config)
     provide_folders()
     with StandardLibraryFirst():
-        from elfs_ray import pipeline
+        from elfs_ray.run import runner
 
-        manifest = pipeline.run(run, store, reporter or Reporter())
+        manifest = runner.run(run, store, reporter or Reporter())
     return Result(store.uri, read_coresets(store, manifest), manifest)
 
 
-def read_coresets(store: Store, manifest: dict[str, Any]) -> dict[int, pa.Table]:
+def read_coresets(store: RunFolder, manifest: dict[str, Any]) -> dict[int, pa.Table]:
     """The coresets of the manifest's method and budgets, by count of images."""
     from elfs_ray.core.pruning import budget_count
 

@@ -77,7 +77,7 @@ def card(monkeypatch):
 def ray_session():
     """One small local Ray for the whole suite."""
     from elfs_ray.config import RayConfig
-    from elfs_ray.engine.session import ray_session
+    from elfs_ray.workers.on_ray.session import ray_session
 
     with ray_session(RayConfig(num_cpus=2, object_store_mb=200)) as hardware:
         yield hardware

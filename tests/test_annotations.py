@@ -9,12 +9,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.data.labels import read_labels
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import export_coreset
 from elfs_ray.exports.labels import write_labels
 from elfs_ray.exports.records import read_records
-from elfs_ray.store import Store
 from test_exports import NAME, make_run
 
 IDS = ["cats/a b.png", "dogs/ü&<1>\"'.png", "dogs/a b.png"]
@@ -535,7 +535,7 @@ def test_a_run_that_was_exported_by_an_earlier_version(tmp_path):
 def test_records_in_an_object_store(object_storage, tmp_path):
     local = make_run(tmp_path, in_table=True, ids=IDS)
     object_storage.upload(tmp_path / "run", "photos/exported")
-    store = Store(object_storage.uri("photos/exported"))
+    store = RunFolder(object_storage.uri("photos/exported"))
     folder = export_coreset(store, NAME, "label-studio", tmp_path / "out")
     assert read_records(local) == []
     tasks = json.loads((folder / "tasks.json").read_text())

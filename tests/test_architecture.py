@@ -35,21 +35,14 @@ class TestModule:
         assert not drawn
 
 
-def test_stages_do_not_import_each_other():
-    stages = {path.stem for path in (ROOT / "elfs_ray" / "engine").glob("*.py")} & {
-        "ingest", "labels", "embed", "neighbors", "cluster", "anchor", "proxy", "beta_search", "selection", "evaluate",
-        "duplicates", "map", "coverage",
-    }  # fmt: skip
-    assert len(stages) == 13
-    for stage in stages:
-        tree = ast.parse((ROOT / "elfs_ray" / "engine" / f"{stage}.py").read_text())
-        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert not imported & {f"elfs_ray.engine.{other}" for other in stages - {stage}}
-
-
 def test_true_labels_are_named_by_labels_evaluation_and_supervised_inputs_alone():
     users = {path.relative_to(ROOT / "elfs_ray").as_posix() for path in MODULES if '"labels_true"' in path.read_text()}
-    assert users == {"engine/labels.py", "engine/evaluate.py", "engine/evaluation_sets.py", "engine/inputs.py"}
+    assert users == {
+        "stages/labels.py",
+        "stages/evaluate.py",
+        "stages/parts/evaluation_sets.py",
+        "stages/parts/method_inputs.py",
+    }
 
 
 def test_no_absolute_path_of_a_machine_is_committed():

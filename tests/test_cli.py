@@ -9,8 +9,8 @@ import signal
 
 import pytest
 
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.data.digits import write_digits
-from elfs_ray.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_export_and_import(call, small_run, tmp_path):
 
 def test_a_run_is_not_bound_to_where_it_was_computed(call, small_run, tmp_path):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
-    store = Store(str(run_dir))
+    store = RunFolder(str(run_dir))
     config = store.manifest()["config"]
     store.update_manifest(config={**config, "ray": {**config["ray"], "address": "gone:6379", "num_cpus": 1}})
     code, _, err = call("report", run_dir)
@@ -104,6 +104,6 @@ def test_terminated_outside_of_a_run(call, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         yield from ()
 
-    monkeypatch.setattr("elfs_ray.doctor.examine", examine)
+    monkeypatch.setattr("elfs_ray.planning.doctor.examine", examine)
     code, _, err = call("doctor")
     assert (code, err) == (130, "elfs-ray: stopped; run the same command again to go on from here\n")

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.console import (
     LOG_INTERVAL_SECONDS,
     JsonReporter,
@@ -19,7 +20,6 @@ from elfs_ray.console import (
     told_rate,
     told_time,
 )
-from elfs_ray.store import Store
 from elsewhere import ASCII, ROOT, run_python
 from small import TIMEOUT_SECONDS, command_line
 
@@ -189,7 +189,7 @@ def test_tables_on_an_ascii_terminal(tmp_path):
 
 def test_names_on_an_ascii_terminal_are_those_of_the_files(tmp_path):
     """Python alone would read them as other names, and pyarrow would refuse these."""
-    Store(str(tmp_path / "Läufe")).update_manifest(name="Käse", input="/bilder/ß", stages={}, finished=None)
+    RunFolder(str(tmp_path / "Läufe")).update_manifest(name="Käse", input="/bilder/ß", stages={}, finished=None)
     ended = run_python("-m", "elfs_ray.cli", "status", tmp_path / "Läufe", cwd=tmp_path, **ASCII)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.splitlines()[0] == r"run K\xe4se over /bilder/\xdf"

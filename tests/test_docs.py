@@ -16,15 +16,16 @@ import pytest
 import typer
 from markdown_it import MarkdownIt
 
-from elfs_ray import cli, schema, select
+from elfs_ray import cli, select
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.cli.options import OPTIONS
 from elfs_ray.cli.runs import configurations
 from elfs_ray.config import RunConfig, load_config
 from elfs_ray.data.sources import open_input
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
-from elfs_ray.steps import first_steps, later_steps
-from elfs_ray.store import Store
+from elfs_ray.run.graph import first_steps, later_steps
 from small import LONG_STAGES
 from small import OPTIONS as QUICK
 
@@ -312,7 +313,7 @@ def test_the_tutorial_from_the_first_line_to_the_last(call, small_run, small_inp
     fingerprints = {step.unit: step.fingerprint for step in [*first, *later_steps(config, first, 240)]}
     before = small_run.manifest["stages"]
     stages = {stage: {**before[stage], "fingerprint": fingerprints[stage]} for stage in LONG_STAGES}
-    Store("digits/run").update_manifest(input=config.input, stages=stages)
+    RunFolder("digits/run").update_manifest(input=config.input, stages=stages)
     namespace, printed, words = {}, set(), []
     for language, line, whole in blocks(TUTORIAL):
         text = re.sub(r"\b[12]00\b", lambda budget: str(int(budget[0]) // 2), whole)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from elfs_ray import machine, search_path
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.core import graph, knn, zcore
 from elfs_ray.errors import UsageError
-from elfs_ray.store import Store
+from elfs_ray.workers import machine, search_path
 from elsewhere import ASCII, NAMELESS, ROOT, give_to, run_python
 
 STANDARD = sysconfig.get_path("stdlib")
@@ -178,7 +178,7 @@ def test_a_run_where_files_hide_modules_and_a_plugin_lies(hiding, small_input):
         "-m", "elfs_ray.cli", "run", *required, *small, "--until=select", "--log=quiet", cwd=hiding, HOME=hiding.parent
     )
     assert (ended.stderr, ended.returncode) == ("", 0)
-    run = Store(str(hiding / "run"))
+    run = RunFolder(str(hiding / "run"))
     assert [run.count_rows(f"coresets/{name}/5") for name in ("here", "stratified")] == [5, 5]
 
 
@@ -204,7 +204,7 @@ def test_a_run_of_somebody_without_a_name_a_home_or_a_terminal(room, small_input
     assert "  Bilder f\\xfcr K\\xe4se/: 12 images read" in lines
     assert lines[-1].startswith("coresets/random/4: 4 coresets/random/4 in ")
     assert sorted(path.name for path in room.iterdir()) == sorted([images.name, temporary.name, "Läufe"])
-    uris = Store(str(room / "Läufe")).read_table("samples")["uri"].to_pylist()
+    uris = RunFolder(str(room / "Läufe")).read_table("samples")["uri"].to_pylist()
     assert sorted(uris) == sorted(map(str, images.iterdir()))
 
 
@@ -218,7 +218,7 @@ order = graph.select_by_density(
 )
 print(order.tolist())
 """
-PROVIDED = "from elfs_ray.machine import provide_folders; provide_folders()"
+PROVIDED = "from elfs_ray.workers.machine import provide_folders; provide_folders()"
 
 
 def compiled_files(folder):
@@ -305,7 +305,7 @@ def test_the_token_of_a_ray_whose_user_has_no_home(room, home, made):
     if home == "with a token":
         (room / ".ray").mkdir()
         (room / ".ray" / "auth_token").write_text("a" * 64, encoding="utf-8")
-    provide = "from elfs_ray.machine import provide_token; provide_token()"
+    provide = "from elfs_ray.workers.machine import provide_token; provide_token()"
     code = f"{provide}; import os; print(os.environ.get('RAY_AUTH_TOKEN'))"
     here = "/" if home == "/" else room
     tokens = {run_python("-c", code, cwd="/", user=NAMELESS, HOME=here).stdout.strip() for _ in range(2)}
@@ -381,7 +381,7 @@ def test_a_folder_for_ray_is_made(monkeypatch):
 
 
 def test_a_folder_of_somebody_else(room, closed):
-    code = "from elfs_ray.machine import check_ray_folder; check_ray_folder()"
+    code = "from elfs_ray.workers.machine import check_ray_folder; check_ray_folder()"
     ended = run_python("-c", code, cwd="/", user=NAMELESS, TMPDIR=closed)
     assert ended.stderr.splitlines()[-1] == (
         f"elfs_ray.errors.UsageError: TMPDIR={closed} cannot be written to (Permission denied); set TMPDIR to a folder "
@@ -391,7 +391,7 @@ def test_a_folder_of_somebody_else(room, closed):
 
 def test_a_folder_of_rays_that_is_somebody_elses(room):
     (room / "ray").mkdir()
-    code = "from elfs_ray.machine import check_ray_folder; check_ray_folder()"
+    code = "from elfs_ray.workers.machine import check_ray_folder; check_ray_folder()"
     ended = run_python("-c", code, cwd="/", user=NAMELESS, RAY_TMPDIR=room)
     assert ended.stderr.splitlines()[-1] == (
         f"elfs_ray.errors.UsageError: {room}/ray cannot be written to (Permission denied); set RAY_TMPDIR to a folder "
@@ -400,7 +400,10 @@ def test_a_folder_of_rays_that_is_somebody_elses(room):
 
 
 def test_no_machine_folder_can_be_made(closed):
-    code = "import tempfile; tempfile.tempdir = {!r}; from elfs_ray.machine import machine_folder; machine_folder()"
+    code = (
+        "import tempfile; tempfile.tempdir = {!r}\n"
+        "from elfs_ray.workers.machine import machine_folder; machine_folder()"
+    )
     ended = run_python("-c", code.format(str(closed)), cwd="/", user=NAMELESS)
     assert ended.stderr.splitlines()[-1] == (
         f"elfs_ray.errors.UsageError: no folder can be made for temporary files (Permission denied: "
@@ -411,7 +414,7 @@ def test_no_machine_folder_can_be_made(closed):
 def test_a_run_is_refused_before_ray_starts(monkeypatch, tmp_path):
     """Ray of the suite may run: this is a process of its own."""
     code = (
-        "from elfs_ray.config import RayConfig\nfrom elfs_ray.engine.session import ray_session\n"
+        "from elfs_ray.config import RayConfig\nfrom elfs_ray.workers.on_ray.session import ray_session\n"
         "with ray_session(RayConfig()): print('started')"
     )
     ended = run_python("-c", code, cwd=tmp_path, HOME=tmp_path, TMPDIR=tmp_path / "none")

@@ -179,7 +179,7 @@ def test_objects_open(object_storage, tmp_path, form):
 
 
 def object_uri(form, name):
-    from elfs_ray.storage import uri_of
+    from elfs_ray.artifacts.filesystems import uri_of
 
     return uri_of(f"photos/{form}/my images/{name}", "s3://")
 

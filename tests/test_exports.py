@@ -19,12 +19,12 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from elfs_ray import schema
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, export_coreset, only_coreset
 from elfs_ray.exports.records import read_records
 from elfs_ray.exports.rows import read_coreset
-from elfs_ray.store import Store
 
 NAME = "elfs/3"
 IDS = ["cats/a b.png", "dogs/ü&<1>.png", "c.png"]
@@ -42,7 +42,7 @@ def make_run(folder, *, in_table, ids=IDS, names=None, pictures=None, ranked=Non
     `names` are those of the files below `images`, where they are not the ids; `pictures` their content,
     `ranked` the order of the coreset.
     """
-    images, store = folder / "images", Store(str(folder / "run"))
+    images, store = folder / "images", RunFolder(str(folder / "run"))
     every, names = [*ids, "left out.png"], [*(names or ids), "left out.png"]
     pictures = pictures or [picture(index) for index in range(len(every))]
     samples = []

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import load_config
 from elfs_ray.data.images import ImageError, decode, inspect
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, export_coreset
-from elfs_ray.machine import is_private, machine_folder
 from elfs_ray.report.render import write_report
-from elfs_ray.store import Store
+from elfs_ray.workers.machine import is_private, machine_folder
 from test_exports import NAME, make_run
 
 ROOT = Path(__file__).parents[1]
@@ -120,7 +120,7 @@ WITH_SECRETS = [
 
 @pytest.mark.parametrize("location", WITH_SECRETS)
 def test_a_secret_in_a_location_is_refused_and_not_repeated(location):
-    for use in (storage.resolve, Store):
+    for use in (filesystems.resolve, RunFolder):
         with pytest.raises(UsageError, match="must not hold credentials") as caught:
             use(location)
         assert SECRET not in str(caught.value)
@@ -128,7 +128,7 @@ def test_a_secret_in_a_location_is_refused_and_not_repeated(location):
 
 def test_a_location_without_a_secret_is_taken():
     for location in ("/photos/key=1?token=2", "s3://photos/monkey=1/x?region=eu", "gs://photos/tokens/x"):
-        storage.refuse_credentials(location)
+        filesystems.refuse_credentials(location)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -227,7 +227,7 @@ def test_a_second_name_that_others_took_is_not_used(temporary):
 
 def test_processes_that_start_together_share_one_folder(temporary):
     folder, first = temporary
-    command = [sys.executable, "-c", "from elfs_ray.machine import machine_folder; print(machine_folder('a'))"]
+    command = [sys.executable, "-c", "from elfs_ray.workers.machine import machine_folder; print(machine_folder('a'))"]
     started = [
         subprocess.Popen(command, env={**os.environ, "TMPDIR": str(folder)}, stdout=subprocess.PIPE, text=True)
         for _ in range(6)

@@ -1,6 +1,6 @@
 """The command line. Nothing here computes: it reads options, calls the pipeline and says what came out."""
 
-from elfs_ray import search_path
+from elfs_ray.workers import search_path
 
 search_path.put_standard_library_first()  # before anything else is imported
 

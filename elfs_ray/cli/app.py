@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from elfs_ray import __version__
+from elfs_ray.artifacts.filesystems import check_bucket
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.console import prepare_streams, read_names_as_utf8
 from elfs_ray.errors import ElfsRayError, UsageError, one_line
-from elfs_ray.failures import behind
-from elfs_ray.machine import provide_folders
-from elfs_ray.storage import check_bucket
-from elfs_ray.store import Store
+from elfs_ray.run.errors_seen import behind
+from elfs_ray.workers.machine import provide_folders
 
 EXIT_INTERRUPTED = 130
 INTERRUPTED = "stopped; run the same command again to go on from here"
@@ -73,13 +73,13 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-def run_folder(run_dir: str, *, may_be_new: bool = False) -> Store:
+def run_folder(run_dir: str, *, may_be_new: bool = False) -> RunFolder:
     """A folder that holds a run.
 
     Raises:
         UsageError: it holds none, and must.
     """
-    store = Store(run_dir)
+    store = RunFolder(run_dir)
     check_bucket(store.uri)
     if not may_be_new and not store.manifest():
         raise UsageError(

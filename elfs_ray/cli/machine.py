@@ -6,20 +6,20 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.cli.app import app, out, say
 from elfs_ray.cli.options import DebugOption, LogOption, VerboseOption, given_options, takes_options
 from elfs_ray.cli.runs import start
 from elfs_ray.config import load_config
 from elfs_ray.console import LogForm
 from elfs_ray.errors import UsageError
-from elfs_ray.store import Store
 
 
 @app.command()
 @takes_options("input_", "encoder", "weights", "address", starts=False)
 def doctor(**options: Any) -> None:
     """Look at all that a run needs of this machine, in some seconds; one line each, with the remedy."""
-    from elfs_ray.doctor import NO_INPUT, examine
+    from elfs_ray.planning.doctor import NO_INPUT, examine
 
     colours = {"ok": "green", "weak": "yellow", "bad": "red"}
     given = {"input": NO_INPUT, "num_classes": 2, "budgets": [1], **given_options(options)}
@@ -73,4 +73,6 @@ def demo(
 
     images, labels = write_digits(out_dir)
     values = {"input": str(images), "budgets": [180], "num_classes": 10, "evaluate.labels": str(labels)}
-    start([load_config(values)], Store(f"{out_dir}/run"), "report", {"log": log, "verbose": verbose, "dry_run": False})
+    start(
+        [load_config(values)], RunFolder(f"{out_dir}/run"), "report", {"log": log, "verbose": verbose, "dry_run": False}
+    )

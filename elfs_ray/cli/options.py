@@ -157,7 +157,7 @@ def complete_methods(incomplete: str) -> list[str]:
 
 def complete_stages(incomplete: str) -> list[str]:
     """Names of stages, for the shell."""
-    from elfs_ray.steps import STAGES
+    from elfs_ray.run.graph import STAGES
 
     return [name for name in STAGES if name.startswith(incomplete)]
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from elfs_ray.artifacts.run_folder import REPORT, RunFolder
 from elfs_ray.cli.app import app, out, run_folder, say
 from elfs_ray.cli.options import (
     MethodOption,
@@ -21,7 +22,6 @@ from elfs_ray.cli.options import (
 from elfs_ray.config import RunConfig, load_config
 from elfs_ray.console import LogForm, make_reporter
 from elfs_ray.report.summary import comparison_table, coreset_table, steps_table, unlike_trainings
-from elfs_ray.store import REPORT, Store
 
 
 @app.command()
@@ -37,7 +37,7 @@ def run(
 
     Several methods run one after the other in one run folder; what they share runs once.
     """
-    start(configurations(method, options), Store(out_dir), until, options)
+    start(configurations(method, options), RunFolder(out_dir), until, options)
 
 
 @app.command()
@@ -49,7 +49,7 @@ def sweep(
     **options: Any,
 ) -> None:
     """Compare methods and budgets: the same as `run` with several methods."""
-    start(configurations(method, options), Store(out_dir), "report", options)
+    start(configurations(method, options), RunFolder(out_dir), "report", options)
 
 
 def configurations(
@@ -74,7 +74,7 @@ def _without_method(base: dict[str, Any] | None, method: str | None) -> dict[str
     return {**base, "select": {name: value for name, value in select.items() if name not in ("options", "beta")}}
 
 
-def _saved(run_dir: str, *given: Any) -> tuple[Store, dict[str, Any]]:
+def _saved(run_dir: str, *given: Any) -> tuple[RunFolder, dict[str, Any]]:
     """A run folder, new where something is given that starts one, and the configuration that it holds.
 
     Without where it was computed: this may be another machine, or another cluster.
@@ -146,7 +146,7 @@ def report(
         _serve(store, port)
 
 
-def _serve(store: Store, port: int) -> None:
+def _serve(store: RunFolder, port: int) -> None:
     from elfs_ray.report.serve import HOST, serve_report
 
     with serve_report(store, port) as server:
@@ -169,7 +169,7 @@ def plan(
     **options: Any,
 ) -> None:
     """Estimate rows, bytes, time and money of a run on this hardware, from a few seconds of measuring."""
-    from elfs_ray.plan import make_plan
+    from elfs_ray.planning.forecast import make_plan
 
     chosen = configurations([method] if method else None, options)
     made = make_plan(chosen[0], price_per_hour=price_per_hour)
@@ -181,7 +181,7 @@ def plan(
 
 
 def start(
-    configs: Sequence[RunConfig], store: Store, until: str, options: Mapping[str, Any], *, keep: Sequence[str] = ()
+    configs: Sequence[RunConfig], store: RunFolder, until: str, options: Mapping[str, Any], *, keep: Sequence[str] = ()
 ) -> None:
     """A run of one or several methods; then what came out.
 
@@ -192,15 +192,15 @@ def start(
         options: how, as on the command line: `log`, `dry_run`, `verbose`.
         keep: options that hold for this run alone.
     """
-    from elfs_ray import pipeline
+    from elfs_ray.run import runner
 
     if options["dry_run"]:
         names = ", ".join(config.select.name for config in configs)
-        out.print(steps_table(names, pipeline.outline(configs, store, until=until)))
+        out.print(steps_table(names, runner.outline(configs, store, until=until)))
         return
     form = LogForm(options["log"])
     reporter = make_reporter(form, out)
-    manifest = pipeline.run_methods(configs, store, reporter, until=until, verbose=options["verbose"], keep=keep)
+    manifest = runner.run_methods(configs, store, reporter, until=until, verbose=options["verbose"], keep=keep)
     if until not in ("evaluate", "report"):
         return
     methods = {config.select.name for config in configs}
@@ -212,7 +212,7 @@ def start(
         _say_places(store, wanted, form)
 
 
-def _say_places(store: Store, coresets: Sequence[str], form: LogForm) -> None:
+def _say_places(store: RunFolder, coresets: Sequence[str], form: LogForm) -> None:
     """Where the results are, for a program to read."""
     places = {"coresets": [store.location(f"coresets/{name}") for name in coresets]}
     if store.exists(REPORT):
@@ -224,7 +224,7 @@ def _say_places(store: Store, coresets: Sequence[str], form: LogForm) -> None:
         say(place)
 
 
-def _summarise(store: Store, manifest: dict[str, Any], coresets: Sequence[str]) -> None:
+def _summarise(store: RunFolder, manifest: dict[str, Any], coresets: Sequence[str]) -> None:
     """Say where the results are and what they are worth; in detail for one coreset, side by side for several."""
     stages = manifest["stages"]
     out.print()

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
 from elfs_ray.errors import UsageError
 from elfs_ray.locations import from_file_uri, plain_path, without_dots
 
@@ -190,7 +190,7 @@ def beside(table_path: str, location: str, text: str | None) -> str:
     if "://" not in location:
         return plain_path(path)
     bucket, slash, key = path.partition("/")
-    return storage.uri_of(bucket + slash + without_dots(key), location)
+    return filesystems.uri_of(bucket + slash + without_dots(key), location)
 
 
 def _plain_uri(text: str) -> str:
@@ -199,7 +199,7 @@ def _plain_uri(text: str) -> str:
     bucket, slash, key = path.partition("/")
     if scheme == "s3":  # where `%20` is a space, which may be written as such
         key = unquote(key)
-    return f"{storage.uri_of(bucket + slash + without_dots(key), f'{scheme}://')}{mark}{options}"
+    return f"{filesystems.uri_of(bucket + slash + without_dots(key), f'{scheme}://')}{mark}{options}"
 
 
 def _named(location: str, schema: pa.Schema, asked: str | None, option: str) -> str | None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
 from elfs_ray.data.columns import refuse_repeated
 from elfs_ray.data.listing import Entry, list_folder, printable
 from elfs_ray.errors import UsageError, one_line
@@ -35,14 +35,14 @@ def existing(location: str) -> tuple[pafs.FileSystem, pafs.FileInfo]:
         location.encode()
     except UnicodeEncodeError:
         raise UsageError(f"{printable(location)!r} is not UTF-8 text; rename it, or pass a link to it") from None
-    quick, path = storage.resolve(location, attempts=storage.QUICK_ATTEMPTS)
+    quick, path = filesystems.resolve(location, attempts=filesystems.QUICK_ATTEMPTS)
     try:
         info = quick.get_file_info(path)
     except OSError as error:
-        raise UsageError(f"{location} cannot be opened: {storage.reason(error)}") from None
+        raise UsageError(f"{location} cannot be opened: {filesystems.reason(error)}") from None
     if info.type == pafs.FileType.NotFound:
         raise UsageError(f"{location} does not exist; {_closest(path) if '://' not in location else 'check the path'}")
-    return storage.resolve(location)[0], info
+    return filesystems.resolve(location)[0], info
 
 
 def list_files(location: str, filesystem: pafs.FileSystem, root: str) -> list[Entry]:
@@ -89,14 +89,14 @@ def reading_parquet(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, UnicodeDecodeError, StopIteration) as error:
-        if isinstance(error, OSError) and storage.is_outage(error):
+        if isinstance(error, OSError) and filesystems.is_outage(error):
             raise
         raise UsageError(f"{path} cannot be read as Parquet ({one_line(error)}); mend or remove it") from None
 
 
 def read_uri(uri: str, like: str = "") -> bytes:
     """The bytes of a file at a local path or URI, reached as `like` is; raises `OSError` when it cannot be read."""
-    filesystem, path = storage.resolve(storage.with_options_of(uri, like))
+    filesystem, path = filesystems.resolve(filesystems.with_options_of(uri, like))
     if isinstance(filesystem, pafs.LocalFileSystem) and not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError("it is a folder, pipe, socket or device")  # opening a pipe would wait for ever
     with filesystem.open_input_stream(path) as stream:

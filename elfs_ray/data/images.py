@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from elfs_ray.artifacts.filesystems import is_outage, reason
 from elfs_ray.data import pixels
 from elfs_ray.data.files import read_uri
 from elfs_ray.data.orientation import FROM_THE_BOTTOM, FROM_THE_RIGHT, QUARTER_TURNS, TURNS, UPRIGHT, orientation
 from elfs_ray.data.pixels import ImageError
 from elfs_ray.data.unusable import Unusable, UnusableImagesError
 from elfs_ray.errors import one_line
-from elfs_ray.storage import is_outage, reason
 
 __all__ = [
     "ImageError",

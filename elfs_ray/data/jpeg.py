@@ -1,6 +1,6 @@
 """Which JPEGs a graphics card decodes as Pillow does, from their headers.
 
-Without torch, as `elfs_ray.engine.embed_rows`, whose tasks ask.
+Without torch, as `elfs_ray.stages.parts.embed_rows`, whose tasks ask.
 """
 
 from typing import Any, NamedTuple

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
 from elfs_ray.data.classes import FOLDER_FORMS, FOLDERS, class_key, folder_classes, number_classes
 from elfs_ray.data.columns import ID_COLUMNS, as_text, check_column, ids_of, listed, refuse_repeated
 from elfs_ray.data.files import existing
@@ -296,7 +296,7 @@ def _readable(where: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        told = storage.reason(error) if isinstance(error, OSError) else one_line(error)
+        told = filesystems.reason(error) if isinstance(error, OSError) else one_line(error)
         raise UsageError(f"labels file {where} cannot be read: {told}; fix it") from None
 
 

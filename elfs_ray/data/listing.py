@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pyarrow.fs as pafs
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
 from elfs_ray.errors import UsageError, one_line
 
 HIDDEN_FILES, HIDDEN_FOLDERS = "hidden files", "hidden folders"
@@ -105,7 +105,7 @@ def _list_objects(location: str, filesystem: pafs.FileSystem, listing: Listing) 
     try:
         found = filesystem.get_file_info(pafs.FileSelector(listing.root, recursive=True))
     except OSError as error:
-        raise UsageError(f"{location} cannot be listed: {storage.reason(error)}") from None
+        raise UsageError(f"{location} cannot be listed: {filesystems.reason(error)}") from None
     for info in found:
         if info.type != pafs.FileType.File:
             continue

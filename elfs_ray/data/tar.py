@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow.fs as pafs
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
 from elfs_ray.data.files import READ_BUFFER_BYTES
 from elfs_ray.errors import UsageError, one_line
 
@@ -64,9 +64,9 @@ def members(reader: Reader, path: str) -> Iterator[tarfile.TarInfo]:
             if piece.strip(b"\0"):
                 raise tarfile.ReadError("more follows its end, as where archives were joined")
     except OSError as error:
-        if storage.is_outage(error):
+        if filesystems.is_outage(error):
             raise
-        raise UsageError(f"{path} cannot be read: {storage.reason(error)}") from None
+        raise UsageError(f"{path} cannot be read: {filesystems.reason(error)}") from None
     except _DAMAGE as error:
         told = f"after member {count:,}" if count else "at its start"
         raise UsageError(

@@ -15,7 +15,7 @@ import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
 import pyarrow.json as pajson
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
 from elfs_ray.data.columns import refuse_repeated
 from elfs_ray.data.json_rows import column_of, parse_objects
 from elfs_ray.data.text_lines import (
@@ -77,9 +77,9 @@ def _reading(
     except TextError as error:
         raise UsageError(f"{what} cannot be read: {error}") from None
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and storage.is_outage(error):
+        if isinstance(error, OSError) and filesystems.is_outage(error):
             raise
-        told = storage.reason(error) if isinstance(error, OSError) else one_line(error)
+        told = filesystems.reason(error) if isinstance(error, OSError) else one_line(error)
         raise UsageError(f"{what} cannot be read: {told}") from None
 
 

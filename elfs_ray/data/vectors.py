@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
 from elfs_ray.core.features import UnitRows, undirected_rows, unit_half
 from elfs_ray.data.columns import ID_COLUMNS, as_text, check_column, ids_of, listed
 from elfs_ray.data.files import existing, files_signature, list_files, open_parquet, reading_parquet
@@ -142,13 +142,13 @@ class VectorTable(Vectors):
 
     def columns(self) -> list[str]:
         """Of the first table."""
-        return list(open_parquet(self.groups[0].path, storage.resolve(self.location)[0]).schema_arrow.names)
+        return list(open_parquet(self.groups[0].path, filesystems.resolve(self.location)[0]).schema_arrow.names)
 
     def column(self, name: str) -> pa.Array:
         """Of all tables."""
         parts = list[pa.Array]()
         for number in range(len(self.groups)):
-            path, filesystem = self.groups[number].path, storage.resolve(self.location)[0]
+            path, filesystem = self.groups[number].path, filesystems.resolve(self.location)[0]
             check_column(path, open_parquet(path, filesystem).schema_arrow.names, name)
             where, table = self._read(number, [name])
             parts.append(as_text(table[name], f"column {name!r} of {where}").combine_chunks())
@@ -161,7 +161,7 @@ class VectorTable(Vectors):
     def _read(self, number: int, columns: list[str]) -> tuple[str, pa.Table]:
         group = self.groups[number]
         with reading_parquet(group.path):
-            file = open_parquet(group.path, storage.resolve(self.location)[0])
+            file = open_parquet(group.path, filesystems.resolve(self.location)[0])
             table = file.read_row_group(group.number, columns=columns)
             table.validate(full=True)  # what a damaged file holds may be no text, or lie outside of the memory read
         where = group.path if len(self.groups) == 1 else f"{group.path}, row group {group.number}"
@@ -199,7 +199,7 @@ class Matrix(Vectors):
     def read(self, number: int) -> tuple[pa.Array, UnitRows]:
         """Some rows."""
         group, row_bytes = self.groups[number], self.dim * self._dtype.itemsize
-        with storage.resolve(self.location)[0].open_input_file(group.path) as file:
+        with filesystems.resolve(self.location)[0].open_input_file(group.path) as file:
             data = file.read_at(group.rows * row_bytes, self._start + group.first * row_bytes)
         if len(data) < group.rows * row_bytes:
             raise UsageError(f"{self.location} became shorter while it was read; run the same command again")

@@ -17,9 +17,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
 from elfs_ray.errors import UsageError, one_line
-from elfs_ray.machine import machine_folder
+from elfs_ray.workers.machine import machine_folder
 
 T = TypeVar("T")
 _WRAPPERS = ("state_dict", "model", "teacher", "model_state_dict", "model_state")
@@ -39,7 +39,7 @@ def weights_signature(location: str) -> str:
     try:
         return _file_digest(Path(info.path), info.mtime_ns)
     except OSError as error:
-        raise UsageError(f"weights file {location} cannot be opened: {storage.reason(error)}") from None
+        raise UsageError(f"weights file {location} cannot be opened: {filesystems.reason(error)}") from None
 
 
 def find_weights(location: str) -> pafs.FileInfo:
@@ -49,10 +49,10 @@ def find_weights(location: str) -> pafs.FileInfo:
         UsageError: there is no such file.
     """
     try:
-        filesystem, path = storage.resolve(location, attempts=storage.QUICK_ATTEMPTS)
+        filesystem, path = filesystems.resolve(location, attempts=filesystems.QUICK_ATTEMPTS)
         info = filesystem.get_file_info(path)
     except OSError as error:
-        raise UsageError(f"weights file {location} cannot be opened: {storage.reason(error)}") from None
+        raise UsageError(f"weights file {location} cannot be opened: {filesystems.reason(error)}") from None
     if info.type != pafs.FileType.File:
         raise UsageError(f"weights file {location} does not exist; check the path given with --weights")
     return info
@@ -64,10 +64,10 @@ def _local_copy(location: str) -> Path:
     if "://" not in location:
         return Path(info.path)
     name = hashlib.sha256(f"{location}\0{info.size} {info.mtime_ns}".encode()).hexdigest()[:16]
-    copy = machine_folder("weights") / f"{name}{Path(storage.without_options(location)).suffix}"
+    copy = machine_folder("weights") / f"{name}{Path(filesystems.without_options(location)).suffix}"
     with FileLock(f"{copy}.lock"):
         if not copy.exists():
-            filesystem, path = storage.resolve(location)
+            filesystem, path = filesystems.resolve(location)
             aside = copy.with_suffix(".tmp")
             local = pafs.LocalFileSystem()
             pafs.copy_files(path, str(aside), source_filesystem=filesystem, destination_filesystem=local)

@@ -19,15 +19,15 @@ sample is called is kept in the run folder (`records.py`): by that, and by nothi
 from collections.abc import Callable
 from pathlib import Path
 
+from elfs_ray.artifacts.filesystems import refuse_credentials
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.schema import shows_pictures
 from elfs_ray.data.annotations import LABEL_CONTROL
 from elfs_ray.data.files import new_folder
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import annotation, folders, tables
 from elfs_ray.exports.records import Exported, write_record
 from elfs_ray.exports.rows import Coreset, only_coreset, read_coreset
-from elfs_ray.schema import shows_pictures
-from elfs_ray.storage import refuse_credentials
-from elfs_ray.store import Store
 
 __all__ = ["FORMATS", "export_coreset", "only_coreset"]
 
@@ -50,7 +50,7 @@ _QUESTIONS = {"label-studio": LABEL_CONTROL}
 
 
 def export_coreset(
-    store: Store,
+    store: RunFolder,
     name: str,
     form: str,
     out: str | Path,

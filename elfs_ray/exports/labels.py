@@ -4,15 +4,15 @@ import csv
 import io
 from pathlib import Path
 
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.data.annotations import read_annotations
 from elfs_ray.errors import UsageError, one_line
 from elfs_ray.exports.matching import Matched, match
 from elfs_ray.exports.records import EXPORTS, ExportRecord, read_records
-from elfs_ray.store import Store
 
 
 def write_labels(
-    store: Store,
+    store: RunFolder,
     annotations: str | Path,
     out: str | Path,
     *,
@@ -55,13 +55,13 @@ def write_labels(
     writer.writerow(["sample_id", "label"])
     writer.writerows(matched.labels.items())
     try:
-        Store(str(out.parent)).write_bytes(table.getvalue().encode(), out.name)
+        RunFolder(str(out.parent)).write_bytes(table.getvalue().encode(), out.name)
     except OSError as error:
         raise UsageError(f"{out} cannot be written ({one_line(error)}); choose another --out") from None
     return matched
 
 
-def _records(store: Store, export: str | None) -> list[ExportRecord]:
+def _records(store: RunFolder, export: str | None) -> list[ExportRecord]:
     records = read_records(store)
     if not records:
         raise UsageError(

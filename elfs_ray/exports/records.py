@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.schema import EXPORT
 from elfs_ray.errors import RunError, UsageError, one_line
-from elfs_ray.schema import EXPORT
-from elfs_ray.store import Store
 
 EXPORTS = "exports"
 _METADATA = b"elfs_ray"
@@ -76,7 +76,7 @@ def export_key(form: str, coreset: str, samples: Sequence[Exported]) -> str:
 
 
 def write_record(
-    store: Store, form: str, coreset: str, question: str | None, out: Path, samples: Sequence[Exported]
+    store: RunFolder, form: str, coreset: str, question: str | None, out: Path, samples: Sequence[Exported]
 ) -> str:
     """Write the record of an export, whole or not at all; returns its name.
 
@@ -98,18 +98,18 @@ def write_record(
     try:
         store.write_table(pa.Table.from_pylist(rows, EXPORT), layout, EXPORTS, f"{name}.parquet")
     except OSError as error:
-        if storage.is_outage(error):
+        if filesystems.is_outage(error):
             raise RunError(
-                f"{store.uri} does not answer ({storage.reason(error)}); export again when it does"
+                f"{store.uri} does not answer ({filesystems.reason(error)}); export again when it does"
             ) from None
         raise UsageError(
-            f"{store.uri} cannot be written to ({storage.reason(error)}), and keeps what an export called its images; "
-            "make it writable, or export from a copy"
+            f"{store.uri} cannot be written to ({filesystems.reason(error)}), and keeps what an export called its "
+            "images; make it writable, or export from a copy"
         ) from None
     return name
 
 
-def read_records(store: Store) -> list[ExportRecord]:
+def read_records(store: RunFolder) -> list[ExportRecord]:
     """Of all exports of a run folder, the oldest first.
 
     Raises:
@@ -119,7 +119,7 @@ def read_records(store: Store) -> list[ExportRecord]:
     return sorted((_read(store, name) for name in names), key=lambda record: (record.when, record.name))
 
 
-def _read(store: Store, name: str) -> ExportRecord:
+def _read(store: RunFolder, name: str) -> ExportRecord:
     try:
         table = store.read_table(EXPORTS, f"{name}.parquet")
         described = json.loads(table.schema.metadata[_METADATA])
@@ -135,9 +135,9 @@ def _read(store: Store, name: str) -> ExportRecord:
             samples=tuple(Exported(**row) for row in rows),
         )
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        if isinstance(error, OSError) and storage.is_outage(error):
+        if isinstance(error, OSError) and filesystems.is_outage(error):
             raise RunError(
-                f"{store.uri} does not answer ({storage.reason(error)}); import again when it does"
+                f"{store.uri} does not answer ({filesystems.reason(error)}); import again when it does"
             ) from None
         raise UsageError(
             f"{store.location(EXPORTS, f'{name}.parquet')} is damaged ({one_line(error)}); remove it, and export again"

@@ -10,13 +10,13 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from elfs_ray.artifacts.filesystems import without_options
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.schema import shows_pictures
 from elfs_ray.data.files import read_uri
 from elfs_ray.data.image_kinds import IMAGE_KINDS, ending_of
 from elfs_ray.errors import UsageError
 from elfs_ray.exports.records import Exported
-from elfs_ray.schema import shows_pictures
-from elfs_ray.storage import without_options
-from elfs_ray.store import Store
 
 IMAGES = "images"
 UNKNOWN_KIND = "img"
@@ -67,7 +67,7 @@ class Coreset:
         in_table: whether the pictures lie in a table, so that they have no files of their own.
     """
 
-    store: Store
+    store: RunFolder
     name: str
     samples: list[Sample]
     clusters: list[str]
@@ -171,7 +171,7 @@ def local_path(location: str) -> str:
     return location
 
 
-def only_coreset(store: Store) -> str:
+def only_coreset(store: RunFolder) -> str:
     """The name of the run's coreset, if there is one and no other.
 
     Raises:
@@ -185,13 +185,13 @@ def only_coreset(store: Store) -> str:
     return names[0]
 
 
-def coreset_names(store: Store) -> list[str]:
+def coreset_names(store: RunFolder) -> list[str]:
     """METHOD/BUDGET of every coreset of a run folder."""
     stages = store.manifest().get("stages", {})
     return [unit.removeprefix("coresets/") for unit in stages if unit.startswith("coresets/")]
 
 
-def read_coreset(store: Store, name: str, *, pre_annotations: bool, url: str | None) -> Coreset:
+def read_coreset(store: RunFolder, name: str, *, pre_annotations: bool, url: str | None) -> Coreset:
     """Read a coreset of a run folder.
 
     Raises:

@@ -5,22 +5,22 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from elfs_ray import schema
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.core.metrics import mean_and_interval
-from elfs_ray.store import Store
 
 COMPARISON = "comparison"
 RANDOM = "random"
 
 
-def write_comparison(store: Store) -> None:
+def write_comparison(store: RunFolder) -> None:
     """Write the artifact `comparison`; nothing where there is no evaluation."""
     rows = compare(store)
     if rows:
         store.write_table(pa.Table.from_pylist(rows, schema.COMPARISON), schema.COMPARISON, COMPARISON, "all.parquet")
 
 
-def compare(store: Store) -> list[dict[str, Any]]:
+def compare(store: RunFolder) -> list[dict[str, Any]]:
     """One row for each budget, model and method, in the order of `schema.COMPARISON`; the best mean first.
 
     Differences to random are paired by seed. `select_seconds` are those of the search and the selection themselves,
@@ -40,7 +40,7 @@ def compare(store: Store) -> list[dict[str, Any]]:
     return rows
 
 
-def _scores(store: Store, stages: dict[str, Any]) -> dict[tuple[int, str, str], pd.DataFrame]:
+def _scores(store: RunFolder, stages: dict[str, Any]) -> dict[tuple[int, str, str], pd.DataFrame]:
     """Accuracy and that of random by seed, for each budget, model and method whose evaluation is there.
 
     Without separate test images each evaluation has a test set of its own: a method is set against the random subsets

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.report.thumbnails import Pictures, Thumbnail
-from elfs_ray.store import Store
 
 FEWEST_OF_A_CLUSTER = 4
 """Pictures; where there are more clusters than that leaves room for, the largest are shown."""
@@ -40,7 +40,7 @@ class Coreset:
     easiest: list[Thumbnail] = field(default_factory=list)
 
 
-def describe_coresets(store: Store, manifest: dict[str, Any], pictures: Pictures, limit: int) -> list[Coreset]:
+def describe_coresets(store: RunFolder, manifest: dict[str, Any], pictures: Pictures, limit: int) -> list[Coreset]:
     """Every coreset of the run.
 
     Args:
@@ -53,7 +53,7 @@ def describe_coresets(store: Store, manifest: dict[str, Any], pictures: Pictures
     return [_describe(store, manifest, unit, pictures, limit) for unit in units]
 
 
-def _describe(store: Store, manifest: dict[str, Any], unit: str, pictures: Pictures, limit: int) -> Coreset:
+def _describe(store: RunFolder, manifest: dict[str, Any], unit: str, pictures: Pictures, limit: int) -> Coreset:
     stages, name = manifest["stages"], unit.removeprefix("coresets/")
     record = stages[unit]["metrics"]
     table = store.read_table(unit, columns=["index", "pseudo_label"])
@@ -100,7 +100,7 @@ def _by_cluster(indices: np.ndarray, labels: np.ndarray, limit: int) -> tuple[li
     return gallery, len(clusters) - len(shown)
 
 
-def _pruned(store: Store, dynamics: str, selected: np.ndarray, limit: int) -> tuple[dict[int, str], dict[int, str]]:
+def _pruned(store: RunFolder, dynamics: str, selected: np.ndarray, limit: int) -> tuple[dict[int, str], dict[int, str]]:
     """Indices of the hardest and of the easiest images left out, with their AUM as caption."""
     table = store.read_table(dynamics, columns=["index", "aum"])
     indices, aum = table["index"].to_numpy(), table["aum"].to_numpy()

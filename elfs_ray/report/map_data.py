@@ -5,15 +5,17 @@ from typing import Any
 
 import numpy as np
 
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.report.thumbnails import Pictures
-from elfs_ray.store import Store
 
 MOST_PICTURES = 1000
 PICTURE_SIDE = 64
 LONGEST_ID = 80
 
 
-def map_data(store: Store, coresets: Sequence[str], pictures: Pictures, most_pictures: int) -> dict[str, Any] | None:
+def map_data(
+    store: RunFolder, coresets: Sequence[str], pictures: Pictures, most_pictures: int
+) -> dict[str, Any] | None:
     """Lists by point, as plain JSON; None without a map.
 
     Args:
@@ -61,12 +63,12 @@ def _pictured(index: np.ndarray, selected: dict[str, np.ndarray], most: int) -> 
     return np.sort(np.concatenate([rng.permutation(chosen)[:first], rng.permutation(others)[: most - first]]))
 
 
-def _points(store: Store, artifact: str, index: np.ndarray) -> np.ndarray:
+def _points(store: RunFolder, artifact: str, index: np.ndarray) -> np.ndarray:
     """Positions on the map of the samples of a coreset, int64."""
     rows = store.read_table(artifact, columns=["index"])["index"].to_numpy()
     return np.flatnonzero(np.isin(index, rows))
 
 
-def _at(store: Store, artifact: str, column: str, index: np.ndarray) -> np.ndarray:
+def _at(store: RunFolder, artifact: str, column: str, index: np.ndarray) -> np.ndarray:
     """A column at the samples of the map; artifacts are in order of index."""
     return store.read_table(artifact, columns=[column])[column].to_numpy()[index]

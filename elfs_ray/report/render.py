@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from elfs_ray.artifacts.run_folder import REPORT, RunFolder
 from elfs_ray.core.metrics import came_farthest
 from elfs_ray.report import charts
 from elfs_ray.report.comparison import COMPARISON
@@ -17,7 +18,6 @@ from elfs_ray.report.map_data import MOST_PICTURES, map_data
 from elfs_ray.report.quality import label_free_signals, warning
 from elfs_ray.report.summary import unlike_trainings
 from elfs_ray.report.thumbnails import Pictures, Thumbnail
-from elfs_ray.store import REPORT, Store
 
 QUARANTINE_ROWS = 50
 DUPLICATE_PAIRS = 12
@@ -41,7 +41,7 @@ class Pair:
     selected: int
 
 
-def write_report(store: Store) -> str:
+def write_report(store: RunFolder) -> str:
     """Write `report.html` into the run folder and return its path. What the run does not have yet is left out."""
     manifest = store.manifest()
     stages = manifest.get("stages", {})
@@ -88,7 +88,7 @@ def _count(stages: dict[str, Any], prefix: str) -> int:
     return max(1, sum(unit.startswith(prefix) for unit in stages))
 
 
-def _duplicates(store: Store, stages: dict[str, Any], pictures: Pictures) -> list[Pair]:
+def _duplicates(store: RunFolder, stages: dict[str, Any], pictures: Pictures) -> list[Pair]:
     """The most similar pairs, and how many of each are in the first coreset."""
     if "duplicates" not in stages:
         return []
@@ -103,7 +103,7 @@ def _duplicates(store: Store, stages: dict[str, Any], pictures: Pictures) -> lis
     return found
 
 
-def _charts(store: Store, stages: dict[str, Any], coresets: list[Coreset]) -> dict[str, str]:
+def _charts(store: RunFolder, stages: dict[str, Any], coresets: list[Coreset]) -> dict[str, str]:
     """Every chart that the run has the numbers for, by its name in the template; others are empty."""
     label_free = [coreset for coreset in coresets if not coreset.supervised]
     return {
@@ -113,7 +113,7 @@ def _charts(store: Store, stages: dict[str, Any], coresets: list[Coreset]) -> di
     }
 
 
-def _aum_chart(store: Store, coresets: list[Coreset]) -> str:
+def _aum_chart(store: RunFolder, coresets: list[Coreset]) -> str:
     aum = store.read_table("dynamics", columns=["aum"])["aum"].to_numpy()
     cuts = {}
     for coreset in coresets:
@@ -123,7 +123,7 @@ def _aum_chart(store: Store, coresets: list[Coreset]) -> str:
     return charts.histogram(aum, cuts, "area under the margin")
 
 
-def _beta_chart(store: Store, stages: dict[str, Any]) -> str:
+def _beta_chart(store: RunFolder, stages: dict[str, Any]) -> str:
     """A curve for each search; for each method that a search for `auto` tried, one (without beta: a point at 0)."""
     prefix = "beta_search/"
     compared: dict[str, dict[float, list[float]]] = {}
@@ -151,7 +151,7 @@ def _cluster_chart(stages: dict[str, Any], coresets: list[Coreset]) -> str:
     return charts.cluster_shares(stages["cluster"]["metrics"]["cluster_sizes"], sizes)
 
 
-def _accuracy_charts(store: Store, coresets: list[Coreset], comparison: list[dict[str, Any]]) -> dict[str, str]:
+def _accuracy_charts(store: RunFolder, coresets: list[Coreset], comparison: list[dict[str, Any]]) -> dict[str, str]:
     """A chart for each model that was evaluated: of each training, or of many methods their gains."""
     gains: dict[str, dict[str, dict[int, tuple[float, float]]]] = {}
     for row in comparison:
@@ -178,7 +178,7 @@ def _rate(record: dict[str, Any]) -> str:
     return f"{rows / record['seconds']:,.0f} /s" if record["seconds"] else ""
 
 
-def _quarantine(store: Store) -> list[dict[str, Any]]:
+def _quarantine(store: RunFolder) -> list[dict[str, Any]]:
     if not store.exists("quarantine"):
         return []
     rows: list[dict[str, Any]] = store.dataset("quarantine").head(QUARANTINE_ROWS).to_pylist()

@@ -3,15 +3,15 @@
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from elfs_ray.artifacts.run_folder import REPORT, RunFolder
 from elfs_ray.errors import UsageError
-from elfs_ray.store import REPORT, Store
 
 HOST = "127.0.0.1"
 # The page holds all that it needs; whatever its texts may say, a browser fetches nothing.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
-def serve_report(store: Store, port: int) -> ThreadingHTTPServer:
+def serve_report(store: RunFolder, port: int) -> ThreadingHTTPServer:
     """A server of the run's `report.html` on the loopback address; the caller lets it serve and closes it.
 
     Args:

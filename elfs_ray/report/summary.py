@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from elfs_ray.defaults import TRAINING_OPTIONS
+from elfs_ray.planning.auto_options import TRAINING_OPTIONS
 
 
 def steps_table(method: str, steps: Sequence[tuple[str, str]]) -> Table:

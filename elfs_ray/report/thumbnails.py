@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.schema import shows_pictures
 from elfs_ray.config import IngestConfig
 from elfs_ray.data.files import map_files
 from elfs_ray.data.images import load_image
 from elfs_ray.errors import UsageError
-from elfs_ray.schema import shows_pictures
-from elfs_ray.store import Store
 
 SIDE = 96
 
@@ -34,7 +34,7 @@ class Pictures:
         possible: False where embeddings stand for images; then none are made.
     """
 
-    def __init__(self, store: Store, most_bytes: int) -> None:
+    def __init__(self, store: RunFolder, most_bytes: int) -> None:
         samples = store.dataset("samples").schema
         self.possible = shows_pictures(samples)
         self._store, self._left = store, most_bytes if self.possible else 0

@@ -18,7 +18,7 @@ import pytest
 import requests
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from elfs_ray.store import Store
+from elfs_ray.artifacts.run_folder import RunFolder
 from nodes import end_with_descendants
 from small import BUDGET, OPTIONS, TIMEOUT_SECONDS
 
@@ -136,7 +136,7 @@ def finish(client: JobSubmissionClient, submission: str):
 
 
 def coreset(run_dir: Path, method: str = "elfs"):
-    return Store(str(run_dir)).read_table(f"coresets/{method}/{BUDGET}")
+    return RunFolder(str(run_dir)).read_table(f"coresets/{method}/{BUDGET}")
 
 
 def test_the_cluster_wants_the_token(cluster):
@@ -160,12 +160,12 @@ def test_stopped_and_submitted_again(cluster, undisturbed, small_input, tmp_path
     client, run_dir, (images, labels) = cluster.client(), tmp_path / "run", small_input
     embed = job("embed", images, run_dir)
     first = submit(client, embed)
-    ingested = lambda: "ingest" in Store(str(run_dir)).manifest().get("stages", {})  # noqa: E731
+    ingested = lambda: "ingest" in RunFolder(str(run_dir)).manifest().get("stages", {})  # noqa: E731
     wait_for(ingested, None, TIMEOUT_SECONDS, lambda: client.get_job_logs(first))
     client.stop_job(first)
     info, _ = finish(client, first)
     assert info.status == JobStatus.STOPPED
-    assert "embed" not in Store(str(run_dir)).manifest()["stages"]
+    assert "embed" not in RunFolder(str(run_dir)).manifest()["stages"]
 
     for arguments, found in ((embed, "ingest: complete"), (job("select", images, run_dir), "embed: complete")):
         info, log = finish(client, submit(client, arguments))
@@ -173,13 +173,13 @@ def test_stopped_and_submitted_again(cluster, undisturbed, small_input, tmp_path
         assert found in log
     # That run had labels, for its evaluation; this one has none.
     for artifact in ("samples", "embeddings", "neighbors", "pseudo_labels", "dynamics", f"coresets/elfs/{BUDGET}"):
-        ours, theirs = (Store(str(run)).read_table(artifact) for run in (run_dir, undisturbed))
+        ours, theirs = (RunFolder(str(run)).read_table(artifact) for run in (run_dir, undisturbed))
         assert ours.equals(theirs), artifact
     assert (run_dir / "report.html").exists()
 
     info, log = finish(client, submit(client, job("evaluate", images, run_dir, "--labels", str(labels))))
     assert (info.status, info.driver_exit_code) == (JobStatus.SUCCEEDED, 0), log
-    ours, theirs = (Store(str(run)).read_table(f"evaluation/elfs/{BUDGET}") for run in (run_dir, undisturbed))
+    ours, theirs = (RunFolder(str(run)).read_table(f"evaluation/elfs/{BUDGET}") for run in (run_dir, undisturbed))
     assert ours.drop(["seconds"]).equals(theirs.drop(["seconds"]))
 
     swept = cluster.submit_and_wait(*job("sweep", images, run_dir, "--method=random,kcenter"))

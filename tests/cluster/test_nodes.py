@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from elfs_ray.store import Store
+from elfs_ray.artifacts.run_folder import RunFolder
 from nodes import running_nodes, workers
 from small import BUDGET, TIMEOUT_SECONDS, command_line
 
@@ -87,7 +87,7 @@ def kill_at_work(process, nodes, run_dir, pattern, title):
 
 def assert_same(run_dir, undisturbed, artifacts):
     for artifact in artifacts:
-        ours, theirs = (Store(str(run)).read_table(artifact) for run in (run_dir, undisturbed))
+        ours, theirs = (RunFolder(str(run)).read_table(artifact) for run in (run_dir, undisturbed))
         assert ours.equals(theirs), artifact
 
 
@@ -110,13 +110,13 @@ def test_nodes_and_workers_lost_in_stage_after_stage(cluster, undisturbed, small
         cluster.lose(node)
     assert_same(run_dir, undisturbed, ["samples", "embeddings", "neighbors", "pseudo_labels", "dynamics"])
     assert_same(run_dir, undisturbed, [f"coresets/elfs/{BUDGET}"])
-    ours, theirs = (Store(str(run)).read_table(f"evaluation/elfs/{BUDGET}") for run in (run_dir, undisturbed))
+    ours, theirs = (RunFolder(str(run)).read_table(f"evaluation/elfs/{BUDGET}") for run in (run_dir, undisturbed))
     # Other options of earlier stages were given by name, so that the trainings have other keys.
     assert ours.drop(["seconds", "training"]).equals(theirs.drop(["seconds", "training"]))
     assert asked == GPUS
     assert "Ray gives GPUs that torch cannot use" in output
     assert "Ray gives GPUs, but processors search: torch finds none" in output
-    assert Store(str(run_dir)).record("embed")["metrics"]["devices"] == ["cpu"]
+    assert RunFolder(str(run_dir)).record("embed")["metrics"]["devices"] == ["cpu"]
 
 
 def as_chosen_in(run_dir):
@@ -124,7 +124,7 @@ def as_chosen_in(run_dir):
     options = {"ray.num_cpus": 2, "cluster.checkpoint_epochs": 1, "proxy.checkpoint_epochs": 1}
     options |= {f"{stage}.dtype": "float32" for stage in ("beta_search", "evaluate")}
     for stage, names in CHOSEN.items():
-        chosen = Store(str(run_dir)).record(stage)["chosen"]
+        chosen = RunFolder(str(run_dir)).record(stage)["chosen"]
         options |= {f"{stage}.{name}": chosen[name] for name in names}
     return [f"--set={name}={value}" for name, value in options.items()]
 

@@ -15,8 +15,8 @@ from kinds_of_input import png
 from elfs_ray.data.columns import as_text, ids_of
 from elfs_ray.data.sources import open_source
 from elfs_ray.data.vectors import open_vectors
-from elfs_ray.engine.ingest import _refuse_duplicates
 from elfs_ray.errors import UsageError
+from elfs_ray.stages.ingest import _refuse_duplicates
 
 UUIDS = [uuid.UUID(int=number) for number in (0, 2**100, 5)]
 # What holds ids, and what they are as text.

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinds_of_input import IMAGES, png, write_hugging_face
 
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.listing import list_folder
 from elfs_ray.data.sources import open_input, open_source
 from elfs_ray.errors import UsageError
-from elfs_ray.pipeline import run
-from elfs_ray.store import Store
+from elfs_ray.run.runner import run
 
 
 def read_all(source):
@@ -389,7 +389,7 @@ def test_every_entry_is_a_sample_or_has_a_reason(ray_session, tmp_path):
     with open(os.path.join(os.fsencode(tmp_path), b"in", b"caf\xe9.png"), "wb") as file:
         file.write(png(8))
     values = {"input": f"file://{tmp_path}/in", "budgets": [2], "num_classes": 2, "ingest.max_bad_fraction": 0.5}
-    store, lines = Store(str(tmp_path / "run")), list[str]()
+    store, lines = RunFolder(str(tmp_path / "run")), list[str]()
 
     class Said(Reporter):
         def line(self, text):

@@ -12,15 +12,15 @@ import pyarrow as pa
 import pytest
 from kinds_of_input import COUNT, IMAGES, KINDS, LABELS, NAMES, hugging_face_data, png, write_hugging_face, write_shards
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.images import inspect
 from elfs_ray.data.labels import read_labels
 from elfs_ray.data.sources import base, open_source
 from elfs_ray.errors import RunError, UsageError
-from elfs_ray.pipeline import run
-from elfs_ray.store import Store
+from elfs_ray.run.runner import run
 
 
 def read_all(source):
@@ -216,7 +216,7 @@ class TestShards:
         named = [(member.name, data[:-60] if member.name == "b/1.png" else data) for member, data in members(shard)]
         write_tar(shard, named)
         values = {"input": str(tmp_path / "shards"), "budgets": [2], "num_classes": 2, "ingest.max_bad_fraction": 0.2}
-        store = Store(str(tmp_path / "run"))
+        store = RunFolder(str(tmp_path / "run"))
         run(load_config(values), store, Reporter(), until="ingest")
         [bad] = store.read_table("quarantine").to_pylist()
         assert (bad["sample_id"], bad["uri"]) == ("b/1", f"{shard}#b/1")
@@ -229,7 +229,7 @@ class TestShards:
         write_tar(tmp_path / "a.tar", [("1.png", png(1)), ("1.png", png(2))])
         values = {"input": str(tmp_path / "a.tar"), "budgets": [1], "num_classes": 2}
         with pytest.raises(UsageError) as caught:
-            run(load_config(values), Store(str(tmp_path / "run")), Reporter(), until="ingest")
+            run(load_config(values), RunFolder(str(tmp_path / "run")), Reporter(), until="ingest")
         assert str(caught.value) == (
             f"sample id 'a/1' stands 2 times in {tmp_path}/a.tar (1 ids are repeated); ids must be unique: "
             "fix them, or name another column of a table with --set ingest.id_column=NAME"
@@ -325,13 +325,13 @@ class TestHuggingFace:
             UsageError, match="hf://datasets/a/b/c cannot be opened: the Hugging Face Hub does not answer"
         ):
             open_source("hf://datasets/a/b/c")
-        error = storage.NoAnswerError("the Hugging Face Hub does not answer")
-        assert isinstance(storage.as_expected(error, "ingest", "run"), RunError)
+        error = filesystems.NoAnswerError("the Hugging Face Hub does not answer")
+        assert isinstance(filesystems.as_expected(error, "ingest", "run"), RunError)
         with pytest.raises(UsageError, match=r"hf://a/b names no data set; pass hf://datasets/OWNER/NAME"):
             open_source("hf://a/b")
         with pytest.raises(UsageError, match="can only be read; choose another --out"):
-            storage.check_bucket("hf://datasets/a/b/run")
-        filesystem, path = storage.resolve("hf://datasets/a/b@main/c/")
+            filesystems.check_bucket("hf://datasets/a/b/run")
+        filesystem, path = filesystems.resolve("hf://datasets/a/b@main/c/")
         assert path == "datasets/a/b@main/c"
         assert type(pickle.loads(pickle.dumps(filesystem))) is type(filesystem)
 

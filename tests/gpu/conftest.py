@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import runs
-from elfs_ray.store import Store
+from elfs_ray.artifacts.run_folder import RunFolder
 from shapes import write_shapes
 
 HERE = Path(__file__).parent
@@ -42,7 +42,7 @@ def stores(pictures, tmp_path_factory):
     finally:
         for process in started:
             process.kill()
-    return tuple(Store(str(folder / name)) for name in names)
+    return tuple(RunFolder(str(folder / name)) for name in names)
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,11 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import spearmanr
 
 import runs
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import fixed_size_matrix, read_column, read_dynamics, read_vectors
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.data.images import decode, to_uint8
 from elfs_ray.encoders import load_encoder
-from elfs_ray.engine.artifacts import fixed_size_matrix, read_column, read_dynamics, read_vectors
-from elfs_ray.store import Store
 from small import copy_without, wait_until
 
 
@@ -110,7 +110,7 @@ class TestBesideProcessors:
 def test_killed_in_cluster_and_in_proxy(stores, pictures, tmp_path, figures):
     """Twice gone on from the last checkpoint, to what the run that was let alone has."""
     run_dir = copy_without(stores[0].path(), tmp_path / "killed", "cluster")
-    store = Store(str(run_dir))
+    store = RunFolder(str(run_dir))
     for stage in ("cluster", "proxy"):
         process = runs.start(*pictures, run_dir, "--until=proxy")
         wait_until(lambda stage=stage: any(run_dir.glob(f".work/{stage}-*/training/checkpoint_*")), process)

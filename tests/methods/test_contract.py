@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from elfs_ray.artifacts.schema import dynamics
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, available_methods, get_method, select_coreset
-from elfs_ray.schema import dynamics
 
 N, DIM, K = 60, 6, 12
 TYPES = {field.name: field.type for field in list(dynamics(tdds=True))[2:]}

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageStat
 from playwright.sync_api import sync_playwright
 
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.report.render import write_report
-from elfs_ray.store import Store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine to look at the page with")
@@ -33,7 +33,7 @@ def browser():
 def report(small_run, tmp_path_factory):
     """The report of a run whose folder and first sample have the names of an attacker."""
     run_dir = shutil.copytree(small_run.run_dir, tmp_path_factory.mktemp("browser") / "run")
-    store = Store(str(run_dir))
+    store = RunFolder(str(run_dir))
     for artifact in ("samples", "map"):
         table = store.read_table(artifact)
         ids = [NAME, *table["sample_id"].to_pylist()[1:]]
@@ -121,7 +121,9 @@ def test_the_configuration_is_copied(page, small_run):
     button = page.locator("button.copy").first
     button.click()
     page.wait_for_function("document.querySelector('button.copy').textContent === 'Copied'")
-    assert json.loads(page.evaluate("navigator.clipboard.readText()")) == Store(small_run.run_dir).manifest()["config"]
+    assert (
+        json.loads(page.evaluate("navigator.clipboard.readText()")) == RunFolder(small_run.run_dir).manifest()["config"]
+    )
 
 
 def test_by_keyboard_alone(page):

@@ -3,9 +3,9 @@
 import pyarrow as pa
 import pytest
 
-from elfs_ray import schema
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.report.comparison import compare, write_comparison
-from elfs_ray.store import Store
 
 
 def evaluation(store, method, accuracies, *, budget=10, seconds=1.0, upstream=()):
@@ -27,7 +27,7 @@ def evaluation(store, method, accuracies, *, budget=10, seconds=1.0, upstream=()
 
 @pytest.fixture
 def store(tmp_path):
-    made = Store(str(tmp_path / "run"))
+    made = RunFolder(str(tmp_path / "run"))
     stages = {"ingest": 1.0, "embed": 10.0, "proxy": 100.0, "beta_search/elfs/10": 5.0}
     upstream = {"embed": ["ingest"], "proxy": ["embed"], "beta_search/elfs/10": ["ingest", "proxy"]}
     made.update_manifest(

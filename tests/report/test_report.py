@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from elfs_ray import schema
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import read_vectors
 from elfs_ray.core.features import normalize_rows
-from elfs_ray.engine.artifacts import read_vectors
 from elfs_ray.report import charts
 from elfs_ray.report.coresets import describe_coresets
 from elfs_ray.report.map_data import map_data
 from elfs_ray.report.render import write_report
 from elfs_ray.report.thumbnails import Pictures
-from elfs_ray.store import Store
 from small import BUDGET
 
 
@@ -50,13 +50,13 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(small_run):
-    text = Store(small_run.run_dir).read_bytes("report.html").decode()
+    text = RunFolder(small_run.run_dir).read_bytes("report.html").decode()
     return Page(text)
 
 
 def test_needs_nothing_from_elsewhere(page, small_run):
     assert all(link.startswith("data:") for link in page.links)
-    assert len(Store(small_run.run_dir).read_bytes("report.html")) < 15 * 2**20
+    assert len(RunFolder(small_run.run_dir).read_bytes("report.html")) < 15 * 2**20
 
 
 def test_says_what_was_chosen_and_how_good_it_is(page, small_run):
@@ -98,8 +98,8 @@ def hostile(store, text):
 
 def test_names_are_escaped(small_run, tmp_path):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
-    hostile(Store(str(run_dir)), "<script>alert(1)</script>")
-    write_report(Store(str(run_dir)))
+    hostile(RunFolder(str(run_dir)), "<script>alert(1)</script>")
+    write_report(RunFolder(str(run_dir)))
     text = (run_dir / "report.html").read_text()
     assert "<script>alert(1)" not in text
     assert "&lt;script&gt;alert(1)" in text
@@ -107,7 +107,7 @@ def test_names_are_escaped(small_run, tmp_path):
 
 def test_a_run_that_is_not_finished_has_a_report_of_what_is_there(small_run, tmp_path):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
-    store = Store(str(run_dir))
+    store = RunFolder(str(run_dir))
     stages = {name: record for name, record in store.manifest()["stages"].items() if name in ("ingest", "embed")}
     store.update_manifest(stages=stages)
     write_report(store)
@@ -118,7 +118,7 @@ def test_a_run_that_is_not_finished_has_a_report_of_what_is_there(small_run, tmp
 
 def test_trials_that_were_stopped_early_are_no_part_of_the_curve(small_run, tmp_path):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
-    store, search = Store(str(run_dir)), f"beta_search/elfs/{BUDGET}"
+    store, search = RunFolder(str(run_dir)), f"beta_search/elfs/{BUDGET}"
     rows = store.read_table(search).to_pylist()
     chosen, betas = store.record(search)["metrics"]["beta"], sorted({row["beta"] for row in rows})
     stopped = next(beta for beta in betas if beta != chosen)
@@ -134,7 +134,7 @@ def test_trials_that_were_stopped_early_are_no_part_of_the_curve(small_run, tmp_
 
 def test_methods_that_were_not_trained_alike_are_named(small_run, tmp_path):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
-    store = Store(str(run_dir))
+    store = RunFolder(str(run_dir))
     stages = store.manifest()["stages"]
     record = stages[f"evaluation/elfs/{BUDGET}"]
     chosen = {"mlp": {**record["chosen"]["mlp"], "steps": 70}}
@@ -146,7 +146,7 @@ def test_methods_that_were_not_trained_alike_are_named(small_run, tmp_path):
 
 def test_a_picture_that_is_gone_is_said_so(small_run, tmp_path):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
-    store = Store(str(run_dir))
+    store = RunFolder(str(run_dir))
     samples = store.read_table("samples")
     gone = pa.array(["/nowhere.png"] * len(samples))
     samples = samples.set_column(samples.column_names.index("uri"), samples.schema.field("uri"), gone)
@@ -157,7 +157,7 @@ def test_a_picture_that_is_gone_is_said_so(small_run, tmp_path):
 
 
 def test_pictures_end_with_their_bytes(small_run):
-    store = Store(small_run.run_dir)
+    store = RunFolder(small_run.run_dir)
     every = Pictures(store, 10**9).make(dict.fromkeys(range(20), ""))
     first = sum(len(one.data) for one in every[:7])
     assert Pictures(store, first + 1).make(dict.fromkeys(range(20), "")) == every[:7]
@@ -165,7 +165,7 @@ def test_pictures_end_with_their_bytes(small_run):
 
 def test_many_clusters_do_not_make_many_pictures(small_run, tmp_path):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
-    store = Store(str(run_dir))
+    store = RunFolder(str(run_dir))
     coreset = store.read_table("coresets/elfs/40")
     every_other = pa.array(range(len(coreset)), pa.int32())
     coreset = coreset.set_column(coreset.column_names.index("pseudo_label"), "pseudo_label", every_other)
@@ -176,7 +176,7 @@ def test_many_clusters_do_not_make_many_pictures(small_run, tmp_path):
 
 
 def test_the_map_shows_pictures_of_selected_and_of_other_images(small_run):
-    store = Store(small_run.run_dir)
+    store = RunFolder(small_run.run_dir)
     data = map_data(store, ["elfs/40"], Pictures(store, 10**9), most_pictures=20)
     chosen = set(data["selected"]["elfs/40"])
     assert len(chosen) == 40
@@ -187,7 +187,7 @@ def test_the_map_shows_pictures_of_selected_and_of_other_images(small_run):
 
 
 def test_near_duplicates_are_the_most_similar_pairs(small_run):
-    store = Store(small_run.run_dir)
+    store = RunFolder(small_run.run_dir)
     vectors = normalize_rows(read_vectors(store))
     similarity = np.triu(vectors @ vectors.T, k=1)
     pairs = store.read_table("near_duplicates").to_pandas()
@@ -203,7 +203,7 @@ def test_near_duplicates_are_the_most_similar_pairs(small_run):
 
 
 def test_coverage_is_that_of_the_coreset(small_run):
-    store = Store(small_run.run_dir)
+    store = RunFolder(small_run.run_dir)
     vectors = normalize_rows(read_vectors(store))
     chosen = vectors[store.read_table("coresets/elfs/40")["index"].to_numpy()]
     among = chosen @ chosen.T - 2 * np.eye(len(chosen))

@@ -5,14 +5,14 @@ from http.client import HTTPConnection
 
 import pytest
 
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.errors import UsageError
 from elfs_ray.report.serve import serve_report
-from elfs_ray.store import Store
 
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store(str(tmp_path))
+    store = RunFolder(str(tmp_path))
     store.write_bytes("<p>näher</p>".encode(), "report.html")
     store.write_bytes(b"{}", "manifest.json")
     return store
@@ -56,4 +56,4 @@ def test_a_port_that_is_taken(store):
 
 def test_no_report_yet(tmp_path):
     with pytest.raises(UsageError, match=r"holds no report.html; make it with `elfs-ray report"):
-        serve_report(Store(str(tmp_path)), 0)
+        serve_report(RunFolder(str(tmp_path)), 0)

@@ -7,15 +7,15 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from elfs_ray import schema
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.report.thumbnails import Pictures
-from elfs_ray.store import Store
 from image_files import encode, exif, with_exif
 
 
 def pictures(folder, files, **ingest):
     """Thumbnails of images in a table, in their order."""
-    store = Store(str(folder / "run"))
+    store = RunFolder(str(folder / "run"))
     row = {"uri": "table.parquet", "width": 1, "height": 1, "content_hash": "x"}
     rows = [{**row, "sample_id": str(index), "index": index, "image": data} for index, data in enumerate(files)]
     table = pa.Table.from_pylist(rows)

@@ -18,7 +18,7 @@ from collections import Counter
 
 import pyarrow.fs as pafs
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
 from elfs_ray.config import RunConfig
 from elfs_ray.data.columns import ID_COLUMNS, Wanted
 from elfs_ray.data.files import existing
@@ -144,7 +144,7 @@ def _reader(
     if kind == SHARDS:
         return WebDatasetSource(location, filesystem, root, files, wanted)
     if kind == TABLE:
-        table = storage.with_options_of(storage.uri_of(files[0].path, location), location)
+        table = filesystems.with_options_of(filesystems.uri_of(files[0].path, location), location)
         return ManifestSource(table, filesystem, filesystem.get_file_info(files[0].path), wanted)
     if wanted.image_column or wanted.id_column:
         raise UsageError(

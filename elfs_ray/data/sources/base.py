@@ -8,7 +8,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
 from elfs_ray.data.columns import beside, is_text
 from elfs_ray.data.files import map_files, read_uri
 from elfs_ray.data.sources.found import Found
@@ -137,11 +137,12 @@ def attempt(read: Callable[[], T], name: str) -> tuple[T | None, str | None]:
     try:
         return read(), None
     except OSError as error:
-        if storage.is_outage(error):
+        if filesystems.is_outage(error):
             raise RunError(
-                f"{name} cannot be read now ({storage.reason(error)}); run the same command again to go on from here"
+                f"{name} cannot be read now ({filesystems.reason(error)}); "
+                "run the same command again to go on from here"
             ) from None
-        return None, f"the file cannot be read: {storage.reason(error)}"
+        return None, f"the file cannot be read: {filesystems.reason(error)}"
     except (ValueError, pa.ArrowInvalid) as error:  # such as a path that cannot be one
         return None, f"the file cannot be read: {one_line(error)}"
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
 from elfs_ray.data.files import files_signature
 from elfs_ray.data.listing import Entry
 from elfs_ray.data.sources.base import Chunk, Encoded, Source, read_files, runs, table_of
@@ -37,7 +37,7 @@ class FolderSource(Source):
 
     def read(self, chunk: Chunk) -> pa.Table:
         """Each file of the chunk."""
-        uris = [storage.uri_of(path, self.location) for path in chunk.paths]
+        uris = [filesystems.uri_of(path, self.location) for path in chunk.paths]
         good = [uri for uri, path in zip(uris, chunk.paths, strict=True) if path not in self._faults]
         data = iter(read_files(good, self.location))
         encoded: list[Encoded] = [

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
 from elfs_ray.data.columns import (
     Wanted,
     as_text,
@@ -80,7 +80,7 @@ class HuggingFaceSource(Source):
         """Some rows of a record batch."""
         batch = self._read_batch(self._batches[chunk.row_group], self._image_column).slice(chunk.offset, chunk.rows)
         path = chunk.paths[0]
-        uri, first = storage.uri_of(path, self.location), chunk.first - self._firsts[path]
+        uri, first = filesystems.uri_of(path, self.location), chunk.first - self._firsts[path]
         places, encoded = read_cells(batch[self._image_column], path, self.location)
         uris = [place if place is not None else f"{uri}#{first + row}" for row, place in enumerate(places)]
         return table_of(chunk, self._ids(batch, chunk.first).to_pylist(), uris, encoded)
@@ -156,7 +156,7 @@ def in_order(
         UsageError: there are several data sets, or a file of one is missing.
     """
     if len(states) > 1:
-        folder = storage.uri_of(states[0].path.rpartition("/")[0], location)
+        folder = filesystems.uri_of(states[0].path.rpartition("/")[0], location)
         raise UsageError(f"{location} holds {len(states)} saved data sets; pass one of them, such as --input {folder}")
     named = _read_json(filesystem, states[0].path).get("_data_files") if states else None
     if not isinstance(named, list) or not named:
@@ -226,7 +226,7 @@ def _said_of(path: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, EOFError, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and storage.is_outage(error):
+        if isinstance(error, OSError) and filesystems.is_outage(error):
             raise
         raise UsageError(
             f"{path} is damaged, or no Arrow stream ({one_line(error)}); save the data set again"

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 
 import pyarrow.fs as pafs
 
+from elfs_ray.artifacts.filesystems import uri_of
 from elfs_ray.data.image_kinds import IMAGE_ENDINGS, OTHER_ENDINGS, ending_of
 from elfs_ray.data.listing import Entry, Listing
 from elfs_ray.data.sources.found import counted, label
 from elfs_ray.data.text_tables import MANIFESTS
 from elfs_ray.errors import UsageError
-from elfs_ray.storage import uri_of
 
 AUTO, FOLDER, PARQUET, TABLE, SHARDS, HUGGING_FACE = "auto", "folder", "parquet", "table", "webdataset", "hugging-face"
 PARQUET_ENDINGS = ("parquet", "parq", "pq")

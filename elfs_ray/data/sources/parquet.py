@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
 from elfs_ray.data.columns import (
     ID_COLUMNS,
     Wanted,
@@ -65,7 +65,7 @@ class ParquetSource(Source):
     def _choose_columns(self, path: str, schema: pa.Schema, wanted: Wanted) -> None:
         """Those of the first table hold for all."""
         self._first_path = path
-        where = storage.uri_of(path, self.location)
+        where = filesystems.uri_of(path, self.location)
         self._id_column = find_ids(where, schema, wanted.id_column)
         self._image_column = find_images(where, schema, wanted.image_column)
         kind = schema.field(self._image_column).type
@@ -178,7 +178,7 @@ class ParquetSource(Source):
         return pa.chunked_array([[f"{name}#{number}" for number in range(first, first + rows.num_rows)]], pa.string())
 
     def _table_of(self, chunk: Chunk, path: str, rows: pa.Table) -> pa.Table:
-        first, uri = chunk.first - self._firsts[path], storage.uri_of(path, self.location)
+        first, uri = chunk.first - self._firsts[path], filesystems.uri_of(path, self.location)
         ids = self._ids(path, rows, first).to_pylist()
         places, encoded = read_cells(rows[self._image_column], path, self.location)
         uris = [place if place is not None else f"{uri}#{first + row}" for row, place in enumerate(places)]

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
 from elfs_ray.data.sources.base import Chunk, Source, table_of
 from elfs_ray.data.sources.found import Found, counted
 from elfs_ray.data.vectors import open_vectors, vectors_signature
@@ -34,7 +34,7 @@ class VectorSource(Source):
 
     def read(self, chunk: Chunk) -> pa.Table:
         """The ids of a group of rows, with no images and no errors."""
-        uri = storage.uri_of(chunk.paths[0], self.location)
+        uri = filesystems.uri_of(chunk.paths[0], self.location)
         first = chunk.first - self._firsts[chunk.paths[0]]
         uris = [f"{uri}#{number}" for number in range(first, first + chunk.rows)]
         ids = self._vectors.ids(chunk.row_group).slice(0, chunk.rows).to_pylist()

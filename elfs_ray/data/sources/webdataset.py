@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from elfs_ray import storage
+from elfs_ray.artifacts import filesystems
 from elfs_ray.data.columns import Wanted
 from elfs_ray.data.files import files_signature, map_files
 from elfs_ray.data.image_kinds import IMAGE_ENDINGS
@@ -100,7 +100,7 @@ class WebDatasetSource(Source):
     def read(self, chunk: Chunk) -> pa.Table:
         """The images of some samples of a shard."""
         path, rows = chunk.paths[0], range(chunk.first, chunk.first + chunk.rows)
-        uri = storage.uri_of(path, self.location)
+        uri = filesystems.uri_of(path, self.location)
         keys = self._keys.slice(chunk.first, chunk.rows).to_pylist()
         file, error = attempt(lambda: self._filesystem.open_input_file(path), uri)
         encoded: list[Encoded] = [(None, error)] * chunk.rows

@@ -1,0 +1,1 @@
+"""What a run leaves: tables and arrays in its folder, and how they are reached."""

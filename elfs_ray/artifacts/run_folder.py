@@ -1,0 +1,284 @@
+"""The run folder: where artifacts live, how they are published whole or not at all, and what is complete.
+
+A stage writes into a work folder of its own (`.work/STAGE-FINGERPRINT`), in files that each appear whole, so that a
+killed stage finds its finished pieces again. Publishing has four steps, each safe to repeat: the record of the stage
+is written to the work folder, its artifacts are brought to their place, the record enters `manifest.json`, the work
+folder goes. A stage is complete when the manifest holds its fingerprint. Local folders and object stores (s3://, gs://)
+work alike; object stores cannot rename, so there the artifacts are copied, and their source stays until the end.
+"""
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from elfs_ray.artifacts import filesystems
+from elfs_ray.errors import UsageError
+
+MANIFEST = "manifest.json"
+REPORT = "report.html"
+WORK = ".work"
+LOGS = "logs/"
+"""Artifacts below it are for people, and no stage needs them."""
+ROW_GROUP_ROWS = 8192
+"""Who reads some rows of a large part reads the groups that hold them, not the part."""
+_PENDING_RECORD = "record.json"
+_COPIES_AT_ONCE = 16
+_READINGS = 4
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder at a local path or an object-store URI. Cheap to send to another process."""
+
+    uri: str
+
+    def __post_init__(self) -> None:
+        """Make a local path absolute: workers have working directories of their own."""
+        filesystems.refuse_credentials(self.uri)
+        if "://" not in self.uri:
+            object.__setattr__(self, "uri", os.path.abspath(os.path.expanduser(self.uri)))
+
+    @cached_property
+    def _location(self) -> tuple[pafs.FileSystem, str]:
+        return filesystems.resolve(self.uri)
+
+    def __reduce__(self) -> tuple[type["RunFolder"], tuple[str]]:
+        return RunFolder, (self.uri,)
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        """The pyarrow file system that holds the folder."""
+        return self._location[0]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on a file system of this machine."""
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether something stands at the place that is no folder."""
+        return self._kind(self.path()) == pafs.FileType.File
+
+    def path(self, *parts: str) -> str:
+        """Path inside `filesystem`."""
+        return "/".join([self._location[1], *(part for part in parts if part)])
+
+    def location(self, *parts: str) -> str:
+        """Path or URI of something in the folder, for a person to open."""
+        return filesystems.uri_of(self.path(*parts), self.uri)
+
+    def exists(self, *parts: str) -> bool:
+        """Whether a file or folder is there."""
+        return self._kind(self.path(*parts)) != pafs.FileType.NotFound
+
+    def names(self, *parts: str) -> list[str]:
+        """Sorted names of what a folder holds; empty when there is no such folder."""
+        selector = pafs.FileSelector(self.path(*parts), allow_not_found=True)
+        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+
+    def write_bytes(self, data: bytes, *parts: str) -> None:
+        """Write a file that appears whole or not at all."""
+        target = self.path(*parts)
+        if not self.is_local:
+            # An object shows when its upload ends, and has no folder that would have to be there first.
+            with self.filesystem.open_output_stream(target) as stream:
+                stream.write(data)
+            return
+        self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
+        aside = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            with self.filesystem.open_output_stream(aside) as stream:
+                stream.write(data)
+            self.filesystem.move(aside, target)
+        except BaseException:
+            if self._kind(aside) != pafs.FileType.NotFound:
+                self.filesystem.delete_file(aside)
+            raise
+
+    def read_bytes(self, *parts: str) -> bytes:
+        """Read a whole file."""
+        with self.filesystem.open_input_stream(self.path(*parts)) as stream:
+            return stream.read()
+
+    def write_json(self, value: Any, *parts: str) -> None:
+        """Write plain values as indented JSON, atomically."""
+        self.write_bytes((json.dumps(value, indent=2) + "\n").encode(), *parts)
+
+    def read_json(self, *parts: str) -> Any:
+        """Read a JSON file.
+
+        Raises:
+            UsageError: the file is not valid JSON.
+        """
+        # An object is read by asking for its size, then for so many bytes: one that a longer one replaces in between
+        # comes cut off.
+        for _ in range(1 if self.is_local else _READINGS):
+            with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
+                return json.loads(self.read_bytes(*parts))
+        raise UsageError(f"{self.location(*parts)} is damaged; remove the run folder, or restore that file")
+
+    def write_table(self, table: pa.Table, schema: pa.Schema, *parts: str) -> None:
+        """Write one Parquet file, cast to `schema` and atomically.
+
+        Raises:
+            ValueError: the table lacks a column, or a column that may not be null holds nulls.
+        """
+        table = table.select(schema.names).cast(schema)
+        sink = pa.BufferOutputStream()
+        columns = _columns_that_repeat(schema)
+        pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS, use_dictionary=columns)
+        self.write_bytes(sink.getvalue(), *parts)
+
+    def dataset(self, *parts: str) -> pads.Dataset:
+        """A lazily read artifact (its Parquet parts in order)."""
+        return pads.dataset(self.part_paths(*parts), filesystem=self.filesystem, format="parquet")
+
+    def part_paths(self, *parts: str) -> list[str]:
+        """Paths of the Parquet files of an artifact, in order; or the path of one file that is named."""
+        if parts[-1].endswith(".parquet"):
+            return [self.path(*parts)]
+        return [self.path(*parts, name) for name in self.names(*parts) if name.endswith(".parquet")]
+
+    def read_table(self, *parts: str, columns: list[str] | None = None, rows: pc.Expression | None = None) -> pa.Table:
+        """Read an artifact into memory: all columns or some, all rows or those that an expression keeps."""
+        return self.dataset(*parts).to_table(columns=columns, filter=rows)
+
+    def count_rows(self, *parts: str) -> int:
+        """Rows of an artifact; 0 when it has no part."""
+        return self.dataset(*parts).count_rows() if self.part_paths(*parts) else 0
+
+    def delete(self, *parts: str) -> None:
+        """Remove a file or a folder if it is there."""
+        path = self.path(*parts)
+        kind = self._kind(path)
+        if kind == pafs.FileType.Directory:
+            self.filesystem.delete_dir(path)
+        elif kind == pafs.FileType.File:
+            self.filesystem.delete_file(path)
+
+    def manifest(self) -> dict[str, Any]:
+        """The content of `manifest.json`; empty when there is none yet."""
+        try:
+            return self.read_json(MANIFEST) if self.exists(MANIFEST) else {}
+        except OSError as error:
+            expected = filesystems.as_expected(error, "reading the manifest", self.uri)
+            if expected is None:
+                raise
+            raise expected from error
+
+    def update_manifest(self, **entries: Any) -> None:
+        """Set top-level entries of the manifest. One driver writes a run folder at a time."""
+        self.write_json({**self.manifest(), **entries}, MANIFEST)
+
+    def record(self, unit: str) -> dict[str, Any] | None:
+        """What the manifest says of a published stage."""
+        found: dict[str, Any] | None = self.manifest().get("stages", {}).get(unit)
+        return found
+
+    def is_complete(self, unit: str, fingerprint: str) -> bool:
+        """Whether a stage was published with exactly this fingerprint and its artifacts are in place."""
+        record = self.record(unit)
+        return (
+            record is not None
+            and record["fingerprint"] == fingerprint
+            and all(self.exists(name) for name in record["artifacts"] if not name.startswith(LOGS))
+        )
+
+    def content(self, unit: str) -> str | None:
+        """What stands for the content of a published stage where others depend on it."""
+        record = self.record(unit)
+        return None if record is None else record.get("content", record["fingerprint"])
+
+    def work_folder(self, unit: str, fingerprint: str) -> str:
+        """Name, below the run folder, of the work folder of one stage."""
+        return f"{WORK}/{_work_name(unit, fingerprint)}"
+
+    def sole_work_folder(self, unit: str, fingerprint: str) -> str:
+        """The same; work of the stage under other fingerprints is removed."""
+        own, prefix = _work_name(unit, fingerprint), _work_name(unit, "")
+        for name in self.names(WORK):
+            if name.startswith(prefix) and name != own and len(name) == len(own):
+                self.delete(WORK, name)
+        return self.work_folder(unit, fingerprint)
+
+    def recover(self) -> None:
+        """Put in order what a kill left: complete publications, and remove the work of those that were complete."""
+        for name in self.names(WORK):
+            self.finish_publishing(f"{WORK}/{name}")
+        stages = self.manifest().get("stages", {})
+        published = {_work_name(unit, record["fingerprint"]) for unit, record in stages.items()}
+        for name in published.intersection(self.names(WORK)):
+            self.delete(WORK, name)
+
+    def publish(self, unit: str, work: str, artifacts: Mapping[str, str], record: dict[str, Any]) -> None:
+        """Make the artifacts of a stage visible and complete.
+
+        Args:
+            unit: name of the stage in the manifest, such as `embed` or `coresets/elfs/5000`.
+            work: its work folder.
+            artifacts: name of each artifact below the run folder -> folder below `work` that holds it.
+            record: what the manifest shall say of the stage; must hold `fingerprint`.
+        """
+        self.write_json({**record, "unit": unit, "artifacts": dict(artifacts)}, work, _PENDING_RECORD)
+        self.finish_publishing(work)
+
+    def finish_publishing(self, work: str) -> bool:
+        """Complete a publication that a kill interrupted; returns whether there was one."""
+        if not self.exists(work, _PENDING_RECORD):
+            return False
+        record = self.read_json(work, _PENDING_RECORD)
+        for artifact, source in record["artifacts"].items():
+            if self.exists(work, source):
+                self.delete(artifact)
+                self._bring(self.path(work, source), self.path(artifact))
+        unit = record.pop("unit")
+        record["artifacts"] = sorted(record["artifacts"])
+        self.update_manifest(stages={**self.manifest().get("stages", {}), unit: record})
+        # First of all: a folder that is deleted in part must not be taken for one to publish.
+        self.delete(work, _PENDING_RECORD)
+        self.delete(work)
+        return True
+
+    def forget(self, unit: str) -> None:
+        """Take a unit out of the manifest, so that it is done again; its artifacts stay until then."""
+        stages = self.manifest().get("stages", {})
+        if stages.pop(unit, None) is not None:
+            self.update_manifest(stages=stages)
+
+    def _kind(self, path: str) -> pafs.FileType:
+        return self.filesystem.get_file_info(path).type
+
+    def _bring(self, source: str, target: str) -> None:
+        """Move a folder, or copy it where a move would be a copy and a deletion: a kill between would lose files."""
+        if self.is_local:
+            self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
+            self.filesystem.move(source, target)
+            return
+        found = self.filesystem.get_file_info(pafs.FileSelector(source, recursive=True))
+        files = [info.path for info in found if info.type == pafs.FileType.File]
+        with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
+            list(pool.map(self.filesystem.copy_file, files, [target + path[len(source) :] for path in files]))
+
+
+def _columns_that_repeat(schema: pa.Schema) -> list[str]:
+    """Parquet's names of all columns but vectors of fractions, which take four times as long to read as codes."""
+    lists = {field.name: field.type.value_type for field in schema if pa.types.is_fixed_size_list(field.type)}
+    vectors = {name for name, value in lists.items() if pa.types.is_floating(value)}
+    return [f"{name}.list.element" if name in lists else name for name in schema.names if name not in vectors]
+
+
+def _work_name(unit: str, fingerprint: str) -> str:
+    return f"{unit.replace('/', '-')}-{fingerprint}"

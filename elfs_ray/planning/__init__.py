@@ -1,0 +1,1 @@
+"""What a run would choose and take."""

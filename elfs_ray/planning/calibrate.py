@@ -1,0 +1,312 @@
+"""How fast this machine is: a few seconds of each kind of work, on real images, in one process.
+
+Each measurement warms up, then repeats for about `SECONDS_EACH` or `MOST_REPEATS`, and takes the median.
+"""
+
+import contextlib
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+import torch
+
+from elfs_ray.config import BetaSearchConfig, ClusterConfig, EvaluateConfig, ProxyConfig, RunConfig
+from elfs_ray.core.augmentation import Draws, prepare_images
+from elfs_ray.core.classifier import sgd, train_step
+from elfs_ray.core.dynamics import DynamicsAccumulator
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.networks import build_network
+from elfs_ray.core.product_index import ProductIndex
+from elfs_ray.core.pruning import budget_count
+from elfs_ray.core.temi_training import TemiOptions, TemiTraining
+from elfs_ray.data.images import ImageError, inspect, to_square
+from elfs_ray.data.sources import Source
+from elfs_ray.data.vectors import open_vectors
+from elfs_ray.encoders import Encoder, load_encoder
+from elfs_ray.errors import UsageError
+from elfs_ray.planning.auto_options import (
+    EVALUATION_TRAININGS,
+    choose_beta_search,
+    choose_cluster,
+    choose_embed,
+    choose_evaluations,
+    choose_proxy,
+)
+from elfs_ray.planning.cost import Rates
+from elfs_ray.workers.hardware import Hardware
+
+SAMPLE_IMAGES, SAMPLE_CHUNKS = 96, 3
+SECONDS_EACH, MOST_REPEATS = 2.0, 15
+SEARCH_ROWS, SEARCH_QUERIES = 20_000, 2048
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the measurements gave, and what they were made with.
+
+    Attributes:
+        rates: seconds of each unit of work.
+        cluster: options that the clustering would choose.
+        proxy: options that the proxy would choose.
+        beta_search: options that the search of beta would choose.
+        evaluate: options that the evaluation would choose, for each model.
+        dim: width of the embeddings.
+        image_bytes: mean size of an encoded image.
+        encoder_bytes: of the encoder's weights.
+        images: that were read.
+    """
+
+    rates: Rates
+    cluster: ClusterConfig
+    proxy: ProxyConfig
+    beta_search: BetaSearchConfig
+    evaluate: dict[str, EvaluateConfig]
+    dim: int
+    image_bytes: float
+    encoder_bytes: int
+    images: int
+
+
+def calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibration:
+    """Measure on some images of the source, with the encoder and the options that a run would choose.
+
+    Raises:
+        UsageError: none of the images that were looked at can be used.
+    """
+    threads = torch.get_num_threads()
+    here = min(hardware.cpus, os.cpu_count() or 1)  # of the cluster's
+    torch.set_num_threads(here)
+    faiss.omp_set_num_threads(here)
+    try:
+        return _calibrate(config, source, hardware)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibration:
+    images, read_seconds = _read_some(source)
+    good, check, sides = _check(images, config.ingest.max_pixels)
+    if source.has_images and not good:
+        raise UsageError(
+            f"none of {len(images)} images of {source.location} that were looked at can be used; check the input"
+        )
+    side = float(np.median(sides)) if sides else 0.0
+    vectors = config.embed.vectors
+    embedding = _ready_vectors(config) if vectors else _encoding(config, source.count, good, side, hardware)
+    dim, classes = embedding.dim, config.num_classes
+    cluster = choose_cluster(config.cluster, hardware.device, hardware.units, source.count, dim)
+    dtypes = hardware.dtypes
+    proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side, **dtypes)
+    evaluate = choose_evaluations(config.evaluate, side, **dtypes)
+    # For smaller budgets an upper bound.
+    largest = max(budget_count(budget, source.count) for budget in config.budgets)
+    search = choose_beta_search(config.beta_search, side, largest, **dtypes)
+    device = torch.device(hardware.device)
+    rates = Rates(
+        check=check + read_seconds,
+        decode=embedding.decode + (0 if vectors else read_seconds),
+        encode=embedding.encode,
+        search_flops=_search_flops(dim, hardware),
+        cluster_step=_cluster_step(cluster, dim, classes, device),
+        proxy_step=_proxy_step(proxy, dim, classes, device),
+        search_step=_model_step(search.model, search, config.proxy.hidden_dim, dim, classes, device),
+        evaluate_steps={
+            model: _model_step(model, options, options.hidden_dim, dim, classes, device)
+            for model, options in evaluate.items()
+            if config.evaluate.labels
+        },
+    )
+    image_bytes = float(np.mean([len(data) for data in good])) if good else 0.0
+    weight_bytes = embedding.weight_bytes
+    return Calibration(rates, cluster, proxy, search, evaluate, dim, image_bytes, weight_bytes, len(good))
+
+
+class _Embedding(NamedTuple):
+    """Seconds of an image on one core and on the device, bytes of the weights, and the width."""
+
+    dim: int
+    decode: float
+    encode: float
+    weight_bytes: int
+
+
+def _ready_vectors(config: RunConfig) -> _Embedding:
+    """They are read, written, read again and written in order."""
+    table = open_vectors(str(config.embed.vectors), config.ingest.id_column)
+    started = time.perf_counter()
+    rows = len(table.read(0)[0])
+    return _Embedding(table.dim, 4 * (time.perf_counter() - started) / max(1, rows), 0.0, 0)
+
+
+def _encoding(config: RunConfig, images: int, good: list[bytes], side: float, hardware: Hardware) -> _Embedding:
+    """With the encoder and the options that a run would choose."""
+    native = load_encoder(config.embed.encoder, weights=config.embed.weights).preprocessing.size
+    embed = choose_embed(
+        config.embed, hardware.cpus, hardware.gpus, images, native, side, image_dtype=hardware.image_dtype
+    )
+    encoder = load_encoder(embed.encoder, weights=embed.weights, image_size=int(embed.image_size))
+    pixels, decode_seconds = _decode(good, encoder, config.ingest.max_pixels)
+    encode = _encode_seconds(encoder, pixels, embed.dtype, int(embed.batch_size), hardware)
+    weights = sum(4 * parameter.numel() for parameter in encoder.module.parameters())
+    return _Embedding(encoder.dim, decode_seconds, encode, weights)
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    """Median seconds of a call, after one that does not count; a slow one is not repeated."""
+
+    def once() -> float:
+        started = time.perf_counter()
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    first = once()
+    if first > SECONDS_EACH:
+        return first
+    taken: list[float] = []
+    while len(taken) < MOST_REPEATS and sum(taken) < SECONDS_EACH:
+        taken.append(once())
+    return statistics.median(taken)
+
+
+def _unit_rows(count: int, dim: int) -> torch.Tensor:
+    """Random rows of unit length, float32 [count, dim]."""
+    return torch.from_numpy(normalize_rows(np.random.default_rng(0).normal(size=(count, dim))))
+
+
+def _pixels(count: int, size: int) -> torch.Tensor:
+    """Random images, uint8 [count, 3, size, size]."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def _read_some(source: Source) -> tuple[list[bytes], float]:
+    """Encoded images from the beginning, the middle and the end, and the seconds of reading one."""
+    chosen = sorted({0, len(source.chunks) // 2, len(source.chunks) - 1})[:SAMPLE_CHUNKS]
+    images: list[bytes] = []
+    rows, started = 0, time.perf_counter()
+    for number in chosen:
+        chunk, few = source.chunks[number], SAMPLE_IMAGES // SAMPLE_CHUNKS
+        if not source.carries_bytes:
+            # A table of bytes is read by whole row groups, as a run reads it; files one by one.
+            chunk = replace(chunk, rows=min(few, chunk.rows), paths=chunk.paths[:few])
+        table = source.read(chunk)
+        rows += table.num_rows
+        images += [image for image in table["image"].to_pylist()[:few] if image]
+    return images, (time.perf_counter() - started) / max(1, rows)
+
+
+def _check(images: list[bytes], max_pixels: int) -> tuple[list[bytes], float, list[int]]:
+    """The images that can be used, seconds to check one, and their short sides in pixels."""
+    good, sides, started = [], [], time.perf_counter()
+    for data in images:
+        try:
+            info = inspect(data, max_pixels=max_pixels)
+        except ImageError:
+            continue
+        good.append(data)
+        sides.append(min(info.width, info.height))
+    return good, (time.perf_counter() - started) / max(1, len(images)), sides
+
+
+def _decode(images: list[bytes], encoder: Encoder, max_pixels: int) -> tuple[np.ndarray, float]:
+    """Pixels uint8 [n, 3, s, s], and the seconds of one image on one core."""
+    how, started = encoder.preprocessing, time.perf_counter()
+    pixels = []
+    for data in images:
+        with contextlib.suppress(ImageError):  # an image may need more memory than there is
+            pixels.append(to_square(data, how.size, how.crop_fraction, how.interpolation, max_pixels=max_pixels))
+    seconds = (time.perf_counter() - started) / len(images)
+    return np.stack(pixels or [np.zeros((3, how.size, how.size), np.uint8)]), seconds
+
+
+def _encode_seconds(encoder: Encoder, pixels: np.ndarray, dtype: str, batch: int, hardware: Hardware) -> float:
+    """Seconds of an image in a full batch; in a small one, where the encoder is slow."""
+    device = torch.device(hardware.device)
+    encoder.module.to(device).to(memory_format=torch.channels_last)
+    each = 0.0
+    for size in dict.fromkeys((min(4, batch), min(16, batch), batch)):
+        images = torch.from_numpy(np.resize(pixels, (size, *pixels.shape[1:]))).to(device)
+        each = _seconds(lambda images=images: encoder.encode(images, getattr(torch, dtype)).cpu()) / size  # type: ignore[misc]
+        if each * batch > 2 * SECONDS_EACH:
+            break
+    return each
+
+
+def _search_flops(dim: int, hardware: Hardware) -> float:
+    """Operations per second of an exact neighbour search, on all cores or on one GPU."""
+    vectors = _unit_rows(SEARCH_ROWS, dim).numpy()
+    queries = vectors[:SEARCH_QUERIES]
+    operations = 2.0 * len(queries) * len(vectors) * dim
+    if hardware.device == "cuda":
+        index = ProductIndex(len(vectors), dim, torch.device("cuda"))
+        index.add(vectors)
+        return operations / _seconds(lambda: index.search(queries, 50))
+    return operations / _seconds(lambda: faiss.knn(queries, vectors, 50, metric=faiss.METRIC_INNER_PRODUCT))
+
+
+def _cluster_step(options: ClusterConfig, dim: int, num_classes: int, device: torch.device) -> float:
+    """Seconds of a TEMI step of one worker."""
+    width, heads = int(options.pca_dim) or dim, int(options.heads)
+    sizes = heads, num_classes, int(options.hidden_dim), int(options.bottleneck_dim)
+    temi = TemiOptions(*sizes, dtype=getattr(torch, options.dtype))
+    training = TemiTraining(temi, width, 0, device)  # compiled, the first steps would take longer than all others
+    rows = 2 * max(1, int(options.batch_size) // int(options.workers))
+    views = _unit_rows(rows, width).to(device)
+
+    return _seconds(lambda: training.step(views, 1e-4))
+
+
+def _proxy_step(options: ProxyConfig, dim: int, num_classes: int, device: torch.device) -> float:
+    """Seconds of a step of one worker, with the dynamics of its share of the batch."""
+    generator = torch.Generator().manual_seed(0)
+    rows = max(1, options.batch_size // int(options.workers))
+    on_images = options.model != "mlp"
+    examples = _pixels(rows, int(options.image_size)) if on_images else _unit_rows(rows, dim)
+    network = build_network(options.model, examples, num_classes, options.hidden_dim, generator=generator).to(device)
+    optimizer = sgd(network, float(options.learning_rate), options.momentum, options.weight_decay)
+    labels = torch.randint(0, num_classes, (rows,), generator=generator).to(device)
+    dynamics, positions = DynamicsAccumulator(rows, device=device), torch.arange(rows, device=device)
+    examples, dtype, epoch = examples.to(device), getattr(torch, options.dtype), iter(range(10**6))
+
+    def step() -> None:
+        number = next(epoch)
+        inputs = prepare_images(examples, Draws(0, number, positions)) if on_images else examples
+        logits = train_step(network, optimizer, inputs, labels, 1e-4, dtype=dtype)
+        dynamics.update(positions, logits, labels, number)
+
+    return _seconds(step)
+
+
+def _model_step(
+    model: str,
+    options: EvaluateConfig | BetaSearchConfig,
+    hidden_dim: int,
+    dim: int,
+    num_classes: int,
+    device: torch.device,
+) -> float:
+    """Seconds of a step of a model that the evaluation or the search of beta trains, on one core or a GPU."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    _, rows, learning_rate = EVALUATION_TRAININGS[model]
+    size, dtype = int(options.image_size), getattr(torch, options.dtype)
+    if isinstance(options, EvaluateConfig):
+        rows = int(options.batch_size)
+    examples = (_pixels(rows, size) if size else _unit_rows(rows, dim)).to(device)
+    network = build_network(model, examples, num_classes, hidden_dim, generator=generator).to(device)
+    optimizer = sgd(network, learning_rate, 0.9, 5e-4)
+    labels = torch.randint(0, num_classes, (rows,), generator=generator).to(device)
+    draws = Draws(0, 0, torch.arange(rows, device=device))
+
+    def step() -> None:
+        inputs = prepare_images(examples, draws) if size else examples
+        train_step(network, optimizer, inputs, labels, 1e-4, dtype=dtype)
+
+    return _seconds(step)

@@ -1,0 +1,162 @@
+"""Wrong uses that can be known before any work, or before the long stages."""
+
+from typing import TYPE_CHECKING
+
+from elfs_ray.artifacts.filesystems import check_bucket, without_options
+from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
+from elfs_ray.config import RunConfig
+from elfs_ray.core.pruning import budget_count
+from elfs_ray.errors import UsageError
+from elfs_ray.methods import Needs, SelectionMethod, balances, get_method
+from elfs_ray.planning.auto_options import ON_EMBEDDINGS
+
+if TYPE_CHECKING:
+    from elfs_ray.data.sources import Source
+
+
+def check_before_start(config: RunConfig, store: RunFolder, listed: "Source | None" = None) -> "Source":
+    """Refuse what can be known to be wrong before any work: names, files, budgets, a run folder of another run.
+
+    Args:
+        config: of the run.
+        store: the run folder.
+        listed: the input, where it was listed before.
+
+    Returns:
+        The listed input, since listing it is the longest of the checks.
+    """
+    from elfs_ray.data.labels import check_labels
+    from elfs_ray.data.sources import open_input
+
+    method = get_method(config.select.method, **config.select.options)
+    _check_scores(config, method)
+    _check_supervision(config, method)
+    check_embeddings(config)
+    check_pictures(config)
+    labeled_signature(config)
+    for budget in config.budgets:
+        if budget <= 0 or isinstance(budget, float):
+            budget_count(budget, 10**12)
+    source = listed or open_input(config, config.input)
+    if config.select.labeled is not None:
+        check_labels(config.select.labeled, source, config.ingest.id_column)
+    for budget in config.budgets:
+        budget_count(budget, source.count)
+    check_rows(config.embed.vectors, config, source)
+    check_bucket(store.uri)
+    if store.is_file:
+        raise UsageError(f"{store.uri} is a file, not a folder; choose another --out")
+    manifest = store.manifest()
+    if manifest and without_options(manifest["input"]) != without_options(config.location):
+        raise UsageError(
+            f"{store.uri} holds a run over {manifest['input']}, not over {config.location}; choose another --out"
+        )
+    if not manifest and [name for name in store.names() if not name.startswith(".")]:
+        raise UsageError(f"{store.uri} is not empty and holds no run ({MANIFEST} is missing); choose another --out")
+    return source
+
+
+def check_embeddings(config: RunConfig) -> None:
+    """Refuse an encoder that cannot be, or vectors that are not there."""
+    from elfs_ray.data.vectors import open_vectors
+    from elfs_ray.encoders import check_encoder
+
+    embed = config.embed
+    if embed.vectors is None:
+        if embed.test_vectors is not None:
+            raise UsageError("embed.test_vectors needs embed.vectors, those of the candidates; pass --embeddings")
+        check_encoder(embed.encoder, embed.weights)
+        return
+    vectors = open_vectors(embed.vectors, config.ingest.id_column)
+    if embed.test_vectors is not None:
+        open_vectors(embed.test_vectors, config.ingest.id_column)
+    elif config.evaluate.test_input and not vectors.has_ids:
+        raise UsageError(
+            f"{vectors.location} has no ids, so that its rows are those of the candidates; "
+            "pass those of the test images with --set embed.test_vectors=FILE"
+        )
+
+
+def check_pictures(config: RunConfig) -> None:
+    """Refuse what needs images in a run over embeddings alone."""
+    if config.input is not None:
+        return
+    asked: dict[str, list[str]] = {"proxy.model": [config.proxy.model], "beta_search.model": [config.beta_search.model]}
+    if config.evaluate.labels:
+        asked["evaluate.models"] = list(config.evaluate.models)
+    for option, models in asked.items():
+        for model in models:
+            if model not in ("auto", *ON_EMBEDDINGS):
+                raise UsageError(
+                    f"{option}={model} trains on images, and there are only embeddings; use mlp, or pass --input"
+                )
+    if config.evaluate.test_input:
+        raise UsageError(
+            f"evaluate.test_input={config.evaluate.test_input} holds images, and the candidates have none; leave it "
+            "out, or pass --input"
+        )
+
+
+def check_rows(location: str | None, config: RunConfig, source: "Source") -> None:
+    """Refuse vectors, if any, that have no ids and are not as many as the images."""
+    from elfs_ray.data.vectors import open_vectors
+
+    if location is None:
+        return
+    vectors = open_vectors(location, config.ingest.id_column)
+    if not vectors.has_ids and vectors.rows != source.count:
+        raise UsageError(
+            f"{vectors.location} has {vectors.rows:,} rows and no ids, and {source.location} {source.count:,} images; "
+            "give a row for each in their order, or the id of each row on a line of a file NAME.ids.txt beside it"
+        )
+
+
+def _check_scores(config: RunConfig, method: SelectionMethod) -> None:
+    """Refuse a method that goes by a score which the proxy will not record."""
+    if getattr(method, "score", None) == "tdds" and not config.proxy.tdds:
+        raise UsageError(
+            f"method {method.name!r} goes by the score 'tdds', which the proxy records only on demand; "
+            "pass --set proxy.tdds=true"
+        )
+
+
+def _check_supervision(config: RunConfig, method: SelectionMethod) -> None:
+    """Refuse a supervised baseline that has no labels, or that labels would not change."""
+    select = config.select
+    if not select.supervised:
+        return
+    if config.evaluate.labels is None:
+        raise UsageError("select.supervised needs true labels of all images; pass --labels")
+    if select.labeled is not None:
+        raise UsageError("select.supervised uses the labels of all images, select.labeled those of some; drop one")
+    if not method.requirements() & {Needs.PSEUDO_LABELS, Needs.DYNAMICS} and not balances(method, select.balance):
+        raise UsageError(f"method {select.method!r} uses no labels, so that select.supervised changes nothing; drop it")
+
+
+def check_sizes(config: RunConfig, num_samples: int) -> None:
+    """Refuse sizes that do not fit the number of usable images, before the long stages."""
+    if config.num_classes > num_samples:
+        raise UsageError(
+            f"num_classes is {config.num_classes}, but only {num_samples} images are usable; "
+            "pass a smaller --num-classes"
+        )
+    if config.neighbors.k >= num_samples:
+        raise UsageError(
+            f"neighbors.k is {config.neighbors.k}, but each of the {num_samples} usable images has only "
+            f"{num_samples - 1} others; pass --set neighbors.k={max(1, min(20, num_samples // 2))}"
+        )
+    for budget in config.budgets:
+        count = budget_count(budget, num_samples)
+        beta = config.select.beta
+        if beta is not None and count + round(beta * num_samples) > num_samples:
+            raise UsageError(
+                f"select.beta={beta:g} drops {round(beta * num_samples)} of {num_samples} images, which leaves fewer "
+                f"than the budget of {count}; use a beta up to {1 - count / num_samples:.3f}"
+            )
+
+
+def labeled_signature(config: RunConfig) -> str | None:
+    """Changes when the labels that are there already change; None where there are none."""
+    from elfs_ray.data.labels import labels_signature
+
+    return labels_signature(config.select.labeled) if config.select.labeled is not None else None

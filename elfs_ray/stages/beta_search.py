@@ -1,0 +1,349 @@
+"""Beta search: for one budget, which share of the hardest samples to drop, by accuracy on held-out pseudo-labels.
+
+For the method `auto` the candidates are methods, each with its betas.
+Reads: `pseudo_labels`, `embeddings` or `samples` (`beta_search.model`), and what the method declares. Writes:
+`beta_search/METHOD/BUDGET` (a row for each candidate and seed). One Ray Tune trial for each of them, in actors that are
+used again: a trial costs its training, not a process. With ASHA one for each candidate, which trains all its seeds part
+by part: what ASHA stops is then a candidate, by its mean, and those that come to the end can be compared. One task
+reads the artifacts into the object store, where all trials find them.
+The rows of each trial are saved when it ends or is stopped; a second run of the driver does the others. (Tune's own
+restore needs a snapshot of the experiment, which a kill early in the search leaves without, and forgets the trials
+since the last one.)
+Tune's logs for TensorBoard stay in `logs/beta_search/METHOD/BUDGET`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from ray import tune
+from ray.exceptions import RayActorError
+from ray.tune.experiment import Trial
+from ray.tune.logger import TBXLoggerCallback
+from ray.tune.schedulers import ASHAScheduler
+
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.run_folder import LOGS, RunFolder
+from elfs_ray.artifacts.table import median_side, part_name, read_column, read_vectors
+from elfs_ray.config import BetaSearchConfig, RunConfig, SelectConfig
+from elfs_ray.core.augmentation import prepare_images
+from elfs_ray.core.classifier import Prepare, accuracy, training_steps, unprepared
+from elfs_ray.core.device_rows import DeviceRows, Room
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.metrics import best_candidate
+from elfs_ray.core.networks import build_network
+from elfs_ray.core.pruning import beta_grid
+from elfs_ray.core.splits import stratified_split
+from elfs_ray.data.images import read_pixels
+from elfs_ray.errors import UsageError
+from elfs_ray.methods import SelectionInputs, get_method, select_coreset
+from elfs_ray.planning.auto_options import EVALUATION_TRAININGS, GPU_SHARES, TEST_ROWS, choose_beta_search
+from elfs_ray.stages.parts.method_inputs import (
+    count_classes,
+    labeled_mask,
+    labels_in_use,
+    read_inputs,
+    read_known_labels,
+)
+from elfs_ray.stages.stage import StageContext, StageResult
+from elfs_ray.workers.on_ray.progress import Counter
+from elfs_ray.workers.on_ray.train import device_of_task
+
+TRIALS, TUNE = "trials", "tune"
+# ASHA looks at a training after 1, 3 and 9 ninths of its steps, and lets the better third of the trials go on.
+ASHA_PARTS, ASHA_REDUCTION = 9, 3
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """What every trial needs.
+
+    Attributes:
+        options: how it trains.
+        inputs: what the method selects from.
+        samples: what the network sees of all samples: vectors [N, d], or pixels uint8 [N, 3, s, s].
+        splits: positions of training and validation samples, for each seed.
+    """
+
+    options: BetaSearchConfig
+    select: SelectConfig
+    inputs: SelectionInputs
+    samples: np.ndarray
+    labels: np.ndarray
+    splits: list[tuple[np.ndarray, np.ndarray]]
+    budget: int
+    num_classes: int
+    hidden_dim: int
+    seed: int
+
+    @property
+    def on_images(self) -> bool:
+        """Whether the network sees pixels."""
+        return self.samples.ndim > 2
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a training that runs to its end."""
+        return int(self.options.steps)
+
+    @property
+    def parts(self) -> int:
+        """Reports of a trial that runs to its end."""
+        return ASHA_PARTS if self.options.scheduler == "asha" else 1
+
+
+def run(context: StageContext) -> StageResult:
+    """Try every candidate with every seed and take the best mean; ties go to the first, with the smaller beta.
+
+    A method may ask that candidates within the noise count as ties. Candidates of which a trial was stopped early count
+    only where no other came farther.
+    """
+    store, select, budget = context.store, context.config.select, int(context.budget or 0)
+    options = choose_beta_search(context.config.beta_search, median_side(store), budget, **context.hardware.dtypes)
+    options = context.as_begun(options)
+    context.begin(options)
+    betas = _betas(options, budget / store.count_rows("samples"))
+    method = get_method(select.method, **select.options)
+    candidates = method.candidates(betas)
+    rows = _search(context, options, candidates)
+    store.write_table(pa.Table.from_pylist(rows), schema.BETA_SEARCH, context.work, "table", part_name(0))
+    accuracies, steps = (
+        np.array([row[name] for row in rows]).reshape(len(candidates), options.seeds)
+        for name in ("validation_accuracy", "steps")
+    )
+    best = best_candidate(accuracies, steps, within_noise=method.takes_first_within_noise)
+    return StageResult(
+        artifacts={f"beta_search/{select.name}/{budget}": "table", f"{LOGS}beta_search/{select.name}/{budget}": TUNE},
+        chosen={**options.model_dump(mode="json"), "betas": betas},
+        metrics={
+            "found": candidates[best],
+            "beta": candidates[best].get("beta"),
+            "mean_validation_accuracy": round(float(accuracies[best].mean()), 4),
+            "trainings": len(rows),
+            "devices": sorted({row["device"] for row in rows if "device" in row}),
+        },
+    )
+
+
+def _betas(options: BetaSearchConfig, keep_fraction: float) -> list[float]:
+    grid = beta_grid(keep_fraction)
+    if options.betas == "auto":
+        return grid
+    possible = sorted({float(beta) for beta in options.betas if beta + keep_fraction <= 1 + 1e-9})
+    if not possible:
+        raise UsageError(
+            f"none of beta_search.betas={options.betas} leaves room for a budget of {keep_fraction:.1%}; "
+            f"the largest possible is {1 - keep_fraction:.3f}"
+        )
+    return possible
+
+
+def _search(context: StageContext, options: BetaSearchConfig, candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run the trials that have not ended yet; returns a row for each candidate and seed, in this order."""
+    store, work = context.store, context.work
+    seeds = list(range(options.seeds))
+    groups = [seeds] if options.scheduler == "asha" else [[seed] for seed in seeds]
+    trials = [
+        {"number": number, "found": found, "seeds": group}
+        for number, found in enumerate(candidates)
+        for group in groups
+    ]
+    # Tune itself tries a trial again only if it had begun when its actor was lost.
+    for attempt in range(options.max_failures + 1):
+        ended = set(store.names(work, TRIALS))
+        pending = [trial for trial in trials if _file_name(trial) not in ended]
+        if not pending:
+            break
+        with context.counting("beta search", len(trials), "trials", len(trials) - len(pending)) as counter:
+            errors = _run_trials(context, options, pending, counter)
+        for error in errors:
+            if attempt == options.max_failures or not isinstance(error, RayActorError):
+                raise error
+    return [row for trial in trials for row in store.read_json(work, TRIALS, _file_name(trial))]
+
+
+def _run_trials(
+    context: StageContext, options: BetaSearchConfig, trials: list[dict[str, Any]], counter: Counter
+) -> list[Exception]:
+    """Run these trials with Ray Tune, in actors that go on from trial to trial; returns the errors."""
+    store, work, on_gpu = context.store, context.work, context.hardware.device == "cuda"
+    seeds = context.seed(unit="beta_search"), context.seed(1, unit="beta_search")
+    known = read_known_labels(store, context.config)
+    data = _load.remote(store, context.config, options, int(context.budget or 0), known, seeds)
+    resources = {"GPU": GPU_SHARES[int(options.image_size) > 0]} if on_gpu else {"CPU": 1.0}
+    asha = ASHAScheduler(max_t=ASHA_PARTS, reduction_factor=ASHA_REDUCTION) if options.scheduler == "asha" else None
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(_BetaTrial, shared=data), resources),
+        param_space={"trial": tune.grid_search(trials)},
+        tune_config=tune.TuneConfig(
+            metric="validation_accuracy",
+            mode="max",
+            reuse_actors=True,
+            scheduler=asha,
+            trial_dirname_creator=lambda trial: _name(trial.config["trial"]),
+        ),
+        run_config=tune.RunConfig(
+            name=TUNE,
+            storage_path=store.path(work),
+            storage_filesystem=None if store.is_local else store.filesystem,
+            failure_config=tune.FailureConfig(max_failures=options.max_failures),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[TBXLoggerCallback(), _SavedRows(store, work, counter)],
+            verbose=0,
+        ),
+    )
+    return list(tuner.fit().errors)
+
+
+class _SavedRows(tune.Callback):
+    """Saves the rows of each trial that has ended, or that ASHA stopped: they count as they were when it did."""
+
+    def __init__(self, store: RunFolder, work: str, counter: Counter) -> None:
+        self._store, self._work, self._counter = store, work, counter
+
+    def on_trial_complete(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override] # Tune calls it by name
+        """Save the last report, unless the trial was cut short with the whole search."""
+        report = trial.last_result or {}
+        if report.get("done"):
+            rows = list(report["seeds"].values())
+            self._store.write_json(rows, self._work, TRIALS, _file_name(trial.config["trial"]))
+            self._counter.advance(1)
+
+
+def _name(trial: dict[str, Any]) -> str:
+    number, seeds = trial["number"], trial["seeds"]
+    return f"candidate-{number}-seed-{seeds[0]}" if len(seeds) == 1 else f"candidate-{number}"
+
+
+def _file_name(trial: dict[str, Any]) -> str:
+    return f"{_name(trial)}.json"
+
+
+@ray.remote(num_cpus=1)
+def _load(
+    store: RunFolder,
+    config: RunConfig,
+    options: BetaSearchConfig,
+    budget: int,
+    known: np.ndarray | None,
+    seeds: tuple[int, int],
+) -> SearchData:
+    """What every trial needs: inputs of the method, pseudo-labels, and a 90 / 10 split for each seed.
+
+    One split would decide between betas by a few samples of luck. The splits are the same for all methods and budgets.
+    """
+    labels = read_column(store, labels_in_use(store, config), "label").astype(np.int64)
+    rng, size = np.random.default_rng(seeds[0]), int(options.image_size)
+    if size:
+        images, location = store.dataset("samples"), config.location
+        samples = read_pixels(images, size, config.ingest.max_pixels, location=location)
+    else:
+        samples = read_vectors(store)
+    return SearchData(
+        options=options,
+        select=config.select,
+        inputs=read_inputs(store, config, get_method(config.select.method, **config.select.options), known),
+        samples=samples,
+        labels=labels,
+        splits=[stratified_split(labels, options.validation_fraction, rng) for _ in range(options.seeds)],
+        budget=budget,
+        num_classes=count_classes(store, config),
+        hidden_dim=config.proxy.hidden_dim,
+        seed=seeds[1],
+    )
+
+
+class _BetaTrial(tune.Trainable):
+    """Trains on the coreset of one candidate, with one seed or more; a call of `step` trains one part of the steps."""
+
+    def setup(self, config: dict[str, Any], shared: SearchData) -> None:  # type: ignore[override] # by `with_parameters`
+        torch.set_num_threads(1)
+        self._data = shared
+        self._device = device_of_task()
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take over the next trial."""
+        trial = new_config["trial"]
+        self._trainings = {str(seed): self._train(trial["found"], seed) for seed in trial["seeds"]}
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train with each seed for one part of the steps, and report the mean; the last part ends the trial."""
+        rows = {seed: next(training) for seed, training in self._trainings.items()}
+        [steps] = {row["steps"] for row in rows.values()}
+        accuracies = [row["validation_accuracy"] for row in rows.values()]
+        return {
+            "validation_accuracy": float(np.mean(accuracies)),
+            "steps": steps,
+            "seeds": rows,
+            "done": steps == self._data.steps,
+        }
+
+    def _train(self, found: dict[str, Any], seed: int) -> Iterator[dict[str, Any]]:
+        """Select with one seed, train, and yield a row of the artifact after each part."""
+        data = self._data
+        generator = torch.Generator().manual_seed(data.seed + seed)
+        training, validation = data.splits[seed]
+        rows = _coreset(data, found, training, np.random.default_rng([data.seed, seed]))
+        inputs, test, room = self._inputs(rows), self._inputs(validation), Room(self._device)
+        options, sizes = data.options, (data.num_classes, data.hidden_dim)
+        network = build_network(options.model, inputs, *sizes, generator=generator).to(self._device)
+        judged = DeviceRows(test, room), self._labels(validation), TEST_ROWS[data.on_images]
+        _, batch_size, learning_rate = EVALUATION_TRAININGS[options.model]
+        prepare: Prepare = prepare_images if data.on_images else unprepared
+        reports = {-(-data.steps * part // data.parts) for part in range(1, data.parts + 1)}
+        for step in training_steps(
+            network,
+            DeviceRows(inputs, room),
+            self._labels(rows),
+            steps=data.steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            generator=generator,
+            prepare=prepare,
+            dtype=getattr(torch, options.dtype),
+        ):
+            if step in reports:
+                yield {
+                    "budget": data.budget,
+                    "method": found.get("choice", data.select.name),
+                    "beta": found.get("beta"),
+                    "seed": seed,
+                    "validation_accuracy": accuracy(network, *judged, prepare),
+                    "steps": step,
+                    "epochs": step * batch_size / len(rows),
+                    "device": self._device.type,
+                }
+                network.train()
+
+    def _inputs(self, rows: np.ndarray) -> torch.Tensor:
+        """What the network sees of some samples, in main memory."""
+        samples = self._data.samples[rows]
+        return torch.from_numpy(samples if self._data.on_images else normalize_rows(samples))
+
+    def _labels(self, rows: np.ndarray) -> torch.Tensor:
+        """Labels of some samples, int64 [n], on the device."""
+        return torch.from_numpy(self._data.labels[rows]).to(self._device)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing to save: a trial takes seconds, and starts over when its actor is lost."""
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Nothing to load."""
+
+
+def _coreset(data: SearchData, found: dict[str, Any], training: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What the method selects of the training split with these options, positions among all samples."""
+    select, inputs = data.select, data.inputs.take(training)
+    method = get_method(select.method, **{**select.options, **found})
+    # The same share of a tenth fewer samples: the split is to stand for the whole. Rounding may leave one sample less
+    # than the share; and there must be one beside those labelled before.
+    labeled = int(labeled_mask(inputs).sum())
+    share = round(data.budget * len(training) / len(data.labels))
+    budget = min(max(share, labeled + 1), labeled + method.capacity(inputs.num_open))
+    return training[select_coreset(method, inputs, budget, rng, balance=select.balance).positions]

@@ -1,0 +1,279 @@
+"""Evaluate: the accuracy of models trained with true labels on the coreset, beside random subsets.
+
+Reads: `embeddings` or `samples`, `labels_true`, `pseudo_labels`, `coresets/METHOD/BUDGET`, and the separate test images
+if there are any. Writes: `evaluation/METHOD/BUDGET` (one row for each training). But for supervised baselines, the only
+stage that reads true labels. Every training of a model has the same number of steps and the same test set; the last
+state counts, never the best on test. Random subsets and the seeds of trainings are the same for all methods, so that
+differences to random are paired.
+Each training saves its row when it ends, under a key made of all that decides its result; a second run of the driver
+does the others. Rows of earlier evaluations in the run folder with the same key are taken over: random subsets are
+trained on once for all methods, and another model or seed costs only its own trainings.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import part_name, read_column, read_vectors_at
+from elfs_ray.config import EvaluateConfig, RunConfig
+from elfs_ray.core.augmentation import prepare_images
+from elfs_ray.core.classifier import Prepare, accuracy, train_for_steps, unprepared
+from elfs_ray.core.device_rows import DeviceRows, Room
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.hiding import train_with_hiding
+from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
+from elfs_ray.core.networks import build_network
+from elfs_ray.data.images import read_pixels
+from elfs_ray.planning.auto_options import GPU_SHARES, TEST_ROWS
+from elfs_ray.stages.parts.evaluation_sets import Sets, Training, class_names, draw_sets
+from elfs_ray.stages.parts.method_inputs import labels_in_use
+from elfs_ray.stages.stage import StageContext, StageResult
+from elfs_ray.workers.on_ray.progress import Counter, new_counter, showing
+from elfs_ray.workers.on_ray.train import device_of_task
+
+RUNS, TRAININGS = "runs", "trainings"
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """What all trainings share.
+
+    Attributes:
+        options: how each model is trained.
+        used: positions of the samples in any training set.
+        inputs: of these, by pixels a side; 0: their embeddings.
+        test_inputs: the same of the test set.
+    """
+
+    store: RunFolder
+    work: str
+    options: dict[str, EvaluateConfig]
+    num_classes: int
+    sets: Sets
+    used: np.ndarray
+    inputs: dict[int, np.ndarray]
+    test_inputs: dict[int, np.ndarray]
+
+
+@dataclass
+class Begun:
+    """An evaluation whose trainings are on their way.
+
+    Attributes:
+        described: keys of its trainings, options of each model, and counts of the test set.
+        tasks: of the trainings that were not done before, and that no other evaluation does.
+        counter: of trainings that have ended.
+        share: of a GPU, or of a processor, that each task takes at most.
+    """
+
+    context: StageContext
+    described: dict[str, Any]
+    tasks: "list[ray.ObjectRef[None]]"
+    counter: Counter
+    share: float
+
+    @property
+    def num_open(self) -> int:
+        """Tasks that have not ended."""
+        return len(ray.wait(self.tasks, num_returns=len(self.tasks), timeout=0)[1]) if self.tasks else 0
+
+
+def run_together(contexts: Sequence[StageContext]) -> Iterator[StageResult]:
+    """Evaluate several coresets, in order; the trainings of the next fill the places that one leaves free.
+
+    A training that two of them share, on a random subset, is done for the first.
+    """
+    hardware, waiting, begun = contexts[0].hardware, deque(contexts), deque[Begun]()
+    ended, on_their_way = _earlier_rows(contexts[0].store), set[str]()
+    while waiting or begun:
+        behind = sum(each.share * each.num_open for each in islice(begun, 1, None))
+        if waiting and (not begun or behind < (hardware.gpus or hardware.cpus)):
+            begun.append(_begin(waiting.popleft(), ended, on_their_way))
+        else:
+            yield _finish(begun.popleft(), ended)
+
+
+def _begin(context: StageContext, ended: dict[str, dict[str, Any]], on_their_way: set[str]) -> Begun:
+    """Draw the subsets, and start a Ray task for each training that has not ended and is not on its way."""
+    config, store, options = context.config, context.store, context.config.evaluate
+    trainings = [
+        Training(subset, model, seed)
+        for model in dict.fromkeys(options.models)
+        for subset in dict.fromkeys([config.select.name, "random"])
+        for seed in range(options.seeds)
+    ]
+    # Each draw and each training has a seed of its own, the same for all methods.
+    draws = {seed: context.seed(seed, unit="evaluation") for seed in range(options.seeds)}
+    on_gpu = context.hardware.device == "cuda"
+    dtypes = context.hardware.dtypes
+    two: Any = draw_sets.remote(store, config, dtypes, int(context.budget or 0), trainings, draws)
+    described, sets = ray.get(two[0]), two[1]
+    ended.update(_saved_rows(store, context.work))
+    known = ended.keys() | on_their_way
+    pending = {training: key for training, key in described["keys"].items() if key not in known}
+    on_their_way.update(pending.values())
+    shares = {training: GPU_SHARES[described["options"][training.model].image_size > 0] for training in pending}
+    counter, tasks = new_counter(len(trainings) - len(pending)), []
+    if pending:
+        shared = _load.remote(store, config, context.work, described["options"], sets, list(pending))
+        for training, key in pending.items():
+            task = _train_one.options(num_gpus=shares[training] if on_gpu else 0)
+            tasks.append(task.remote(shared, training, key, context.seed(training.seed, 1, unit="evaluation"), counter))
+    return Begun(context, described, tasks, counter, max(shares.values(), default=0.0) if on_gpu else 1.0)
+
+
+def _finish(begun: Begun, ended: dict[str, dict[str, Any]]) -> StageResult:
+    """Wait for the trainings, and compare the coreset with random subsets."""
+    context, described, tasks = begun.context, begun.described, begun.tasks
+    config, store, budget, keys = context.config, context.store, int(context.budget or 0), described["keys"]
+    done = len(keys) - begun.num_open
+    with context.reporter.meter("evaluating", len(keys), "trainings", done) as meter, showing(begun.counter, meter):
+        ray.get(tasks)
+    ended.update(_saved_rows(store, context.work))
+    names = {"budget": budget, "test_samples": described["test_samples"]}
+    rows = [{**ended[key], **training._asdict(), **names} for training, key in keys.items()]
+    store.write_table(pa.Table.from_pylist(rows), schema.EVALUATION, context.work, RUNS, part_name(0))
+    quality = {} if config.select.supervised else ray.get(_pseudo_label_quality.remote(store, config))
+    method, models = config.select.name, dict.fromkeys(config.evaluate.models)
+    metrics = {
+        "models": {model: _summary([row for row in rows if row["model"] == model], method) for model in models},
+        **quality,
+        "test_samples": described["test_samples"],
+        "test_dropped": described["test_dropped"],
+        "test": config.evaluate.test_input or "held-out candidates",
+        "embeddings_of": config.evaluate.embeddings_of,
+        # Of the trainings of this run; rows of earlier evaluations do not say it.
+        "devices": sorted({ended[key]["device"] for key in keys.values() if "device" in ended[key]}),
+    }
+    chosen = {name: section.model_dump(mode="json") for name, section in described["options"].items()}
+    return StageResult(artifacts={f"evaluation/{method}/{budget}": RUNS}, chosen=chosen, metrics=metrics)
+
+
+def _saved_rows(store: RunFolder, work: str) -> dict[str, dict[str, Any]]:
+    """Rows of the trainings that have ended in this work folder, by key."""
+    names = store.names(work, TRAININGS)
+    return {name.removesuffix(".json"): store.read_json(work, TRAININGS, name) for name in names}
+
+
+def _earlier_rows(store: RunFolder) -> dict[str, dict[str, Any]]:
+    """Rows of all published evaluations, by key."""
+    units = [unit for unit in store.manifest().get("stages", {}) if unit.startswith("evaluation/")]
+    tables = [store.read_table(unit) for unit in units if store.part_paths(unit)]
+    return {row["training"]: row for table in tables for row in table.to_pylist() if "training" in row}
+
+
+@ray.remote(num_cpus=1)
+def _load(
+    store: RunFolder,
+    config: RunConfig,
+    work: str,
+    options: dict[str, EvaluateConfig],
+    sets: Sets,
+    pending: list[Training],
+) -> Trainings:
+    """Read what the pending trainings need of the training sets and the test set."""
+    used = np.unique(np.concatenate([sets.rows[training.subset, training.seed] for training in pending]))
+    sizes = {int(options[training.model].image_size) for training in pending}
+    prefix = "test/" if config.evaluate.test_input else ""
+    location = config.evaluate.test_input or config.location
+    embedded = RunFolder(config.evaluate.embeddings_of or store.uri)
+
+    def inputs(size: int, prefix: str, positions: np.ndarray, location: str) -> np.ndarray:
+        if size == 0:
+            return read_vectors_at(embedded, positions, prefix + "embeddings")
+        samples = store.dataset(prefix + "samples")
+        limit = config.ingest.max_pixels
+        return read_pixels(samples, size, limit, positions=positions, location=location, prefix=prefix)
+
+    return Trainings(
+        store,
+        work,
+        options,
+        max(len(class_names(store, "labels")), 2),
+        sets,
+        used,
+        {size: inputs(size, "", used, config.location) for size in sizes},
+        {size: inputs(size, prefix, sets.test, location) for size in sizes},
+    )
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _train_one(shared: Trainings, training: Training, key: str, seed: int, counter: Counter) -> None:
+    """Train on some samples with true labels, test, and save the result."""
+    torch.set_num_threads(1)
+    started, options, sets = time.monotonic(), shared.options[training.model], shared.sets
+    device = device_of_task()
+    room = Room(device)
+    positions = sets.rows[training.subset, training.seed]
+    rows = np.searchsorted(shared.used, positions)
+    size = int(options.image_size)
+    as_inputs = torch.from_numpy if size else lambda vectors: torch.from_numpy(normalize_rows(vectors))
+    inputs = as_inputs(shared.inputs[size][rows])
+    labels = torch.from_numpy(sets.labels[positions]).to(device)
+    generator = torch.Generator().manual_seed(seed)
+    network = build_network(training.model, inputs, shared.num_classes, options.hidden_dim, generator=generator)
+    prepare: Prepare = prepare_images if size else unprepared
+    steps = int(options.steps)
+    train = partial(train_with_hiding, largest=options.hide) if options.hide else train_for_steps
+    taken = train(
+        network.to(device),
+        DeviceRows(inputs, room),
+        labels,
+        steps=steps,
+        batch_size=int(options.batch_size),
+        learning_rate=float(options.learning_rate),
+        weight_decay=options.weight_decay,
+        generator=generator,
+        prepare=prepare,
+        dtype=getattr(torch, options.dtype),
+    )
+    test_inputs = DeviceRows(as_inputs(shared.test_inputs[size]), room)
+    test_labels = torch.tensor(sets.test_labels).to(device)
+    row = {
+        "training": key,
+        "train_samples": len(positions),
+        "device": device.type,
+        "steps": steps if taken is None else taken,
+        "test_accuracy": accuracy(network, test_inputs, test_labels, TEST_ROWS[size > 0], prepare),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    shared.store.write_json(row, shared.work, TRAININGS, f"{key}.json")
+    counter.advance(1)
+
+
+def _summary(rows: list[dict[str, Any]], method: str) -> dict[str, Any]:
+    """Mean and spread of each kind of subset, and the paired difference to random."""
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        scores.setdefault(row["subset"], []).append(row["test_accuracy"])
+    subsets = {name: mean_and_interval(values)._asdict() for name, values in scores.items()}
+    summary: dict[str, Any] = {"subsets": subsets}
+    if method != "random":
+        pairs = np.subtract(scores[method], scores["random"])
+        summary["difference"] = mean_and_interval(pairs)._asdict()
+    return summary
+
+
+@ray.remote(num_cpus=0.5)
+def _pseudo_label_quality(store: RunFolder, config: RunConfig) -> dict[str, float]:
+    """Agreement of the pseudo-labels with the truth, where both are known."""
+    artifact, labels = labels_in_use(store, config), read_column(store, "labels_true", "label")
+    if not store.exists(artifact):
+        return {}
+    known = labels >= 0
+    clusters = read_column(store, artifact, "label")[known].astype(np.int64)
+    return {
+        "pseudo_label_accuracy": round(cluster_accuracy(labels[known], clusters), 4),
+        "pseudo_label_nmi": round(normalized_mutual_information(labels[known], clusters), 4),
+    }

@@ -1,0 +1,328 @@
+"""Neighbours: the k nearest neighbours by cosine similarity, from an index split over actors.
+
+Reads: `embeddings`. Writes: `neighbors` (k other samples for each sample, most similar first).
+Each actor indexes one range of rows under their global ids. Blocks of queries go to all actors, the answers are merged,
+and each block is saved in a file of its own; a second run searches only the blocks that have no file. For inverted
+lists one task trains the cells from a sample and saves them in the work folder, so that all shards, and a second run,
+use the same ones.
+"""
+
+import math
+import time
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.actor import ActorHandle
+
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import KEY, fixed_size_matrix, matrix_column, part_name, read_vectors, read_vectors_at
+from elfs_ray.config import NeighborsConfig
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.knn import drop_self, merge_top_k, recall_at_k, shard_ranges
+from elfs_ray.errors import UsageError
+from elfs_ray.planning.auto_options import POINTS_PER_LIST, choose_neighbors
+from elfs_ray.planning.cost import GIB, WORKER_BYTES, shard_bytes
+from elfs_ray.stages.parts.shard_index import (
+    Queries,
+    build_index,
+    embedding_width,
+    nearest_lists,
+    train_lists,
+    why_no_gpu,
+)
+from elfs_ray.stages.stage import StageContext, StageResult
+from elfs_ray.workers.on_ray.memory import cluster_memory
+from elfs_ray.workers.on_ray.session import worker_threads
+from elfs_ray.workers.on_ray.tasks import results_in_order
+
+FOUND = "neighbors"
+TRAINED = "lists.faiss"
+BLOCKS_IN_FLIGHT = 4
+RECALL_SAMPLES, RECALL_BLOCK_ROWS = 256, 65_536
+
+
+def run(context: StageContext) -> StageResult:
+    """Search every block of queries that has no saved answer yet."""
+    store = context.store
+    num_samples = store.count_rows("embeddings")
+    options = _choose(context, num_samples)
+    started = time.monotonic()
+    devices = _search_all(context, options, num_samples)
+    seconds = time.monotonic() - started
+    similarity: float = ray.get(_mean_similarity.remote(store, context.work))
+    recall = {}
+    if options.search != "faiss":
+        measured: float = ray.get(_recall.remote(store, context.work, options, num_samples, context.seed()))
+        recall["recall"] = round(measured, 5)
+    return StageResult(
+        artifacts={"neighbors": FOUND},
+        chosen=options.model_dump(mode="json"),
+        metrics={
+            "k": options.k,
+            "search": options.search,
+            "shards": options.shards,
+            "shard_memory_mb": _shard_bytes(context, options, num_samples) >> 20,
+            "mean_similarity": round(similarity, 4),
+            "queries_per_second": round(num_samples / seconds, 1),
+            "devices": devices,
+            **recall,
+        },
+    )
+
+
+def _choose(context: StageContext, num_samples: int) -> NeighborsConfig:
+    """The options with each `auto` resolved, as the run that began chose them."""
+    store, hardware, section = context.store, context.hardware, context.config.neighbors
+    if section.k >= num_samples:
+        raise UsageError(
+            f"neighbors.k is {section.k}, but each of the {num_samples} samples has only {num_samples - 1} others; "
+            f"use --set neighbors.k={max(1, min(50, (num_samples - 1) // 2))} or less"
+        )
+    dim = embedding_width(store)
+    memory = math.inf if (there := cluster_memory(hardware)).may_grow else there.total
+    options = choose_neighbors(section, hardware.cpus, hardware.gpus, num_samples, dim, memory)
+    options = context.as_begun(options)
+    _check_lists(options, num_samples, dim)
+    _check_memory(context, options, num_samples)
+    context.begin(options)
+    return options
+
+
+def _check_lists(options: NeighborsConfig, num_samples: int, dim: int) -> None:
+    """Refuse parameters of inverted lists that do not fit the data."""
+    if not options.search.startswith("ivf"):
+        return
+    if int(options.nlist) > num_samples:
+        raise UsageError(f"neighbors.nlist is {options.nlist}, but there are only {num_samples} samples; lower it")
+    if int(options.nprobe) > int(options.nlist):
+        raise UsageError(f"neighbors.nprobe is {options.nprobe}, more than neighbors.nlist={options.nlist}; lower it")
+    if options.search != "ivf_pq":
+        return
+    if dim % int(options.pq_m):
+        fitting = max(m for m in range(1, dim + 1) if dim % m == 0 and m <= int(options.pq_m))
+        raise UsageError(f"neighbors.pq_m={options.pq_m} does not divide the embeddings' width {dim}; use {fitting}")
+    if 2 ** int(options.pq_nbits) > num_samples:
+        raise UsageError(
+            f"neighbors.pq_nbits={options.pq_nbits} needs {2 ** int(options.pq_nbits)} samples, "
+            f"but there are only {num_samples}; lower it"
+        )
+
+
+def _check_memory(context: StageContext, options: NeighborsConfig, num_samples: int) -> None:
+    """Refuse shards that would not find the memory they need, before the first of them starts."""
+    count, each = int(options.shards), _shard_bytes(context, options, num_samples)
+    memory = cluster_memory(context.hardware)
+    if memory.holds(count, each):
+        return
+    smaller = "" if options.search == "ivf_pq" else "neighbors.search=ivf_pq, "
+    # More shards are smaller, which helps where nodes have room left over, and not where the sum is too large.
+    halves = _shard_bytes(context, options.model_copy(update={"shards": 2 * count}), num_samples)
+    shards = f"neighbors.shards={2 * count}, " if memory.holds(2 * count, halves) else ""
+    raise UsageError(
+        f"the neighbour search needs {count} x {each / GIB:.1f} GiB of memory ({options.search}), but "
+        f"{len(memory.nodes)} node(s) have {memory.total / GIB:.1f} GiB to give; "
+        f"use {shards}{smaller}or more memory"
+    )
+
+
+def _shard_bytes(context: StageContext, options: NeighborsConfig, num_samples: int) -> int:
+    """What the largest shard takes."""
+    rows = max(stop - start for start, stop in shard_ranges(num_samples, int(options.shards)))
+    return shard_bytes(options, rows, embedding_width(context.store), on_gpu=_on_gpu(context, options))
+
+
+def _on_gpu(context: StageContext, options: NeighborsConfig) -> bool:
+    return context.hardware.gpus >= int(options.shards) and not options.search.startswith("ivf")
+
+
+def _search_all(context: StageContext, options: NeighborsConfig, num_samples: int) -> list[str]:
+    """Returns the devices that searched: none where all blocks were saved before."""
+    store = context.store
+    rows = options.query_rows
+    blocks = [
+        (number, start, min(start + rows, num_samples)) for number, start in enumerate(range(0, num_samples, rows))
+    ]
+    saved = set(store.names(context.work, FOUND))
+    pending = [block for block in blocks if part_name(block[0]) not in saved]
+    if not pending:
+        return []
+    trained = _trained_lists(context, options, num_samples)
+    shards = _start_shards(context, options, num_samples, trained)
+    devices = _where_they_run(context, options, shards)
+    done = num_samples - sum(stop - start for _, start, stop in pending)
+    with context.counting("neighbours", num_samples, "samples", done) as counter:
+
+        def search(block: tuple[int, int, int]) -> "ray.ObjectRef[int]":
+            queries = _read_block.remote(store, *block[1:], options, trained)
+            parts = [shard.search.remote(queries, options.k + 1) for shard in shards]
+            return _merge_block.remote(store, context.work, block, options.k, queries, shards, *parts)
+
+        for rows_found in results_in_order(map(search, pending), BLOCKS_IN_FLIGHT):
+            counter.advance(rows_found)
+    for shard in shards:
+        ray.kill(shard)
+    return devices
+
+
+def _trained_lists(
+    context: StageContext, options: NeighborsConfig, num_samples: int
+) -> "ray.ObjectRef[bytes | None] | None":
+    """The cells of inverted lists, trained here or by the run that began; None for exact search."""
+    if not options.search.startswith("ivf"):
+        return None
+    store = context.store
+    if not store.exists(context.work, TRAINED):
+        context.reporter.line(f"  training {options.nlist} inverted lists")
+        centres = max(int(options.nlist), 2 ** int(options.pq_nbits) if options.search == "ivf_pq" else 1)
+        sample = min(num_samples, centres * POINTS_PER_LIST)
+        memory = WORKER_BYTES + 3 * 4 * sample * embedding_width(store)
+        train = _train.options(memory=memory)
+        ray.get(train.remote(store, context.work, options, num_samples, sample, context.seed(0), context.hardware.cpus))
+    return ray.put(store.read_bytes(context.work, TRAINED))
+
+
+@ray.remote(num_cpus=1)
+def _train(
+    store: RunFolder, work: str, options: NeighborsConfig, num_samples: int, sample: int, seed: int, cluster_cpus: int
+) -> None:
+    """Train the cells on a random sample and save them."""
+    faiss.omp_set_num_threads(worker_threads(cluster_cpus, 1))  # nothing else of the stage runs yet
+    rows = np.sort(np.random.default_rng(seed).choice(num_samples, sample, replace=False))
+    vectors = read_vectors_at(store, rows)
+    store.write_bytes(train_lists(normalize_rows(vectors), options, seed), work, TRAINED)
+
+
+def _start_shards(
+    context: StageContext, options: NeighborsConfig, num_samples: int, trained: "ray.ObjectRef[bytes | None] | None"
+) -> list[ActorHandle[Any]]:
+    hardware, count = context.hardware, int(options.shards)
+    on_gpu = _on_gpu(context, options)
+    actor = _Shard.options(  # type: ignore[attr-defined] # added by the decorator
+        # Together at most half of the processors: the rest reads and merges, and no shard waits for ever for its part.
+        num_cpus=round(min(0.5, hardware.cpus / (2 * count)), 4),
+        num_gpus=1 if on_gpu else 0,
+        memory=_shard_bytes(context, options, num_samples),
+        max_restarts=3,
+        max_task_retries=3,
+    )
+    return [
+        actor.remote(context.store, start, stop, options, trained, hardware.cpus, on_gpu)
+        for start, stop in shard_ranges(num_samples, count)
+    ]
+
+
+def _where_they_run(context: StageContext, options: NeighborsConfig, shards: list[ActorHandle[Any]]) -> list[str]:
+    """The devices that search; says so where there are GPUs and processors do."""
+    if not context.hardware.gpus:
+        return ["cpu"]
+    if not _on_gpu(context, options):
+        why = f"{len(shards)} index shards are more than {context.hardware.gpus} GPUs"
+        if options.search.startswith("ivf"):
+            why = "inverted lists have no use for them"
+        context.reporter.line(f"  processors search, not GPUs: {why}")
+        return ["cpu"]
+    # Waits until each shard holds its rows, as its first search would.
+    reasons: list[str] = ray.get([shard.why_no_gpu.remote() for shard in shards])
+    for why in sorted(set(filter(None, reasons))):
+        context.reporter.line(f"  warning: Ray gives GPUs, but processors search: {why}")
+    return sorted({"cpu" if why else "cuda" for why in reasons})
+
+
+@ray.remote
+class _Shard:
+    """An index over the rows start..stop-1, answering with global ids."""
+
+    def __init__(
+        self,
+        store: RunFolder,
+        start: int,
+        stop: int,
+        options: NeighborsConfig,
+        trained: bytes | None,
+        cluster_cpus: int,
+        on_gpu: bool,
+    ) -> None:
+        faiss.omp_set_num_threads(worker_threads(cluster_cpus, int(options.shards)))
+        self._start = start
+        self._why_no_gpu = why_no_gpu(options) if on_gpu else ""
+        on_gpu = on_gpu and not self._why_no_gpu
+        self._index = build_index(store, start, stop, options, trained, on_gpu=on_gpu)
+
+    def why_no_gpu(self) -> str:
+        """Why it searches on processors though it was to use a GPU; empty if it does not."""
+        return self._why_no_gpu
+
+    def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids [q, k'] and similarity [q, k'] of the nearest rows of this shard; k' <= k, and -1 where there is none."""
+        rows, similarity = self._index.search(queries, k)
+        return np.where(rows < 0, -1, rows + self._start), similarity
+
+
+@ray.remote(num_cpus=0.25)
+def _read_block(store: RunFolder, start: int, stop: int, options: NeighborsConfig, trained: bytes | None) -> Queries:
+    """The queries start..stop-1, with the inverted lists that they look into."""
+    vectors = normalize_rows(read_vectors(store, start=start, stop=stop))
+    return Queries(vectors) if trained is None else nearest_lists(vectors, trained, int(options.nprobe))
+
+
+@ray.remote(num_cpus=0.25)
+def _merge_block(
+    store: RunFolder,
+    work: str,
+    place: tuple[int, int, int],
+    k: int,
+    queries: Queries,
+    shards: list[ActorHandle[Any]],
+    *parts: tuple[np.ndarray, np.ndarray],
+) -> int:
+    """Merge the shards' answers for the queries start..stop-1 and save them; returns their count."""
+    number, start, stop = place
+    ids, similarity = merge_top_k(parts, k + 1)
+    short = np.flatnonzero(ids[:, -1] < 0)
+    if len(short):
+        # The lists that these queries looked into hold too few rows: they look into all.
+        again = Queries(queries.vectors[short])
+        found: list[tuple[np.ndarray, np.ndarray]] = ray.get([shard.search.remote(again, k + 1) for shard in shards])
+        ids[short], similarity[short] = merge_top_k(found, k + 1)
+    ids, similarity = drop_self(ids, similarity, np.arange(start, stop), k)
+    keys = store.dataset("embeddings").scanner(columns=KEY, filter=_between(start, stop)).to_table()
+    table = keys.append_column("ids", matrix_column(ids)).append_column("similarity", matrix_column(similarity))
+    store.write_table(table, schema.neighbors(k), work, FOUND, part_name(number))
+    return stop - start
+
+
+@ray.remote(num_cpus=0.5)
+def _mean_similarity(store: RunFolder, work: str) -> float:
+    """Over all samples and neighbours, one batch in memory at a time."""
+    batches = store.dataset(work, FOUND).to_batches(columns=["similarity"])
+    total, count = 0.0, 0
+    for batch in batches:
+        values = batch["similarity"].flatten().to_numpy()
+        total, count = total + float(values.sum(dtype=np.float64)), count + len(values)
+    return total / count
+
+
+@ray.remote(num_cpus=1)
+def _recall(store: RunFolder, work: str, options: NeighborsConfig, num_samples: int, seed: int) -> float:
+    """Share of the true neighbours that were found, on a sample of the queries."""
+    rows = np.sort(np.random.default_rng(seed).choice(num_samples, min(RECALL_SAMPLES, num_samples), replace=False))
+    queries = normalize_rows(read_vectors_at(store, rows))
+    exact: list[tuple[np.ndarray, np.ndarray]] = []
+    for start in range(0, num_samples, RECALL_BLOCK_ROWS):
+        stop = min(start + RECALL_BLOCK_ROWS, num_samples)
+        similarity = queries @ normalize_rows(read_vectors(store, start=start, stop=stop)).T
+        block = np.broadcast_to(np.arange(start, stop), similarity.shape), similarity
+        exact = [merge_top_k([*exact, block], min(options.k + 1, stop))]
+    ids, _ = drop_self(*exact[0], rows, options.k)
+    among = pa.compute.field("index").isin(pa.array(rows))
+    found = fixed_size_matrix(store.read_table(work, FOUND, columns=["ids"], rows=among)["ids"])
+    return recall_at_k(found, ids)
+
+
+def _between(start: int, stop: int) -> pa.compute.Expression:
+    field = pa.compute.field("index")
+    return (field >= start) & (field < stop)

@@ -1,0 +1,1 @@
+"""Stages of which nothing but the report reads the results."""

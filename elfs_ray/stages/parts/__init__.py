@@ -1,0 +1,1 @@
+"""What stages are made of and do not share a file with."""

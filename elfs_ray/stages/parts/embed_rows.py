@@ -1,0 +1,224 @@
+"""What embed does with rows before and after the encoder: read, decode, save, put in order.
+
+Images that can no longer be read are noted in the work folder, and the others go on.
+
+Without torch: the processes that only do this start in one second, not in four.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import ray
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import matrix_column, part_name
+from elfs_ray.data.files import map_files
+from elfs_ray.data.images import load_with, to_square
+from elfs_ray.data.jpeg import for_card
+from elfs_ray.data.unusable import Unusable
+from elfs_ray.stages.stage import StageContext
+
+SAVED, FAILED = "rows", "failed"
+# Parts of `samples` that one execution of Ray Data takes: the driver keeps some 100 KB for each until it ends.
+PARTS_AT_ONCE = 16_384
+# What the work on images is made of, in the order in which it is done; reported apart.
+PARTS = ("decode", "card_decode", "transfer", "encode")
+# Seconds of all workers together.
+TIMED = tuple(f"{part}_seconds" for part in PARTS)
+# In place of an orientation: the row has pixels, not a file.
+PIXELS_ALREADY = 0
+
+
+class Pixels(NamedTuple):
+    """How images become pixels for the encoder.
+
+    Attributes:
+        size: pixels a side.
+        crop_fraction: the short side is resized to size / crop_fraction before the centre is cut out.
+        interpolation: nearest, bilinear, bicubic or lanczos.
+        max_pixels: larger images are refused.
+        location: of the images.
+        on_card: JPEGs that a card can decode are left to it.
+    """
+
+    size: int
+    crop_fraction: float
+    interpolation: str
+    max_pixels: int
+    location: str
+    on_card: bool = False
+
+    def of_file(self, data: bytes) -> np.ndarray:
+        """Pixels uint8 [3, s, s] of an encoded image; raises `ImageError`."""
+        return to_square(data, self.size, self.crop_fraction, self.interpolation, max_pixels=self.max_pixels)
+
+
+class ForCard(NamedTuple):
+    """A row on its way to a card.
+
+    Attributes:
+        data: a JPEG, or pixels uint8 [3, s, s] as bytes.
+        turn: orientation of the JPEG, or `PIXELS_ALREADY`.
+        area: pixels of the JPEG.
+    """
+
+    data: bytes
+    turn: int
+    area: int
+
+
+class PendingSamples(Datasource):
+    """The samples of some parts that are still to encode, with their bytes or where to read them.
+
+    A task decodes what it reads. As blocks of their own the rows would all be read at once, being small, and Ray keeps
+    blocks of less than 100 KB in the memory of the driver.
+    """
+
+    def __init__(
+        self, store: RunFolder, paths: Sequence[str], columns: list[str], done: "ray.ObjectRef[np.ndarray]"
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.paths = paths
+        self._shared = store, columns, done
+
+    def estimate_inmemory_data_size(self) -> None:
+        """Not known; what a task gives on is cut to batches anyway."""
+
+    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
+        """One for each part."""
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(partial(_read_pending, *self._shared, path), metadata) for path in self.paths]
+
+
+def _read_pending(
+    store: RunFolder, columns: list[str], done: "ray.ObjectRef[np.ndarray]", path: str
+) -> Iterator[pa.Table]:
+    """The rows of one part that are not done yet."""
+    table = pq.read_table(path, filesystem=store.filesystem, columns=columns)
+    yield table.filter(pa.array(~ray.get(done)[table["index"].to_numpy()]))
+
+
+def grouped(paths: list[str]) -> list[list[str]]:
+    """Neighbouring parts, `PARTS_AT_ONCE` in a group."""
+    return [paths[start : start + PARTS_AT_ONCE] for start in range(0, len(paths), PARTS_AT_ONCE)]
+
+
+def index_of(store: RunFolder, path: str) -> pa.ChunkedArray:
+    """The column `index` of one part."""
+    return pq.read_table(path, filesystem=store.filesystem, columns=["index"])["index"]
+
+
+def decode_batch(table: pa.Table, how: Pixels, store: RunFolder, work: str) -> dict[str, Any] | pa.Table:
+    """Pixels of those samples of a batch that can be read; the others are noted as failed.
+
+    Returns:
+        Rows with `pixels` uint8 [b, 3, s, s]; or, where a card decodes, with the fields of `ForCard`.
+    """
+    started = time.perf_counter()
+    has_bytes = "image" in table.column_names
+    read = partial(load_with, location=how.location, use=partial(_for_card, how) if how.on_card else how.of_file)
+    names, index = table["sample_id"].to_pylist(), table["index"].to_numpy()
+    sources = table["image" if has_bytes else "uri"].to_pylist()
+    pixels = np.empty((0 if how.on_card else table.num_rows, 3, how.size, how.size), dtype=np.uint8)
+    good, failed, for_card = np.ones(table.num_rows, dtype=bool), list[Unusable](), list[ForCard]()
+    for row, loaded in enumerate(map_files(read, "" if has_bytes else how.location, sources)):
+        if isinstance(loaded, str):
+            good[row] = False
+            failed.append(Unusable(int(index[row]), names[row], loaded))
+        elif isinstance(loaded, ForCard):
+            for_card.append(loaded)
+        else:
+            pixels[row] = loaded
+    note_failed(failed, store, work)
+    count = int(good.sum())
+    rows = {
+        "sample_id": np.array(names, dtype=object)[good],
+        "index": index[good],
+        "decode_seconds": np.full(count, (time.perf_counter() - started) / max(1, count)),
+    }
+    if how.on_card:
+        data, turn, area = zip(*for_card, strict=True) if for_card else ((), (), ())
+        files = {"data": pa.array(data, pa.large_binary()), "turn": pa.array(turn, pa.int8())}
+        keys = {"sample_id": pa.array(rows["sample_id"], pa.string()), "index": pa.array(rows["index"], pa.int64())}
+        return pa.table({**keys, **files, "area": pa.array(area, pa.int64()), "decode_seconds": rows["decode_seconds"]})
+    return {**rows, "pixels": pixels if good.all() else pixels[good]}
+
+
+def _for_card(how: Pixels, data: bytes) -> ForCard:
+    """A JPEG as it is, if a card can decode it, else its pixels; raises `ImageError`."""
+    left = for_card(data, how.size, how.crop_fraction, how.max_pixels)
+    return ForCard(how.of_file(data).tobytes(), PIXELS_ALREADY, 0) if left is None else ForCard(data, *left)
+
+
+def note_failed(failed: Sequence[Unusable], store: RunFolder, work: str) -> None:
+    """Note images of a batch that cannot be decoded."""
+    if failed:
+        # Named by the first and their number: a retry writes the same file.
+        name = f"{failed[0].index:012d}-{len(failed)}.json"
+        store.write_json([asdict(one) for one in failed], work, FAILED, name)
+
+
+def count_failed(store: RunFolder, work: str) -> int:
+    """How many images were noted as failed so far, from the names of the files."""
+    return sum(int(name.partition("-")[2].removesuffix(".json")) for name in store.names(work, FAILED))
+
+
+def read_failed(store: RunFolder, work: str) -> list[Unusable]:
+    """The images that were noted as failed; each once, though a retry may have cut its batches otherwise."""
+    noted = [one for name in store.names(work, FAILED) for one in store.read_json(work, FAILED, name)]
+    return list({one["index"]: Unusable(**one) for one in noted}.values())
+
+
+def save_batch(batch: dict[str, np.ndarray], store: RunFolder, folder: str) -> dict[str, np.ndarray]:
+    """Save finished rows in a file named by its first row, last row and size: a retry writes the same file."""
+    index = batch["index"]
+    columns = {name: batch[name] for name in ("sample_id", "index", "norm")}
+    table = pa.table({**columns, "vector": matrix_column(batch["vector"])})
+    store.write_table(table, schema.embeddings(batch["vector"].shape[1]), folder, saved_name(index))
+    spent = {name: np.array([batch[name].sum()]) for name in TIMED}
+    counts = {"rows": np.array([len(index)]), "on_card": np.array([batch["on_card"].sum()])}
+    return {**counts, "device": batch["device"][:1], **spent}
+
+
+def saved_name(index: np.ndarray) -> str:
+    """Name of a file of finished rows, by which `put_in_order` finds those of a range."""
+    return f"{index.min():012d}-{index.max():012d}-{len(index)}.parquet"
+
+
+def put_in_order(context: StageContext, dim: int) -> None:
+    """Write the saved rows in order of index, one part for each part of `samples`."""
+    store, work = context.store, context.work
+    names = store.names(work, SAVED)
+    first, last = (np.array([int(name.split("-")[place]) for name in names]) for place in (0, 1))
+    saved = ray.put((first, last, names))
+    for number, group in enumerate(grouped(store.part_paths(context.artifact("samples")))):
+        parts = enumerate(group, number * PARTS_AT_ONCE)
+        ray.get([_write_part.remote(store, work, dim, part_name(part), path, saved) for part, path in parts])
+
+
+@ray.remote(num_cpus=0.5)
+def _write_part(
+    store: RunFolder, work: str, dim: int, name: str, path: str, saved: tuple[np.ndarray, np.ndarray, list[str]]
+) -> None:
+    """Write the rows of one part of `samples`, from the saved files that hold some of its range."""
+    index, (first, last, names) = index_of(store, path), saved
+    low, high = index[0].as_py(), index[-1].as_py()
+    holding = [store.path(work, SAVED, names[file]) for file in np.flatnonzero((first <= high) & (last >= low))]
+    in_range = (pc.field("index") >= low) & (pc.field("index") <= high)
+    rows = pads.dataset(holding, filesystem=store.filesystem).to_table(filter=in_range).sort_by("index")
+    _, of_equals = np.unique(rows["index"].to_numpy(), return_index=True)
+    rows = rows.take(pa.array(of_equals))
+    if not np.array_equal(rows["index"].to_numpy(), index.to_numpy()):
+        raise AssertionError(f"rows {low}..{high} of the embeddings are incomplete")
+    store.write_table(rows, schema.embeddings(dim), work, "embeddings", name)

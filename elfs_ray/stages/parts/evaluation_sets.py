@@ -1,0 +1,166 @@
+"""What the trainings of an evaluation train and test on: the coreset, random subsets of its size, and a test set.
+
+Each training gets a key made of all that decides its result. Images that are candidates too are left out of the test
+set, by the hash of their content.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+import ray
+
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import median_side, read_column
+from elfs_ray.config import RunConfig, fingerprint
+from elfs_ray.data.classes import class_key
+from elfs_ray.errors import UsageError
+from elfs_ray.planning.auto_options import TRAINING_OPTIONS, choose_evaluations
+
+MIN_TEST_SAMPLES = 20
+AUGMENTATION = 2
+"""Raised when images are augmented in another way: trainings with the earlier one no longer count."""
+
+
+class Training(NamedTuple):
+    """One training: of which model, on which kind of subset, and the seed of the draw and of the training."""
+
+    subset: str
+    model: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What the trainings train and test on.
+
+    Attributes:
+        rows: positions among the candidates, by kind of subset and seed.
+        labels: of all candidates, -1 where there is none.
+        test: positions among the separate test images, or among the candidates if there are none.
+        test_labels: of these.
+        test_dropped: test images left out because they are candidates too.
+    """
+
+    rows: dict[tuple[str, int], np.ndarray]
+    labels: np.ndarray
+    test: np.ndarray
+    test_labels: np.ndarray
+    test_dropped: int
+
+
+# No core of its own: it would wait for one behind the trainings of the evaluation before.
+@ray.remote(num_cpus=0, num_returns=2)
+def draw_sets(
+    store: RunFolder,
+    config: RunConfig,
+    dtypes: dict[str, str],
+    budget: int,
+    trainings: list[Training],
+    draws: dict[int, int],
+) -> tuple[dict[str, Any], Sets]:
+    """Draw the subsets and the test set, and give each training its key."""
+    labels = read_column(store, "labels_true", "label")
+    rows = _draw_subsets(store, config, budget, labels, draws)
+    sets = _with_test_set(store, config, labels, rows)
+    options = choose_evaluations(config.evaluate, median_side(store), **dtypes)
+    embedded = _embedded(store, config)
+    contents = [each.content(prefix + unit) for prefix in ("", "test_")
+                for each, unit in ((embedded, "embed"), (store, "labels"))]  # fmt: skip
+    data = [*filter(None, contents), _digest(sets.test)]
+    digests = {name: _digest(positions) for name, positions in rows.items()}
+    keys = {}
+    for training in trainings:
+        of_model = options[training.model].model_dump(mode="json", include=TRAINING_OPTIONS)
+        subset = digests[training.subset, training.seed]
+        augmented = [AUGMENTATION] if options[training.model].image_size else []
+        keys[training] = fingerprint(training.model, of_model, draws[training.seed], subset, data, *augmented)
+    described = {
+        "keys": keys,
+        "options": options,
+        "test_samples": len(sets.test),
+        "test_dropped": sets.test_dropped,
+    }
+    return described, sets
+
+
+def _embedded(store: RunFolder, config: RunConfig) -> RunFolder:
+    """The run folder with the embeddings to train on: this one, or another over the same images.
+
+    Raises:
+        UsageError: the other has none, or other images.
+    """
+    location = config.evaluate.embeddings_of
+    if location is None:
+        return store
+    other = RunFolder(location)
+    for name in ("samples", "test/samples") if config.evaluate.test_input else ("samples",):
+        embeddings = name.replace("samples", "embeddings")
+        if not other.exists(embeddings):
+            raise UsageError(f"evaluate.embeddings_of={location} holds no {embeddings}; run it up to embed first")
+        ids, others = (each.read_table(name, columns=["sample_id"]) for each in (store, other))
+        if not ids.equals(others):
+            raise UsageError(f"evaluate.embeddings_of={location} is a run over other images; pass one over these")
+    return other
+
+
+def _digest(positions: np.ndarray) -> str:
+    return hashlib.blake2b(positions.astype(np.int64).tobytes(), digest_size=16).hexdigest()
+
+
+def _draw_subsets(
+    store: RunFolder, config: RunConfig, budget: int, labels: np.ndarray, draws: dict[int, int]
+) -> dict[tuple[str, int], np.ndarray]:
+    """Positions of the samples in the coreset, and in random sets of its size; a larger one holds the smaller."""
+    method = config.select.name
+    coreset = np.sort(read_column(store, f"coresets/{method}/{budget}", "index"))
+    labelled = np.flatnonzero(labels >= 0)
+    unlabelled = int((labels[coreset] < 0).sum())
+    if unlabelled and method != "random":
+        raise UsageError(
+            f"{unlabelled} of the {budget} selected samples have no label in {config.evaluate.labels}; "
+            "label them first, then evaluate"
+        )
+    if len(labelled) < budget:
+        raise UsageError(
+            f"only {len(labelled)} samples have a label, fewer than the budget of {budget}; pass more labels"
+        )
+    subsets = {(method, seed): coreset for seed in draws}
+    for seed, draw in draws.items():
+        subsets["random", seed] = np.sort(np.random.default_rng(draw).permutation(labelled)[:budget])
+    return subsets
+
+
+def _with_test_set(
+    store: RunFolder, config: RunConfig, labels: np.ndarray, rows: dict[tuple[str, int], np.ndarray]
+) -> Sets:
+    """The separate test images of classes that the candidates have, or the labelled candidates in no training set."""
+    if not config.evaluate.test_input:
+        used = np.unique(np.concatenate(list(rows.values())))
+        test = np.setdiff1d(np.flatnonzero(labels >= 0), used, assume_unique=True)
+        if len(test) < MIN_TEST_SAMPLES:
+            raise UsageError(
+                f"only {len(test)} labelled candidates are in no training set, too few to test on; "
+                "pass separate test images with --test-input"
+            )
+        return Sets(rows, labels, test, labels[test], 0)
+    names = {class_key(name): number for number, name in enumerate(class_names(store, "labels"))}
+    translation = np.array([names.get(class_key(name), -1) for name in class_names(store, "test_labels")] + [-1])
+    test_labels = translation[read_column(store, "test/labels_true", "label")]
+    hashes = [store.read_table(name, columns=["content_hash"])["content_hash"] for name in ("test/samples", "samples")]
+    candidates = pc.is_in(hashes[0], value_set=hashes[1].combine_chunks()).to_numpy()
+    if candidates.all():
+        raise UsageError(
+            f"every image of {config.evaluate.test_input} is also one of {config.input}: a model would be tested on "
+            "what it may have learned; pass other test images, or none"
+        )
+    test = np.flatnonzero((test_labels >= 0) & ~candidates)
+    return Sets(rows, labels, test, test_labels[test], int(candidates.sum()))
+
+
+def class_names(store: RunFolder, unit: str) -> list[str]:
+    """Names of the classes that true labels have: those of the candidates (`labels`) or of the test images."""
+    record = store.record(unit)
+    return list(record["metrics"]["classes"]) if record else []

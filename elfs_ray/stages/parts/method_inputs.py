@@ -1,0 +1,116 @@
+"""What a selection method is given, read from the artifacts."""
+
+from typing import Any
+
+import numpy as np
+
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import fixed_size_matrix, read_column, read_dynamics, read_ids, read_vectors
+from elfs_ray.config import RunConfig
+from elfs_ray.console import Reporter
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.pruning import budget_count
+from elfs_ray.data.labels import Labels, match_labels
+from elfs_ray.data.sources import open_input
+from elfs_ray.errors import UsageError
+from elfs_ray.methods import Needs, SelectionInputs, SelectionMethod, balances, check_labeled
+
+
+def read_inputs(
+    store: RunFolder, config: RunConfig, method: SelectionMethod, known: np.ndarray | None = None
+) -> SelectionInputs:
+    """Exactly the artifacts that a method declares, and which samples have labels already (`read_known_labels`)."""
+    needs = method.requirements()
+    inputs: dict[str, Any] = {}
+    if Needs.EMBEDDINGS in needs:
+        inputs["embeddings"] = normalize_rows(read_vectors(store))
+    if Needs.NEIGHBORS in needs:
+        table = store.read_table("neighbors", columns=["ids", "similarity"])
+        inputs["neighbor_ids"] = fixed_size_matrix(table["ids"])
+        inputs["neighbor_similarity"] = fixed_size_matrix(table["similarity"])
+    if Needs.PSEUDO_LABELS in needs or balances(method, config.select.balance):
+        inputs["pseudo_labels"] = read_column(store, labels_in_use(store, config), "label").astype(np.int32)
+    if Needs.DYNAMICS in needs:
+        inputs["dynamics"] = read_dynamics(store, dynamics_artifact(config))
+    if known is not None:
+        inputs["labeled"] = known >= 0
+    return SelectionInputs(ids=read_column(store, "samples", "index"), **inputs)
+
+
+def labels_in_use(store: RunFolder, config: RunConfig) -> str:
+    """Name of the labels that selection works with: pseudo-labels, unless the run is a supervised baseline.
+
+    Raises:
+        UsageError: a supervised baseline, and samples without a label.
+    """
+    if config.select.supervised:
+        labelled, count = _labels_record(store)["labelled"], store.count_rows("labels_true")
+        if labelled < count:
+            raise UsageError(
+                f"select.supervised needs a label for every sample, but {count - labelled} of {count} have none in "
+                f"{config.evaluate.labels}; pass labels for all, or select without it"
+            )
+        return "labels_true"
+    return "pseudo_labels" if config.select.labeled is None else "pseudo_labels_anchored"
+
+
+def dynamics_artifact(config: RunConfig) -> str:
+    """Name of the training dynamics on these labels."""
+    return "dynamics_supervised" if config.select.supervised else "dynamics"
+
+
+def count_classes(store: RunFolder, config: RunConfig) -> int:
+    """Classes of the labels in use: the clusters, or those of the true labels in a supervised baseline."""
+    return len(_labels_record(store)["classes"]) if config.select.supervised else config.num_classes
+
+
+def _labels_record(store: RunFolder) -> dict[str, Any]:
+    record = store.record("labels")
+    if record is None:
+        raise KeyError("labels")
+    metrics: dict[str, Any] = record["metrics"]
+    return metrics
+
+
+def read_known_labels(store: RunFolder, config: RunConfig) -> np.ndarray | None:
+    """Labels that the user has already, int64 [N], -1 where there is none; None if the run was given no labels.
+
+    For the driver: a worker need not have the user's file.
+    """
+    known = _match_known_labels(store, config)
+    return None if known is None else known.numbers
+
+
+def check_known_labels(store: RunFolder, config: RunConfig, reporter: Reporter) -> None:
+    """Refuse labels that the user has already, if they are of no image, before the long stages; say what they are of.
+
+    Raises:
+        UsageError: some are of no image of the run, and that is not allowed; or they fill a budget.
+    """
+    known = _match_known_labels(store, config)
+    if known is None:
+        return
+    for line in known.told(config.location):
+        reporter.line(f"labeled: {line}")
+    for budget in config.budgets:
+        check_labeled(known.labelled, budget_count(budget, len(known.numbers)))
+
+
+def _match_known_labels(store: RunFolder, config: RunConfig) -> Labels | None:
+    if config.select.labeled is None:
+        return None
+    known = match_labels(
+        config.select.labeled,
+        read_ids(store, "samples"),
+        source=lambda: open_input(config, config.input),
+        id_column=config.ingest.id_column,
+        quarantined=read_ids(store, "quarantine"),
+    )
+    if not config.allow_unmatched:
+        known.refuse_unmatched(config.location)
+    return known
+
+
+def labeled_mask(inputs: SelectionInputs) -> np.ndarray:
+    """Which samples have labels already, bool [n]."""
+    return np.zeros(len(inputs.ids), dtype=bool) if inputs.labeled is None else inputs.labeled

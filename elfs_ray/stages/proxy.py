@@ -1,0 +1,245 @@
+"""Proxy: a classifier trained on the pseudo-labels with Ray Train, whose training dynamics rate every sample.
+
+Reads: `pseudo_labels`, and `embeddings` (mlp) or `samples` (networks on images). Writes: `dynamics`.
+A supervised baseline reads `labels_true` in place of pseudo-labels, and writes `dynamics_supervised`.
+With several folds, the dynamics of a sample are those of a network that does not train on it (cross-fitting): it cannot
+learn a wrong pseudo-label by heart. Workers share each batch and average gradients; each adds up the dynamics of its
+own samples, which checkpoints and the end bring together.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.mapped import MappedArrays
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import KEY, median_side, part_name, read_column, read_keys
+from elfs_ray.config import ProxyConfig
+from elfs_ray.core.augmentation import Draws, prepare_images
+from elfs_ray.core.classifier import cosine_factor, epoch_batches, sgd, train_step
+from elfs_ray.core.device_rows import DeviceRows, Room
+from elfs_ray.core.dynamics import DynamicsAccumulator
+from elfs_ray.core.networks import build_network
+from elfs_ray.data.images import read_pixels
+from elfs_ray.errors import UsageError
+from elfs_ray.planning.auto_options import choose_proxy
+from elfs_ray.stages.parts.method_inputs import count_classes, dynamics_artifact, labels_in_use
+from elfs_ray.stages.stage import StageContext, StageResult
+from elfs_ray.workers.on_ray.data_parallel import (
+    bare,
+    data_parallel,
+    owned,
+    owned_of_batches,
+    share_weight,
+    summed_on_first,
+)
+from elfs_ray.workers.on_ray.progress import Counter
+from elfs_ray.workers.on_ray.train import (
+    METRICS_FILE,
+    is_first_of_machine,
+    is_first_worker,
+    load_state,
+    run_training,
+    save_checkpoint,
+    tells_progress,
+    training_device,
+)
+
+DYNAMICS = "dynamics"
+MIN_BATCH_ROWS = 16
+
+
+@dataclass(frozen=True)
+class ProxyTask:
+    """What the workers need to know."""
+
+    store: RunFolder
+    work: str
+    options: ProxyConfig
+    num_classes: int
+    max_pixels: int
+    labels: str
+    seed: int
+    counter: Counter
+
+
+def run(context: StageContext) -> StageResult:
+    """Train the proxy and write the dynamics."""
+    store, config, hardware = context.store, context.config, context.hardware
+    num_samples = store.count_rows("samples")
+    options = choose_proxy(
+        config.proxy, hardware.device, hardware.units, num_samples, median_side(store), **hardware.dtypes
+    )
+    total = options.folds * int(options.epochs) * num_samples
+    with context.counting("proxy training", total, "samples") as counter:
+        task = ProxyTask(
+            store,
+            context.work,
+            options,
+            count_classes(store, config),
+            config.ingest.max_pixels,
+            labels_in_use(store, config),
+            context.seed(),
+            counter,
+        )
+        metrics = run_training(context, _train, task, int(options.workers))
+    chosen = {**options.model_dump(mode="json"), "supervised": config.select.supervised}
+    return StageResult(artifacts={dynamics_artifact(config): DYNAMICS}, chosen=chosen, metrics=metrics)
+
+
+def _train(task: ProxyTask) -> None:
+    """One worker: train from the last checkpoint on, recording dynamics; the first worker writes them."""
+    training = _Training(task, training_device())
+    options = task.options
+    total = options.folds * int(options.epochs)
+    for number in range(load_state(training.load), total):
+        _train_epoch(task, training, number)
+        if number + 1 == total or (number + 1) % options.checkpoint_epochs == 0:
+            save_checkpoint({"epoch": number}, training.state(), number + 1)
+    dynamics = summed_on_first(training.dynamics.state_dict())
+    if is_first_worker():
+        training.dynamics.load_state_dict(dynamics)
+        task.store.write_json(_write_dynamics(task, training), task.work, METRICS_FILE)
+    if is_first_of_machine():
+        training.arrays.remove()
+
+
+class _Training:
+    """Inputs, labels and dynamics of all samples, and the network of one fold, on one device.
+
+    Each sample is one worker's in all epochs, which alone keeps its dynamics.
+
+    Attributes:
+        network: of this fold.
+        parallel: the same, with gradients averaged over the workers.
+    """
+
+    def __init__(self, task: ProxyTask, device: torch.device) -> None:
+        options = task.options
+        self._task, self.device = task, device
+        self.arrays = MappedArrays(task.store, task.work)
+        self.on_images = options.model != "mlp"
+        self.labels = torch.from_numpy(read_column(task.store, task.labels, "label").astype(np.int64)).to(device)
+        # Drawn on the processor: the folds are the same on every device.
+        fold_of = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(task.seed))
+        self._fold_of = (fold_of % options.folds).to(device)
+        tdds_classes = task.num_classes if options.tdds else 0
+        self.dynamics = DynamicsAccumulator(len(self.labels), tdds_classes=tdds_classes, device=device)
+        on_host = torch.from_numpy(self._read_inputs())
+        narrow = torch.float16 if device.type == "cuda" and not self.on_images else None  # as they are stored
+        self.inputs = DeviceRows(on_host, Room(device), narrow)
+        # Of pixels, a network asks for no more than their size.
+        self._on_host = on_host[:1].clone() if self.on_images else on_host
+        self.begin(0)
+
+    def _read_inputs(self) -> np.ndarray:
+        """Pixels uint8 [N, 3, s, s], or embeddings of unit length, float32 [N, d]."""
+        if not self.on_images:
+            return self.arrays.normalized_vectors()
+        task, size, count = self._task, int(self._task.options.image_size), len(self.labels)
+
+        def decoded() -> Iterator[np.ndarray]:
+            samples, location = task.store.dataset("samples"), task.store.manifest()["input"]
+            yield read_pixels(samples, size, task.max_pixels, location=location).reshape(count, -1)
+
+        # By the first worker of the machine, for all.
+        return self.arrays.get(f"pixels-{size}", decoded, count).reshape(count, 3, size, size)
+
+    def begin(self, fold: int) -> None:
+        """A new network, for the samples of the other folds; a single fold trains on all."""
+        options, generator = self._task.options, torch.Generator().manual_seed(self._task.seed + fold)
+        others, everyone = self._fold_of != fold, torch.arange(len(self.labels), device=self.device)
+        self.rows = everyone if options.folds == 1 else everyone[others]
+        self.held_out = everyone[:0] if options.folds == 1 else everyone[~others]
+        # What scales its inputs comes from the processor, too.
+        inputs = self._on_host if options.folds == 1 or self.on_images else self._on_host[self.rows.cpu()]
+        sizes = self._task.num_classes, options.hidden_dim
+        network = build_network(options.model, inputs, *sizes, generator=generator)
+        self.parallel = data_parallel(network, self.device)
+        self.network = bare(self.parallel)
+        self.optimizer = sgd(self.network, float(options.learning_rate), options.momentum, options.weight_decay)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint, with the dynamics of all workers; every worker must ask for it."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "dynamics": summed_on_first(self.dynamics.state_dict()),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint, with the dynamics of this worker's samples."""
+        self.begin((state["epochs_done"] - 1) // int(self._task.options.epochs))
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.dynamics.load_state_dict(state["dynamics"])
+        self.dynamics.keep(owned(torch.arange(len(self.labels), device=self.device)))
+
+
+def _train_epoch(task: ProxyTask, training: _Training, number: int) -> None:
+    """One epoch of one fold; `number` counts the epochs of all folds."""
+    options, num_samples = task.options, len(training.labels)
+    fold, epoch = divmod(number, int(options.epochs))
+    if epoch == 0:
+        training.begin(fold)
+    generator = torch.Generator(training.device).manual_seed(task.seed + number)
+    drawn = epoch_batches(len(training.rows), options.batch_size, MIN_BATCH_ROWS, generator)
+    batches = [training.rows[batch] for batch in drawn]
+    mine = owned_of_batches(batches)
+    total_steps = int(options.epochs) * len(batches)
+    training.network.train()
+    seen = 0
+    for step, (batch, rows, inputs) in enumerate(zip(batches, mine, training.inputs.batches(mine), strict=True)):
+        draws = Draws(task.seed, number, rows)
+        labels = training.labels[rows]
+        logits = train_step(
+            training.parallel,
+            training.optimizer,
+            prepare_images(inputs, draws) if training.on_images else inputs,
+            labels,
+            float(options.learning_rate) * cosine_factor(epoch * len(batches) + step, total_steps),
+            weight=share_weight(len(rows), len(batch)),
+            dtype=getattr(torch, options.dtype),
+        )
+        if options.folds == 1:
+            training.dynamics.update(rows, logits.float(), labels, epoch)
+        seen += len(batch)
+        if tells_progress(step, len(batches)):
+            task.counter.reach(number * num_samples + seen)
+    _record_held_out(training, options.batch_size, epoch)
+
+
+@torch.inference_mode()
+def _record_held_out(training: _Training, batch_size: int, epoch: int) -> None:
+    """Dynamics of the samples that the network does not train on; none with a single fold."""
+    training.network.eval()
+    mine = training.held_out[owned(training.held_out)].split(batch_size) if len(training.held_out) else ()
+    for rows, inputs in zip(mine, training.inputs.batches(mine), strict=True):
+        logits = training.network(prepare_images(inputs, None) if training.on_images else inputs)
+        training.dynamics.update(rows, logits.float(), training.labels[rows], epoch)
+
+
+def _write_dynamics(task: ProxyTask, training: _Training) -> dict[str, Any]:
+    columns = training.dynamics.finalize()
+    if not np.isfinite(columns["aum"]).all():
+        raise UsageError(
+            f"proxy training diverged at proxy.learning_rate={task.options.learning_rate}; set a smaller one"
+        )
+    layout = schema.dynamics(tdds=task.options.tdds)
+    table = read_keys(task.store, task.labels)
+    for field in list(layout)[len(KEY) :]:
+        table = table.append_column(field.name, pa.array(columns[field.name], field.type))
+    task.store.write_table(table, layout, task.work, DYNAMICS, part_name(0))
+    return {
+        "model": task.options.model,
+        "devices": [training.device.type],
+        ("train_accuracy" if task.options.folds == 1 else "held_out_accuracy"): round(
+            float(columns["last_correct"].mean()), 4
+        ),
+        "mean_aum": round(float(columns["aum"].mean()), 4),
+    }

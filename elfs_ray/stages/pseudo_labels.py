@@ -1,0 +1,211 @@
+"""Cluster: TEMI heads trained on embeddings with Ray Train, and the pseudo-labels they agree on.
+
+Reads: `embeddings`, `neighbors`. Writes: `pseudo_labels` (label, confidence, agreement between heads).
+The workers of a machine map the same (reduced) embeddings, and hold them on their cards where they fit. Each trains on
+its share of each batch; gradients and the class prior are averaged. Checkpoints come every few epochs; a lost worker or
+a second run goes on from the last.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.mapped import MappedArrays
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import part_name, read_keys
+from elfs_ray.config import ClusterConfig
+from elfs_ray.core.classifier import epoch_batches
+from elfs_ray.core.device_rows import DeviceRows, Room
+from elfs_ray.core.features import PrincipalComponents, normalize_rows
+from elfs_ray.core.temi import consensus, head_alignment, warmup_schedule
+from elfs_ray.core.temi_training import TemiOptions, TemiTraining
+from elfs_ray.errors import UsageError
+from elfs_ray.planning.auto_options import choose_cluster
+from elfs_ray.stages.stage import StageContext, StageResult
+from elfs_ray.workers.on_ray.data_parallel import average_over_workers, data_parallel, share_weight, worker_share
+from elfs_ray.workers.on_ray.progress import Counter
+from elfs_ray.workers.on_ray.train import (
+    METRICS_FILE,
+    is_first_of_machine,
+    is_first_worker,
+    load_state,
+    run_training,
+    save_checkpoint,
+    tells_progress,
+    training_device,
+)
+
+PSEUDO_LABELS = "pseudo_labels"
+PCA_SAMPLE_ROWS = 200_000
+FORWARD_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class TemiTask:
+    """What the workers need to know."""
+
+    store: RunFolder
+    work: str
+    options: ClusterConfig
+    num_classes: int
+    seed: int
+    counter: Counter
+
+
+def run(context: StageContext) -> StageResult:
+    """Train the heads and write the pseudo-labels."""
+    store, num_classes = context.store, context.config.num_classes
+    vectors = store.dataset("embeddings").schema.field("vector").type.list_size
+    num_samples = store.count_rows("embeddings")
+    if num_classes > num_samples:
+        raise UsageError(
+            f"num_classes is {num_classes}, but there are only {num_samples} samples; pass a smaller --num-classes"
+        )
+    hardware = context.hardware
+    options = choose_cluster(context.config.cluster, hardware.device, hardware.units, num_samples, vectors)
+    total = int(options.epochs) * num_samples
+    with context.counting("clustering", total, "samples") as counter:
+        task = TemiTask(store, context.work, options, num_classes, context.seed(), counter)
+        metrics = run_training(context, _train, task, int(options.workers))
+    return StageResult(
+        artifacts={PSEUDO_LABELS: PSEUDO_LABELS}, chosen=options.model_dump(mode="json"), metrics=metrics
+    )
+
+
+def _train(task: TemiTask) -> None:
+    """One worker: train from the last checkpoint on, then (first worker) write the pseudo-labels."""
+    device, options = training_device(), task.options
+    arrays, room = MappedArrays(task.store, task.work), Room(device)
+    # On a card as they are stored; its products round to less anyway.
+    narrow = torch.float16 if device.type == "cuda" and options.dtype == "bfloat16" else None
+    features = DeviceRows(torch.from_numpy(_features(task, arrays)), room, narrow)
+    neighbors = DeviceRows(torch.from_numpy(arrays.column("neighbors", "ids")), room)
+    parallel = partial(data_parallel, device=device)
+    training = TemiTraining(
+        _temi_options(task),
+        features.shape[1],
+        task.seed,
+        device,
+        compiled=device.type == "cuda",
+        parallel=parallel,
+    )
+    for epoch in range(load_state(training.load), int(options.epochs)):
+        _train_epoch(task, training, epoch, features, neighbors)
+        if epoch + 1 == int(options.epochs) or (epoch + 1) % options.checkpoint_epochs == 0:
+            save_checkpoint({"epoch": epoch, "loss": float(training.losses.mean())}, training.state(), epoch + 1)
+    if is_first_worker():
+        metrics = _write_pseudo_labels(task, training, features, arrays.column("neighbors", "ids"))
+        task.store.write_json(metrics, task.work, METRICS_FILE)
+    if is_first_of_machine():
+        arrays.remove()
+
+
+def _temi_options(task: TemiTask) -> TemiOptions:
+    options = task.options
+    return TemiOptions(
+        heads=int(options.heads),
+        num_classes=task.num_classes,
+        hidden_dim=int(options.hidden_dim),
+        bottleneck_dim=int(options.bottleneck_dim),
+        beta=options.beta,
+        student_temperature=options.student_temperature,
+        teacher_temperature=options.teacher_temperature,
+        teacher_momentum=float(options.teacher_momentum),
+        prior_momentum=options.prior_momentum,
+        weight_decay=options.weight_decay,
+        dtype=getattr(torch, options.dtype),
+    )
+
+
+def _features(task: TemiTask, arrays: MappedArrays) -> np.ndarray:
+    """Embeddings of unit length, reduced to `pca_dim` components, float32 [N, d]."""
+    vectors, dim = arrays.normalized_vectors(), int(task.options.pca_dim)
+    if not dim:
+        return vectors
+
+    def reduced() -> Iterator[np.ndarray]:
+        fitted = vectors
+        if len(vectors) > PCA_SAMPLE_ROWS:
+            rng = np.random.default_rng(task.seed)
+            fitted = vectors[np.sort(rng.choice(len(vectors), PCA_SAMPLE_ROWS, replace=False))]
+        components = PrincipalComponents(fitted, dim)
+        for start in range(0, len(vectors), PCA_SAMPLE_ROWS):
+            yield normalize_rows(components.project(vectors[start : start + PCA_SAMPLE_ROWS]))
+
+    return arrays.get("reduced", reduced, len(vectors))
+
+
+def _train_epoch(
+    task: TemiTask, training: TemiTraining, epoch: int, features: DeviceRows, neighbors: DeviceRows
+) -> None:
+    """One pass over pairs of a sample and a random neighbour; leaves the mean loss of each head in `losses`."""
+    options, device = task.options, training.prior.device
+    batch_size, num_samples = int(options.batch_size), len(features)
+    generator = torch.Generator(device).manual_seed(task.seed + epoch)
+    steps = max(1, num_samples // batch_size)
+    warmup_steps = round(options.warmup_fraction * int(options.epochs)) * steps
+    peak_rate = float(options.learning_rate) * batch_size / 256
+    batches = epoch_batches(num_samples, batch_size, batch_size, generator)
+    pairs = _pairs(batches, neighbors, generator)
+    training.losses.zero_()
+    for number, (rows, views) in enumerate(zip(batches, features.batches(pairs), strict=True)):
+        weight = share_weight(len(views) // 2, len(rows))
+        training.step(
+            views,
+            peak_rate * warmup_schedule(epoch * steps + number, warmup_steps),
+            last_layer_frozen=epoch == 0,
+            weight=weight,
+            average=partial(average_over_workers, weight=weight),
+        )
+        if tells_progress(number, len(batches)):
+            task.counter.reach(epoch * num_samples + min((number + 1) * batch_size, num_samples))
+    training.losses = average_over_workers(training.losses) / steps
+
+
+def _pairs(batches: list[Tensor], neighbors: DeviceRows, generator: torch.Generator) -> list[Tensor]:
+    """Of each batch this worker's share: its samples, then a neighbour of each."""
+    order = torch.cat(batches)
+    chosen = torch.randint(neighbors.shape[1], (len(order),), generator=generator, device=generator.device)
+    partners = neighbors.take(order, chosen).split([len(rows) for rows in batches])
+    mine = [worker_share(len(rows)) for rows in batches]
+    return [
+        torch.cat([rows[share], partner[share]]) for rows, partner, share in zip(batches, partners, mine, strict=True)
+    ]
+
+
+def _write_pseudo_labels(
+    task: TemiTask, training: TemiTraining, features: DeviceRows, neighbors: np.ndarray
+) -> dict[str, Any]:
+    """Assign every sample with the teacher's heads and save labels, confidence and agreement."""
+    blocks = torch.arange(len(features), device=training.prior.device).split(FORWARD_ROWS)
+
+    def probabilities() -> Iterator[Tensor]:
+        return map(training.probabilities, features.batches(blocks))
+
+    # Two passes, so that no array of all heads, samples and classes is held.
+    best_head = int(training.losses.argmin())
+    assignments = torch.cat([batch.argmax(dim=2) for batch in probabilities()], dim=1).cpu().numpy()
+    alignment = torch.from_numpy(head_alignment(assignments, best_head, task.num_classes)).to(training.prior.device)
+    heads = range(len(alignment)) if task.options.assignment == "mean" else [best_head]
+    found = [consensus(batch, alignment, heads) for batch in probabilities()]
+    labels, confidence, agreement = (torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
+    labels = labels.astype(np.int32)
+    table = read_keys(task.store, "embeddings")
+    for name, values in {"label": labels, "confidence": confidence, "agreement": agreement}.items():
+        table = table.append_column(name, pa.array(values))
+    task.store.write_table(table, schema.PSEUDO_LABELS, task.work, PSEUDO_LABELS, part_name(0))
+    return {
+        "loss": round(float(training.losses.mean()), 4),
+        "mean_confidence": round(float(confidence.mean()), 4),
+        "mean_agreement": round(float(agreement.mean()), 4),
+        "neighbor_consistency": round(float((labels[neighbors] == labels[:, None]).mean()), 4),
+        "cluster_sizes": np.bincount(labels, minlength=task.num_classes).tolist(),
+        "devices": [training.prior.device.type],
+    }

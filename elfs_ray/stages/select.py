@@ -1,0 +1,99 @@
+"""Selection: one method over the artifacts, for one budget.
+
+Reads: `samples`, and of the other artifacts what the method declares. Writes: `coresets/METHOD/BUDGET` in rank order.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import part_name, read_column
+from elfs_ray.config import RunConfig
+from elfs_ray.methods import get_method, select_coreset
+from elfs_ray.stages.parts.method_inputs import (
+    count_classes,
+    labeled_mask,
+    labels_in_use,
+    read_inputs,
+    read_known_labels,
+)
+from elfs_ray.stages.stage import StageContext, StageResult
+from elfs_ray.workers.on_ray.session import use_threads, worker_threads
+
+CORESET = "coreset"
+
+
+def run(context: StageContext) -> StageResult:
+    """Rank and select, in one task: the driver may sit on a small machine."""
+    config, options, found = context.config, context.config.select, _found_options(context)
+    # One stream for all budgets: a smaller random coreset is the beginning of a larger one.
+    seed, budget = context.seed(unit=f"coresets/{options.name}"), int(context.budget or 0)
+    known = read_known_labels(context.store, config)
+    task = _select.remote(context.store, config, context.work, budget, found, known, seed, context.hardware.cpus)
+    measured: dict[str, Any] = ray.get(task)
+    return StageResult(
+        artifacts={f"coresets/{options.name}/{budget}": CORESET},
+        chosen={**options.model_dump(mode="json"), **found},
+        metrics={
+            "method": options.method,
+            "supervised": options.supervised,
+            "budget": budget,
+            "beta": found.get("beta"),
+            "choice": found.get("choice"),
+            **measured,
+        },
+    )
+
+
+@ray.remote(num_cpus=1)
+def _select(
+    store: RunFolder,
+    config: RunConfig,
+    work: str,
+    budget: int,
+    found: dict[str, Any],
+    known: np.ndarray | None,
+    seed: int,
+    threads: int,
+) -> dict[str, Any]:
+    """Write the coreset; returns what the manifest says of it."""
+    use_threads(worker_threads(threads, 1))  # nothing else of the stage runs
+    options = config.select
+    method = get_method(options.method, **{**options.options, **found})
+    inputs = read_inputs(store, config, method, known)
+    selection = select_coreset(method, inputs, budget, np.random.default_rng(seed), balance=options.balance)
+
+    positions, artifact = selection.positions, labels_in_use(store, config)
+    labels = read_column(store, artifact, "label")[positions] if store.exists(artifact) else None
+    labeled = labeled_mask(inputs)[positions]
+    columns = {
+        "rank": np.arange(budget),
+        "score": pa.array(selection.scores[positions], pa.float32(), from_pandas=True),
+        "pseudo_label": pa.nulls(budget, pa.int32()) if labels is None else pa.array(labels, pa.int32()),
+        "labeled": labeled,
+    }
+    rows = store.read_table("samples", columns=["sample_id", "index", "uri"]).take(pa.array(positions))
+    for name, values in columns.items():
+        rows = rows.append_column(name, pa.array(values))
+    store.write_table(rows, schema.CORESET, work, CORESET, part_name(0))
+    sizes = [] if labels is None else np.bincount(labels, minlength=count_classes(store, config)).tolist()
+    return {"labeled": int(labeled.sum()), "cluster_sizes": sizes}
+
+
+def _found_options(context: StageContext) -> dict[str, Any]:
+    """The options that the search found for this method and budget, or the beta that was asked for."""
+    options = context.config.select
+    if not get_method(options.method, **options.options).searched:
+        return {}
+    if options.beta is not None:
+        return {"beta": options.beta}
+    search = f"beta_search/{options.name}/{context.budget}"
+    record = context.store.record(search)
+    if record is None:
+        raise KeyError(search)
+    found: dict[str, Any] = record["metrics"]["found"]
+    return found

@@ -1,0 +1,96 @@
+"""What every stage is given and what it gives back. Stages meet only through the artifacts in the run folder."""
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.config import RunConfig, Section
+from elfs_ray.console import Reporter
+from elfs_ray.workers.hardware import Hardware
+from elfs_ray.workers.on_ray.progress import Counter, new_counter, showing
+
+CHOSEN = "chosen.json"
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Everything that a stage may use.
+
+    Attributes:
+        unit: name of the piece of work in the manifest, such as `embed` or `coresets/elfs/5000`.
+        work: the unit's work folder, below the run folder; what is finished there survives a kill.
+        prefix: `test/` for the stages that prepare separate test images, else empty.
+        budget: count of images to select, for the stages that run once for each budget.
+    """
+
+    config: RunConfig
+    store: RunFolder
+    unit: str
+    work: str
+    hardware: Hardware
+    reporter: Reporter
+    prefix: str = ""
+    budget: int | None = None
+
+    def artifact(self, name: str) -> str:
+        """Name of an artifact of the images this unit works on."""
+        return self.prefix + name
+
+    def seed(self, *keys: int, unit: str | None = None) -> int:
+        """A 63-bit seed of its own for this unit (and keys, such as an epoch), derived from the run's seed."""
+        sequence = np.random.SeedSequence([self.config.seed, zlib.crc32((unit or self.unit).encode()), *keys])
+        return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+    def chosen(self, unit: str) -> dict[str, Any]:
+        """Options that an earlier unit ran with."""
+        record = self.store.record(unit)
+        if record is None:
+            raise KeyError(unit)
+        options: dict[str, Any] = record["chosen"]
+        return options
+
+    def as_begun(self, options: SectionT) -> SectionT:
+        """Options of which those that decide results are what they were when this unit began, on whatever machine.
+
+        For stages whose results from before an interruption stand beside those from after it: each says with `begin`
+        what it goes by.
+        """
+        if self.store.exists(self.work, CHOSEN):
+            began = self.store.read_json(self.work, CHOSEN)
+            return options.model_copy(update={name: began[name] for name in options.identity()})
+        return options
+
+    def begin(self, options: Section) -> None:
+        """Keep the options for whoever goes on with this unit."""
+        self.store.write_json(options.model_dump(mode="json"), self.work, CHOSEN)
+
+    @contextmanager
+    def counting(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Counter]:
+        """Show progress that any process can advance."""
+        counter = new_counter(done)
+        with self.reporter.meter(title, total, unit, done) as meter, showing(counter, meter):
+            yield counter
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage made.
+
+    Attributes:
+        artifacts: artifact name -> folder below the work folder that holds it.
+        chosen: the options used, with each `auto` resolved.
+        metrics: numbers for the manifest and the report.
+        content: changes when what it made does, for all that later stages read of it; None: not known, so that its
+            options and inputs stand for it.
+    """
+
+    artifacts: dict[str, str]
+    chosen: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    content: str | None = None

@@ -1,0 +1,193 @@
+"""The connection to Ray, and what the machine or cluster behind it offers."""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+# Read by Ray when it is imported: no usage reports, no progress bars beside ours, no banner.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# Ray Train takes one report of a worker at each health check; at the default of 2 s short epochs would wait for it.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+# Tune's logs are those for TensorBoard; the rows of the trials are ours.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+# Threads that spin while they wait make a shared machine several times slower, and win little on a free one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# A worker process that has nothing to do for a second is ended, where there are more than processors, and the next task
+# waits seconds for a new one: on two cores most of the time went there.
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "30000")
+# Ray Data reads the footers of Parquet files with 32 actors, each a process, however few the files are.
+os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
+
+import ray
+from ray.job_config import JobConfig
+from threadpoolctl import threadpool_limits
+
+from elfs_ray.config import RayConfig
+from elfs_ray.errors import RunError, UsageError, one_line
+from elfs_ray.workers import machine, search_path
+from elfs_ray.workers.hardware import Hardware, has_bfloat16
+
+CONNECT_SECONDS = 10
+
+
+@contextlib.contextmanager
+def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[Hardware]:
+    """Connect to the cluster named in the configuration or in $RAY_ADDRESS, or start a local Ray; leave it as found.
+
+    Raises:
+        UsageError: the address does not answer.
+    """
+    _quieten(verbose)
+    started_here = not ray.is_initialized()
+    if started_here:
+        _start(config, verbose)
+    try:
+        with _terminated_as_interrupted():
+            yield _hardware(config, ray.cluster_resources())
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def use_threads(count: int) -> None:
+    """Let torch and the numeric libraries of this worker use so many threads, where Ray allows what it reserved."""
+    import torch
+
+    torch.set_num_threads(count)
+    threadpool_limits(count)
+
+
+def worker_threads(cluster_cpus: int, workers: int, on_this_machine: int = 1) -> int:
+    """Threads for one of several equal workers: its share of the cluster, and never more than its own machine has.
+
+    Asked in the worker, whose machine may be a small part of the cluster.
+
+    Args:
+        cluster_cpus: processors of all machines.
+        workers: that share them.
+        on_this_machine: of these workers, where known.
+    """
+    this = ray.get_runtime_context().get_node_id()
+    [here] = [int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["NodeID"] == this]
+    return max(1, min(cluster_cpus // workers, here // on_this_machine))
+
+
+def _hardware(config: RayConfig, resources: dict[str, float]) -> Hardware:
+    """What is there, or what the configuration says will be: Ray does not tell what an autoscaler may start."""
+    cpus = int(resources.get("CPU", 1)) if config.num_cpus is None else config.num_cpus
+    gpus = int(resources.get("GPU", 0)) if config.num_gpus is None else config.num_gpus
+    return Hardware("cuda" if gpus else "cpu", max(1, cpus), gpus, has_bfloat16())
+
+
+def _start(config: RayConfig, verbose: bool) -> None:
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    common: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.CRITICAL}
+    quiet = contextlib.nullcontext() if verbose else _standard_error_closed()
+    search_path.refuse_hidden_from_workers()
+    if address:
+        try:
+            _knock(address)
+            if not address.startswith("ray://"):  # there the driver is a process of the cluster's
+                common["job_config"] = _JobConfig(_py_driver_sys_path=search_path.of_other_workers()[::-1])
+            with quiet:
+                ray.init(address=address, **common)
+        except (OSError, OverflowError, ValueError, RuntimeError) as error:
+            reason = one_line(error)
+            raise UsageError(
+                f"no Ray cluster answers at {address!r} ({reason}); start one or leave out ray.address"
+            ) from None
+        return
+    folder = machine.check_ray_folder()
+    machine.provide_token()
+    memory = config.object_store_mb * 2**20 if config.object_store_mb else None
+    # No one takes this machine away with notice; the watcher would be one more process for each training.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    try:
+        with quiet:
+            ray.init(
+                address="local",
+                num_cpus=config.num_cpus,
+                num_gpus=config.num_gpus,
+                object_store_memory=memory,
+                include_dashboard=False,
+                job_config=_JobConfig(_py_driver_sys_path=search_path.of_local_workers()[::-1]),
+                **common,
+            )
+    except (OSError, ValueError, RuntimeError, ConnectionError) as error:
+        reason = one_line(error)
+        raise RunError(
+            f"a local Ray could not be started: {reason}; check free memory, and disk in {folder}"
+        ) from error
+
+
+class _JobConfig(JobConfig):
+    """Where workers look for modules, this package and the user's plug-ins among them, is what we say and no more.
+
+    Ray itself puts the working directory and the script's folder before Python's own modules, unless the job has a
+    working directory that was sent to the workers. It puts each of the folders given before all others.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` where nothing listens at a HOST:PORT or ray://HOST:PORT: Ray itself would try for minutes."""
+    host, separator, port = address.rpartition("://")[2].rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A block that SIGTERM (`ray job stop`, a machine that goes down) ends as Ctrl-C does.
+
+    Ray's own handler prints a trace of its native code. Only the main thread may have handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _quieten(verbose: bool) -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    # Of an exception that Ray Data wraps in its own, nothing but text reaches the driver.
+    context.raise_original_map_exception = True
+    if verbose:
+        return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # What they would log of a failure is in the exception.
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def _standard_error_closed() -> Iterator[None]:
+    """Drop what Ray's own C++ code prints while it starts, which no option turns off; failures come as exceptions."""
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,41 @@
+"""A disk that really is full in the middle of a run: one line, nothing half-written, and with more room it goes on."""
+
+import subprocess
+
+import pytest
+
+from elfs_ray.artifacts.run_folder import RunFolder
+from small import TIMEOUT_SECONDS, command_line, finish, start
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with almost no room, and a way to enlarge it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"this user may not mount a file system: {mounted.stderr.strip()}")
+    yield disk, lambda: subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.mark.slow
+def test_disk_full(small_disk, small_input, undisturbed):
+    disk, enlarge = small_disk
+    arguments = [*command_line(*small_input, disk / "run"), "--until=embed"]
+    process = start(arguments)
+    _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+    lines = errors.decode().strip().splitlines()
+    assert process.returncode == 2, lines
+    assert len(lines) == 1
+    assert "the disk is full" in lines[0]
+    assert "free some space and run the same command again" in lines[0]
+    store = RunFolder(str(disk / "run"))
+    assert all(store.exists(name) for record in store.manifest()["stages"].values() for name in record["artifacts"])
+    assert not store.exists("embeddings")
+    enlarge()
+    finish(arguments)
+    assert store.read_table("embeddings").equals(RunFolder(str(undisturbed)).read_table("embeddings"))

@@ -1,0 +1,210 @@
+"""The real pipeline on a small real input: artifacts, resume, what is redone, and that labels stay out."""
+
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from elfs_ray import select
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import fixed_size_matrix, read_vectors
+from elfs_ray.config import load_config
+from elfs_ray.console import Reporter
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.knn import exact_top_k
+from elfs_ray.errors import UsageError
+from elfs_ray.run.runner import check_sizes, run
+from small import BUDGET, NUM_IMAGES, OPTIONS
+
+
+def again(result, images, out=None, **changes):
+    """Run with the same options but for some."""
+    values = {**OPTIONS, **changes}
+    return select(images, budget=values.pop("budget", BUDGET), num_classes=10, out=out or result.run_dir, **values)
+
+
+class TestArtifacts:
+    def test_every_image_is_a_sample(self, small_run):
+        store = RunFolder(small_run.run_dir)
+        samples = store.read_table("samples")
+        assert len(samples) + store.count_rows("quarantine") == NUM_IMAGES
+        assert samples["index"].to_pylist() == list(range(NUM_IMAGES))
+        assert samples["sample_id"][0].as_py() == "digit-0000.png"
+        assert set(samples["width"].to_pylist()) == {64}
+
+    @pytest.mark.parametrize(
+        ("artifact", "expected"),
+        [
+            ("samples", schema.samples(carries_bytes=False)),
+            ("quarantine", schema.QUARANTINE),
+            ("labels_true", schema.LABELS_TRUE),
+            ("embeddings", schema.embeddings(1280)),
+            ("neighbors", schema.neighbors(10)),
+            ("pseudo_labels", schema.PSEUDO_LABELS),
+            ("dynamics", schema.dynamics()),
+            (f"beta_search/elfs/{BUDGET}", schema.BETA_SEARCH),
+            (f"coresets/elfs/{BUDGET}", schema.CORESET),
+            (f"evaluation/elfs/{BUDGET}", schema.EVALUATION),
+        ],
+    )
+    def test_schema(self, small_run, artifact, expected):
+        for path in RunFolder(small_run.run_dir).part_paths(artifact):
+            assert pq.read_schema(path).equals(expected)
+
+    def test_neighbors_are_exact(self, small_run):
+        store = RunFolder(small_run.run_dir)
+        expected, _ = exact_top_k(normalize_rows(read_vectors(store)), 10)
+        found = fixed_size_matrix(store.read_table("neighbors")["ids"])
+        assert not (found == np.arange(len(found))[:, None]).any()
+        # Equal similarities may stand in another order; the sets agree but for rounding at the last place.
+        same = [len(set(a) & set(b)) for a, b in zip(found.tolist(), expected.tolist(), strict=True)]
+        assert np.mean(same) >= 9.99
+
+    def test_rounded_products_find_the_same(self, small_run, tmp_path):
+        run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+        config = load_config({"neighbors.search": "torch"}, base=small_run.manifest["config"])
+        manifest = run(config, RunFolder(str(run_dir)), Reporter(), until="neighbors")
+        assert manifest["stages"]["neighbors"]["metrics"]["recall"] >= 0.999
+        assert manifest["stages"]["embed"] == small_run.manifest["stages"]["embed"]
+        runs = RunFolder(str(run_dir)), RunFolder(small_run.run_dir)
+        ours, theirs = (fixed_size_matrix(store.read_table("neighbors")["ids"]) for store in runs)
+        assert (np.sort(ours) == np.sort(theirs)).mean() >= 0.999
+
+    def test_coreset_is_the_best_of_its_rank(self, small_run):
+        coreset = small_run.table
+        assert len(coreset) == BUDGET
+        assert len(set(coreset["sample_id"].to_pylist())) == BUDGET
+        assert coreset["rank"].to_pylist() == list(range(BUDGET))
+
+    def test_beta_is_the_best_mean_of_the_table(self, small_run):
+        rows = RunFolder(small_run.run_dir).read_table(f"beta_search/elfs/{BUDGET}").to_pandas()
+        means = rows.groupby("beta")["validation_accuracy"].mean()
+        chosen = small_run.manifest["stages"][f"beta_search/elfs/{BUDGET}"]["metrics"]["beta"]
+        assert chosen == means.index[np.flatnonzero(means.to_numpy() == means.max())[0]]
+
+    def test_evaluation_compares_on_one_test_set(self, small_run):
+        rows = RunFolder(small_run.run_dir).read_table(f"evaluation/elfs/{BUDGET}").to_pandas()
+        assert rows.groupby("subset")["seed"].nunique().to_dict() == {"elfs": 2, "random": 2}
+        assert rows["test_samples"].nunique() == 1
+        assert set(rows["train_samples"]) == {BUDGET}
+        assert (rows["test_accuracy"] > 0.3).all()
+
+    def test_manifest_states_what_auto_chose(self, small_run):
+        stages = small_run.manifest["stages"]
+        assert stages["embed"]["chosen"]["dtype"] in ("bfloat16", "float32")
+        assert stages["proxy"]["chosen"]["model"] in ("mlp", "resnet18")
+        assert all(record["seconds"] > 0 and record["peak_memory_mb"] > 0 for record in stages.values())
+        assert {"torch", "ray", "numpy"} <= small_run.manifest["versions"].keys()
+
+
+class TestAgain:
+    def test_nothing_is_done_twice(self, small_run, small_input):
+        before = RunFolder(small_run.run_dir).manifest()["stages"]
+        result = again(small_run, small_input[0], **{"evaluate.labels": str(small_input[1])})
+        assert result.manifest["stages"] == before
+
+    def test_changed_option_redoes_what_depends_on_it(self, small_run, small_input, tmp_path):
+        run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+        before = RunFolder(str(run_dir)).manifest()["stages"]
+        result = again(small_run, small_input[0], out=run_dir, **{"proxy.epochs": 11})
+        redone = {unit for unit, record in result.manifest["stages"].items() if record != before[unit]}
+        assert redone == {"proxy", *(f"{unit}/elfs/{BUDGET}" for unit in ("beta_search", "coresets", "coverage"))}
+
+    def test_each_method_searches_its_own_beta(self, small_run, small_input, tmp_path):
+        run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+        result = again(small_run, small_input[0], out=run_dir, **{"select.method": "ccs"})
+        stages = result.manifest["stages"]
+        assert stages[f"beta_search/ccs/{BUDGET}"]["fingerprint"] != stages[f"beta_search/elfs/{BUDGET}"]["fingerprint"]
+        assert stages[f"beta_search/elfs/{BUDGET}"] == small_run.manifest["stages"][f"beta_search/elfs/{BUDGET}"]
+
+    def test_another_budget_keeps_the_first(self, small_run, small_input, tmp_path):
+        run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+        result = again(small_run, small_input[0], out=run_dir, budget=[BUDGET, 0.5], **{"select.method": "random"})
+        assert {count: len(table) for count, table in result.coresets.items()} == {BUDGET: BUDGET, 120: 120}
+        assert RunFolder(str(run_dir)).count_rows(f"coresets/elfs/{BUDGET}") == BUDGET
+
+
+class TestRefuses:
+    def test_a_folder_that_holds_a_run_over_other_images(self, small_run, small_input, tmp_path):
+        before = RunFolder(small_run.run_dir).manifest()
+        other = shutil.copytree(small_input[0], tmp_path / "other")
+        with pytest.raises(UsageError, match=r"holds a run over .*images, not over .*other; choose another --out"):
+            again(small_run, other)
+        assert RunFolder(small_run.run_dir).manifest() == before
+
+    def test_ids_that_come_twice(self, ray_session, small_input, tmp_path):
+        images = [path.read_bytes() for path in sorted(small_input[0].iterdir())[:4]]
+        pq.write_table(pa.table({"id": ["a", "b", "a", "c"], "image": images}), tmp_path / "images.parquet")
+        with pytest.raises(UsageError) as caught:
+            select(tmp_path / "images.parquet", budget=2, num_classes=2, out=tmp_path / "run", **OPTIONS)
+        assert str(caught.value) == (
+            f"sample id 'a' stands 2 times in {tmp_path}/images.parquet (1 ids are repeated); ids must be unique: "
+            "fix them, or name another column of a table with --set ingest.id_column=NAME"
+        )
+
+    def test_more_classes_than_images(self, ray_session, small_input, tmp_path):
+        with pytest.raises(UsageError, match="num_classes is 300, but only 240 images are usable"):
+            select(small_input[0], budget=5, num_classes=300, out=tmp_path / "run", **OPTIONS)
+
+
+class TestQuarantine:
+    @pytest.fixture
+    def mixed(self, small_input, tmp_path):
+        folder = tmp_path / "mixed"
+        folder.mkdir()
+        for image in sorted(small_input[0].iterdir())[:30]:
+            shutil.copy(image, folder)
+        (folder / "empty.png").write_bytes(b"")
+        (folder / "truncated.png").write_bytes((folder / "digit-0000.png").read_bytes()[:60])
+        (folder / "notes.jpg").write_text("not an image")
+        (folder / "notes.txt").write_text("of another kind, and so no bad image")
+        return folder
+
+    def test_bad_images_are_set_aside_with_their_reason(self, ray_session, mixed, tmp_path):
+        out = tmp_path / "run"
+        options = {**OPTIONS, "ingest.max_bad_fraction": 0.2, "neighbors.k": 5, "select.method": "random"}
+        result = select(mixed, budget=10, num_classes=2, out=out, **options)
+        quarantine = RunFolder(str(out)).read_table("quarantine").to_pandas().set_index("sample_id")["reason"]
+        assert set(quarantine.index) == {"empty.png", "truncated.png", "notes.jpg"}
+        assert "0 bytes" in quarantine["empty.png"]
+        assert result.manifest["stages"]["ingest"]["rows"] == {"samples": 30, "quarantine": 3}
+
+    def test_too_many_bad_images_stop_the_run(self, ray_session, mixed, tmp_path):
+        with pytest.raises(UsageError) as caught:
+            select(mixed, budget=10, num_classes=2, out=tmp_path / "run", **OPTIONS)
+        assert str(caught.value) == (
+            "3 of 33 inputs (9.1%) cannot be used, more than ingest.max_bad_fraction=0.05; the first is 'empty.png': "
+            "the file is empty (0 bytes); fix or remove them, or raise the limit with --set "
+            "ingest.max_bad_fraction=..."
+        )
+        assert not RunFolder(str(tmp_path / "run")).exists("samples")
+
+
+def test_table_input_with_bytes(ray_session, small_input, tmp_path):
+    """A Parquet source gives the same embeddings as the same files in a folder."""
+    paths = sorted(small_input[0].iterdir())[:50]
+    table = pa.table({"image_id": [path.name for path in paths], "image": [path.read_bytes() for path in paths]})
+    pq.write_table(table, tmp_path / "images.parquet", row_group_size=20)
+    options = {**OPTIONS, "neighbors.k": 5, "select.method": "random"}
+    from_table = select(tmp_path / "images.parquet", budget=5, num_classes=2, out=tmp_path / "run", **options)
+    store = RunFolder(from_table.run_dir)
+    assert store.read_table("samples", columns=["sample_id"])["sample_id"].to_pylist() == table["image_id"].to_pylist()
+    assert "image" in store.dataset("samples").schema.names
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_classes": 300}, "num_classes is 300, but only 240 images are usable"),
+        ({"neighbors": {"k": 240}}, "neighbors.k is 240, but each of the 240 usable images has only 239 others"),
+        ({"budgets": [241]}, "241"),
+        ({"select": {"beta": 0.9}, "budgets": [40]}, "select.beta=0.9 drops 216 of 240 images"),
+    ],
+)
+def test_sizes_are_checked_before_the_long_stages(changes, message):
+    config = load_config({"input": "/x", "num_classes": 10, "budgets": [40], **changes})
+    with pytest.raises(UsageError, match=message):
+        check_sizes(config, 240)

@@ -1,0 +1,159 @@
+"""The search for beta: trials that are stopped early, logs for TensorBoard, and what resuming does."""
+
+import os
+import shutil
+import signal
+import struct
+import threading
+from pathlib import Path
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from elfs_ray import select
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.config import BetaSearchConfig, RunConfig
+from elfs_ray.console import Reporter
+from elfs_ray.planning.auto_options import choose_beta_search
+from elfs_ray.stages.stage import StageContext
+from elfs_ray.workers.hardware import Hardware, has_bfloat16
+from nodes import workers
+from small import BUDGET, OPTIONS
+
+TABLE = f"beta_search/elfs/{BUDGET}"
+
+
+@pytest.fixture
+def search(small_run, small_input, tmp_path):
+    """Search and select in a copy of the small run."""
+
+    def run(name="run", **changes):
+        run_dir = shutil.copytree(small_run.run_dir, tmp_path / name)
+        select(small_input[0], budget=BUDGET, num_classes=10, out=run_dir, **{**OPTIONS, **changes})
+        return RunFolder(str(run_dir))
+
+    return run
+
+
+def logged(store, trial, name):
+    """What a trial reported to TensorBoard under a name, in order."""
+    [file] = Path(store.path("logs", TABLE, trial)).glob("events.out.tfevents.*")
+    values = [value for event in events(file) for value in event.summary.value]
+    return [value.simple_value for value in values if value.tag == f"ray/tune/{name}"]
+
+
+def events(path):
+    """The events of a file: length, checksum, record, checksum."""
+    data, start = path.read_bytes(), 0
+    while start < len(data):
+        (length,) = struct.unpack_from("<Q", data, start)
+        yield Event.FromString(data[start + 12 : start + 12 + length])
+        start += 12 + length + 4
+
+
+@pytest.mark.parametrize(
+    ("options", "budget", "steps"),
+    [
+        ({}, 180, 500),
+        ({}, 6_400, 500),
+        ({}, 15_000, 1172),  # ten passes in batches of 128
+        ({"model": "resnet18"}, 15_000, 586),  # of 256
+        ({"steps": 30}, 15_000, 30),
+    ],
+)
+def test_trials_pass_over_the_coreset_ten_times(options, budget, steps):
+    assert choose_beta_search(BetaSearchConfig(**options), 32, budget, image_dtype="float32").steps == steps
+
+
+def test_asha_stops_the_worse_trials(search):
+    betas = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    options = {"scheduler": "asha", "betas": betas, "seeds": 2, "steps": 90}
+    store = search(**{f"beta_search.{name}": value for name, value in options.items()})
+    rows = store.read_table(TABLE).to_pandas()
+    assert list(zip(rows["beta"], rows["seed"], strict=True)) == [(beta, seed) for beta in betas for seed in range(2)]
+    assert set(rows["steps"]) <= {10, 30, 90}
+    assert rows["steps"].min() < 90 == rows["steps"].max()
+    assert (rows.groupby("beta")["steps"].nunique() == 1).all(), "what is stopped is a candidate, not one of its seeds"
+    by_beta = rows.groupby("beta").agg({"validation_accuracy": "mean", "steps": "min"})
+    farthest = by_beta[by_beta["steps"] == by_beta["steps"].max()]
+    assert store.record(TABLE)["metrics"]["beta"] == farthest["validation_accuracy"].round(12).idxmax()
+    for number, beta in enumerate(betas):
+        reports = logged(store, f"candidate-{number}", "validation_accuracy")
+        assert reports[-1] == pytest.approx(by_beta["validation_accuracy"][beta])
+
+
+def test_asha_changes_nothing_for_those_that_it_lets_go_on(search):
+    """A trial with all seeds trains each as a trial of its own would."""
+    options = {"beta_search.betas": [0.3], "beta_search.seeds": 2, "beta_search.steps": 90}
+    whole, apart = (
+        search(name, **options, **{"beta_search.scheduler": name}).read_table(TABLE) for name in ("asha", "none")
+    )
+    assert whole["steps"].to_pylist() == [90, 90]
+    assert whole.equals(apart)
+
+
+@pytest.mark.parametrize(("model", "dtype"), [("mlp", "float32"), ("resnet-small", "bfloat16")])
+def test_only_networks_on_images_take_the_arithmetic_of_the_hardware(model, dtype):
+    assert choose_beta_search(BetaSearchConfig(model=model), 32, 100, image_dtype="bfloat16").dtype == dtype
+
+
+@pytest.mark.parametrize("model", ["mlp", "resnet-small"])
+def test_goes_on_as_it_began_on_another_machine(tmp_path, model):
+    """Trials that ended there stand beside those from here; how often one is tried again changes nothing."""
+    config = RunConfig(input="photos", num_classes=2, budgets=[1])
+    context = StageContext(config, RunFolder(str(tmp_path)), "unit", "work", Hardware("cpu", 2, 0), Reporter())
+    here = choose_beta_search(BetaSearchConfig(model=model, max_failures=5), 32, 100, image_dtype="bfloat16")
+    there = choose_beta_search(BetaSearchConfig(model=model, max_failures=2), 32, 100, image_dtype="float32")
+    assert context.as_begun(here) == here
+    context.begin(there)
+    assert context.as_begun(here) == here.model_copy(update={"dtype": "float32"})
+
+
+def test_with_the_network_that_the_user_will_train(search, small_run):
+    """Trials on pixels: images of 64 pixels, as they are, and not what an MLP on embeddings finds."""
+    options = {"model": "resnet-small", "steps": 40, "betas": [0.0, 0.2]}
+    store = search(**{f"beta_search.{name}": value for name, value in options.items()})
+    chosen = store.record(TABLE)["chosen"]
+    dtype = Hardware("cpu", 2, 0, has_bfloat16()).image_dtype
+    assert (chosen["model"], chosen["image_size"], chosen["dtype"]) == ("resnet-small", 64, dtype)
+    ours, theirs = (found.read_table(TABLE).to_pandas() for found in (store, RunFolder(small_run.run_dir)))
+    assert ours["steps"].tolist() == [40, 40]
+    assert ours["validation_accuracy"].min() > 0.15  # ten classes
+    assert ours["validation_accuracy"].tolist() != theirs["validation_accuracy"][:2].tolist()
+
+
+def test_every_trial_is_logged_for_tensorboard(small_run):
+    store = RunFolder(small_run.run_dir)
+    rows = store.read_table(TABLE).to_pandas()
+    assert len(rows) == len(OPTIONS["beta_search.betas"])
+    for number, row in rows.iterrows():
+        [accuracy] = logged(store, f"candidate-{number}-seed-{row['seed']}", "validation_accuracy")
+        assert accuracy == pytest.approx(row["validation_accuracy"])
+
+
+def test_actors_lost_between_and_in_trials(search, tmp_path):
+    """Killed as soon as trials end, when their actors go on to the next: nothing lost, nothing changed."""
+    killed = []
+
+    def kill(run_dir, ended):
+        for count in (2, 5):
+            while not ended.wait(0.002):
+                saved = list(run_dir.glob(".work/beta_search-*/trials/*.json"))
+                actors = workers(os.getpid(), "ray::_BetaTrial") if len(saved) >= count else []
+                if actors:
+                    os.kill(actors[0], signal.SIGKILL)
+                    killed.append(actors[0])
+                    break
+
+    options = {"beta_search.betas": [0.0, 0.2, 0.4], "beta_search.seeds": 4, "beta_search.steps": 31}
+    undisturbed = search(**options).read_table(TABLE)
+    ended = threading.Event()
+    watcher = threading.Thread(target=kill, args=(tmp_path / "disturbed", ended))
+    watcher.start()
+    try:
+        disturbed = search("disturbed", **options).read_table(TABLE)
+    finally:
+        ended.set()
+        watcher.join()
+    assert len(killed) == 2
+    assert disturbed.equals(undisturbed)

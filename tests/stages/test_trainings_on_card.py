@@ -1,0 +1,87 @@
+"""Trials, trainings and epochs of the engine on fake tensors of a card: what workers of Ray run there."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.config import BetaSearchConfig, EvaluateConfig, SelectConfig
+from elfs_ray.core.classifier import count_correct
+from elfs_ray.methods import SelectionInputs
+from elfs_ray.planning.auto_options import choose_beta_search, choose_evaluation
+from elfs_ray.stages import beta_search, evaluate
+from elfs_ray.stages.parts.evaluation_sets import Sets, Training
+from fake_card import CARD
+
+SAMPLES, DIM, CLASSES, SIDE, STEPS = 40, 12, 3, 32, 2
+NETWORKS = ["linear", "mlp", "resnet-small", "resnet18"]
+DTYPES = {"image_dtype": "bfloat16", "vector_dtype": "bfloat16"}
+COUNTER = SimpleNamespace(advance=lambda _: None, reach=lambda _: None)
+
+
+@pytest.fixture
+def on_card(card, monkeypatch):
+    """Ray gives a card; what needs a real one (its free memory, its generators, a number read from it) is supplied."""
+    seen = []
+
+    def judged(network, inputs, labels, batch_size, prepare):
+        seen.append(count_correct(network, inputs, labels, batch_size, prepare).device)
+        return 0.5
+
+    for module in (beta_search, evaluate):
+        monkeypatch.setattr(module, "device_of_task", lambda: CARD)
+        monkeypatch.setattr(module, "accuracy", judged)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**30))
+    monkeypatch.setattr("elfs_ray.core.classifier.generator_on", lambda *_: torch.Generator())
+    monkeypatch.setattr("elfs_ray.core.classifier.torch.randperm", lambda count, **_: torch.arange(count, device=CARD))
+    return seen
+
+
+def samples(model):
+    rng = np.random.default_rng(0)
+    if model in ("linear", "mlp"):
+        return rng.normal(size=(SAMPLES, DIM)).astype(np.float16)
+    return rng.integers(256, size=(SAMPLES, 3, SIDE, SIDE), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_a_training_of_the_evaluation_stays_on_the_card(model, on_card, tmp_path):
+    inputs, labels, positions = samples(model), np.arange(SAMPLES) % CLASSES, np.arange(0, SAMPLES, 2)
+    section = EvaluateConfig(steps=STEPS, batch_size=8, hidden_dim=16)
+    options = choose_evaluation(section, model, SIDE, **DTYPES)
+    size = int(options.image_size)
+    sets = Sets({("elfs", 0): positions}, labels, positions + 1, labels[1::2], 0)
+    store = RunFolder(str(tmp_path))
+    used = evaluate.Trainings(
+        store, "work", {model: options}, CLASSES, sets, positions, {size: inputs[::2]}, {size: inputs[1::2]}
+    )
+    evaluate._train_one._function(used, Training("elfs", model, 0), "key", 0, COUNTER)
+    assert on_card == [CARD]
+    assert store.read_json("work", "trainings", "key.json")["test_accuracy"] == 0.5
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_a_trial_of_the_search_stays_on_the_card(model, on_card):
+    inputs = samples(model)
+    options = choose_beta_search(BetaSearchConfig(model=model, steps=STEPS), SIDE, 10, **DTYPES)
+    data = beta_search.SearchData(
+        options=options,
+        select=SelectConfig(method="random"),
+        inputs=SelectionInputs(np.arange(SAMPLES)),
+        samples=inputs,
+        labels=np.arange(SAMPLES) % CLASSES,
+        splits=[(np.arange(30), np.arange(30, SAMPLES))],
+        budget=10,
+        num_classes=CLASSES,
+        hidden_dim=16,
+        seed=0,
+    )
+    trial = object.__new__(beta_search._BetaTrial)  # without the process of Ray Tune around it
+    threads = torch.get_num_threads()
+    trial.setup({"trial": {"number": 0, "found": {}, "seeds": [0]}}, shared=data)
+    report = trial.step()
+    torch.set_num_threads(threads)
+    assert report["done"]
+    assert on_card == [CARD]

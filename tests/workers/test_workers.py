@@ -1,0 +1,85 @@
+"""One training worker or two, also from one day to the next: the same result, but for the order of sums."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import read_column, read_dynamics
+from elfs_ray.config import load_config
+from elfs_ray.console import Reporter
+from elfs_ray.run.runner import run
+from elfs_ray.stages import proxy
+from elfs_ray.stages.stage import StageContext
+from small import command_line, copy_without, start, wait_until
+
+
+@pytest.fixture
+def again_from(small_run, tmp_path):
+    """A copy of the small run without what a stage made and what came after it."""
+    return partial(copy_without, small_run.run_dir, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_one_training_worker_then_two_give_what_one_gives(small_run, small_input, again_from):
+    """Killed with one worker, after a checkpoint; gone on with two, which cluster and proxy then have."""
+    folder = again_from("cluster")
+    process = start([*command_line(*small_input, folder), "--until=cluster"])
+    wait_until(lambda: any(folder.glob(".work/cluster-*/training/checkpoint_*")), process)
+    process.kill()
+    process.wait()
+    store = RunFolder(str(folder))
+    assert "cluster" not in store.manifest()["stages"]
+    two_workers = {"cluster.workers": 2, "proxy.workers": 2}
+    manifest = run(load_config(two_workers, base=store.manifest()["config"]), store, Reporter(), until="proxy")
+    assert [manifest["stages"][stage]["chosen"]["workers"] for stage in ("cluster", "proxy")] == [2, 2]
+
+    one = RunFolder(small_run.run_dir)
+    labels = [read_column(each, "pseudo_labels", "label") for each in (one, store)]
+    assert (labels[0] == labels[1]).mean() >= 0.99
+    confidence = [read_column(each, "pseudo_labels", "confidence") for each in (one, store)]
+    np.testing.assert_allclose(*confidence, atol=0.01)
+    if (labels[0] == labels[1]).all():
+        dynamics = [read_dynamics(each)["aum"] for each in (one, store)]
+        np.testing.assert_allclose(*dynamics, rtol=1e-3, atol=1e-3)
+
+
+ON_IMAGES = {
+    "proxy.model": "resnet-small",
+    "proxy.image_size": 32,
+    "proxy.dtype": "float32",
+    "proxy.epochs": 3,
+    "proxy.learning_rate": 0.01,  # more would make rounding large
+}
+
+
+def dynamics_on_images(folder, hardware, **options):
+    """What the proxy records when it trains a network on images."""
+    store = RunFolder(str(folder))
+    sections = {f"proxy.{name}": value for name, value in options.items()}
+    config = load_config({**ON_IMAGES, **sections}, base=store.manifest()["config"])
+    work = ".work/proxy-of-test-" + "-".join(map(str, options.values()))
+    result = proxy.run(StageContext(config, store, "proxy", work, hardware, Reporter()))
+    found = store.read_table(work, result.artifacts["dynamics"])
+    return {name: found[name].to_numpy() for name in found.column_names if name != "sample_id"}
+
+
+@pytest.mark.slow
+def test_networks_on_images_learn_the_same_with_one_worker_and_with_three(again_from, ray_session):
+    """Batch norm sees the whole batch, each image is augmented as with one, and each worker keeps its own dynamics."""
+    folder = again_from("proxy")
+    one, three = (dynamics_on_images(folder, ray_session, workers=workers, batch_size=33) for workers in (1, 3))
+    assert (one["epochs_seen"] == 3).all()
+    assert np.corrcoef(one["aum"], three["aum"])[0, 1] > 0.999
+    np.testing.assert_allclose(three["aum"], one["aum"], atol=0.05)
+    assert (three["correctness"] != one["correctness"]).mean() < 0.05
+
+
+@pytest.mark.slow
+def test_workers_without_a_share_of_a_batch_do_no_harm(again_from, ray_session):
+    """Of batches of two images, one of three workers has none, and often two."""
+    found = dynamics_on_images(again_from("proxy"), ray_session, workers=3, batch_size=2, epochs=1)
+    assert (found["epochs_seen"] == 1).all()
+    assert np.isfinite(found["aum"]).all()
+    assert found["aum"].std() > 0
