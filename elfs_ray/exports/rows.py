@@ -186,9 +186,8 @@ def only_coreset(store: RunFolder) -> str:
 
 
 def coreset_names(store: RunFolder) -> list[str]:
-    """METHOD/BUDGET of every coreset of a run folder."""
-    stages = store.manifest().get("stages", {})
-    return [unit.removeprefix("coresets/") for unit in stages if unit.startswith("coresets/")]
+    """METHOD/BUDGET of every current coreset of a run folder."""
+    return [unit.coreset for unit in store.records().current.of("select")]
 
 
 def read_coreset(store: RunFolder, name: str, *, pre_annotations: bool, url: str | None) -> Coreset:
@@ -200,8 +199,12 @@ def read_coreset(store: RunFolder, name: str, *, pre_annotations: bool, url: str
     there = coreset_names(store)
     if name not in there:
         held = ", ".join(there) or "none: run `elfs-ray select` first"
+        stale = {unit.coreset: why for unit, why in store.records().stale.items() if unit.stage == "select"}
+        if name in stale:
+            raise UsageError(f"coreset {name!r} of {store.uri} is stale ({stale[name]}); run the same command again")
         raise UsageError(f"{store.uri} holds no coreset {name!r}; it holds {held}")
-    rows = store.read_table(f"coresets/{name}").to_pylist()
+    unit = next(unit for unit in store.records().of("select") if unit.coreset == name)
+    rows = store.read_table(unit.artifact("coresets")).to_pylist()
     wanted = pc.field("index").isin(pa.array([row["index"] for row in rows]))
     every = store.dataset("samples")
     columns = ["index", *(["width", "height"] if shows_pictures(every.schema) else [])]

@@ -1,10 +1,10 @@
 """What the map of the report shows: points, what is known of each, and pictures of some of them."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from elfs_ray.artifacts.record import Records, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.report.thumbnails import Pictures
 
@@ -13,22 +13,20 @@ PICTURE_SIDE = 64
 LONGEST_ID = 80
 
 
-def map_data(
-    store: RunFolder, coresets: Sequence[str], pictures: Pictures, most_pictures: int
-) -> dict[str, Any] | None:
+def map_data(store: RunFolder, records: Records, pictures: Pictures, most_pictures: int) -> dict[str, Any] | None:
     """Lists by point, as plain JSON; None without a map.
 
     Args:
         store: of the run.
-        coresets: names, METHOD/BUDGET; each gives the points that it selected.
+        records: of what is current; each coreset gives the points that it selected.
         pictures: makes them, of at most `most_pictures` points: half of them selected by any coreset.
         most_pictures: at most `MOST_PICTURES` are made.
     """
-    if not store.exists("map"):
+    if Unit("map") not in records:
         return None
     table = store.read_table("map")
     index = table["index"].to_numpy()
-    selected = {name: _points(store, f"coresets/{name}", index) for name in coresets}
+    selected = {unit.coreset: _points(store, unit.artifact("coresets"), index) for unit in records.of("select")}
     found: dict[str, Any] = {
         "x": [round(value, 2) for value in table["x"].to_pylist()],
         "y": [round(value, 2) for value in table["y"].to_pylist()],
@@ -38,9 +36,9 @@ def map_data(
         "aum": None,
         "difficulty": None,
     }
-    if store.exists("pseudo_labels"):
+    if Unit("pseudo_labels") in records:
         found["cluster"] = _at(store, "pseudo_labels", "label", index).tolist()
-    if store.exists("dynamics"):
+    if Unit("proxy") in records:
         aum = _at(store, "dynamics", "aum", index)
         found["aum"] = [round(value, 3) for value in aum.tolist()]
         # By rank, 1 the hardest: a few extreme values would leave one colour for all others.
