@@ -5,7 +5,7 @@ documentation follow from it. A stage is an entry here and a file with its `run(
 the files, as one might expect, because `--help` and `status` need all entries and must not import what computes.
 """
 
-from elfs_ray.planning import cost
+from elfs_ray.planning import stage_costs as cost
 from elfs_ray.stages import identity
 from elfs_ray.stages.descriptor import Scope, Stage, always
 
@@ -64,7 +64,7 @@ STAGES = (
         module="elfs_ray.stages.pseudo_labels",
         inputs=lambda _: ("embeddings", "neighbors"),
         outputs=("pseudo_labels",),
-        options=lambda case: [case.config.pseudo_labels.identity(), case.config.seed, case.config.num_classes],
+        options=lambda case: [case.config.cluster.identity(), case.config.seed, case.config.num_classes],
         cost=cost.pseudo_labels,
     ),
     Stage(
