@@ -26,7 +26,7 @@ from elfs_ray.run.preflight import check_before_start, check_sizes
 if TYPE_CHECKING:
     from elfs_ray.data.sources import Source
     from elfs_ray.stages.stage import StageContext, StageResult
-    from elfs_ray.workers.hardware import Hardware
+    from elfs_ray.workers.base import Workers
     from elfs_ray.workers.usage import Usage
 
 
@@ -161,7 +161,7 @@ class _Execution:
     stack: contextlib.ExitStack
     verbose: bool
     check_sole: Callable[[], None]
-    _hardware: "Hardware | None" = None
+    _workers: "Workers | None" = None
     _running: str = ""
 
     def run_up_to(self, until: str, configs: Sequence[RunConfig], first: Sequence[Step]) -> bool:
@@ -191,7 +191,7 @@ class _Execution:
         work = store.sole_work_folder(ingest.unit, ingest.fingerprint)
         store.delete(work)
         record = store.manifest()["stages"][ingest.unit]
-        smaller = without(store, work, found, record, stage, config.ingest.max_bad_fraction)
+        smaller = without(store, self._connect(), work, found, record, stage, config.ingest.max_bad_fraction)
         if config.embed.vectors is None:
             before = with_content(first, store)
             after = [replace(step, content=smaller.record["content"]) if step.unit == ingest.unit else step
@@ -201,7 +201,7 @@ class _Execution:
                 if old.stage == "embed" and old.fingerprint != new.fingerprint:
                     source, target = (store.work_folder(step.unit, step.fingerprint) for step in (old, new))
                     removed = smaller.removed if old.prefix == found.prefix else smaller.removed[:0]
-                    carry_embeddings(store, old.prefix, source, target, removed)
+                    carry_embeddings(store, self._connect(), old.prefix, source, target, removed)
         self.check_sole()
         for step in first:  # labels bear the fingerprint of the input, which has not changed
             if step.stage == "labels" and step.prefix == found.prefix:
@@ -223,7 +223,7 @@ class _Execution:
 
     def _run_stage(self, stage: str, steps: Sequence[tuple[RunConfig, Step]]) -> None:
         """Run and publish the steps of one stage: one by one, unless the stage can run them together."""
-        hardware, self._running = self._connect(), stage
+        workers, self._running = self._connect(), stage
         from elfs_ray.stages.stage import StageContext
         from elfs_ray.workers.usage import measured
 
@@ -235,7 +235,7 @@ class _Execution:
                 self.store,
                 step.unit,
                 self.store.sole_work_folder(step.unit, step.fingerprint),
-                hardware,
+                workers,
                 self.reporter,
                 step.prefix,
                 step.budget,
@@ -276,14 +276,14 @@ class _Execution:
         counts = ", ".join(f"{count:,} {name}" for name, count in rows.items())
         self.reporter.line(f"{step.unit}: {counts} in {usage.seconds:.1f} s")
 
-    def _connect(self) -> "Hardware":
-        if self._hardware is None:
+    def _connect(self) -> "Workers":
+        if self._workers is None:
             from elfs_ray.workers.hardware import hardware_summary
             from elfs_ray.workers.on_ray.session import ray_session
 
-            self._hardware = self.stack.enter_context(ray_session(self.ray, verbose=self.verbose))
-            self.store.update_manifest(hardware=hardware_summary(self._hardware), versions=_versions())
-        return self._hardware
+            self._workers = self.stack.enter_context(ray_session(self.ray, verbose=self.verbose))
+            self.store.update_manifest(hardware=hardware_summary(self._workers.hardware), versions=_versions())
+        return self._workers
 
 
 def write_comparison(store: RunFolder) -> None:
