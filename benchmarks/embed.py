@@ -96,8 +96,8 @@ def encoder_options(options: argparse.Namespace, folder: Path) -> dict[str, Any]
 def prepared(config: RunConfig, run_dir: Path) -> None:
     """Ingest into a run folder, in a process of its own."""
     store = RunFolder(str(run_dir))
-    with ray_session(RayConfig(num_cpus=os.cpu_count())) as hardware:
-        _publish(store, "ingest", ingest.run(stage_context(config, store, "ingest", hardware)))
+    with ray_session(RayConfig(num_cpus=os.cpu_count())) as workers:
+        _publish(store, "ingest", ingest.run(stage_context(config, store, "ingest", workers)))
 
 
 def _publish(store: RunFolder, unit: str, result: StageResult) -> None:
@@ -108,8 +108,9 @@ def staged(config: RunConfig, run_dir: Path, unit: str, cpus: int, ray_cpus: int
     """Run embed or neighbours; returns seconds with and without Ray's start, the steady rate, options and metrics."""
     store, module, begun = RunFolder(str(run_dir)), {"embed": embed, "neighbors": neighbors}[unit], time.time()
     timeline = Timeline()
-    with ray_session(RayConfig(num_cpus=ray_cpus)) as hardware:
-        context = replace(stage_context(config, store, unit, replace(hardware, cpus=cpus)), reporter=timeline)
+    with ray_session(RayConfig(num_cpus=ray_cpus)) as workers:
+        planned = replace(workers, planned=replace(workers.planned, cpus=cpus))
+        context = replace(stage_context(config, store, unit, planned), reporter=timeline)
         store.delete(context.work)
         started = time.time()
         result = module.run(context)
@@ -316,10 +317,10 @@ def memory_of(rows: int, folder: Path, weights: Path) -> dict[str, Any]:
     config = configured(images, embed__encoder=TINY_ENCODER, embed__weights=str(weights), embed__image_size=TINY_SIDE,
                         embed__batch_size=256)  # fmt: skip
     found: dict[str, Any] = {"rows": rows}
-    with ray_session(RayConfig(num_cpus=os.cpu_count())) as hardware:
+    with ray_session(RayConfig(num_cpus=os.cpu_count())) as workers:
         for unit, module in {"ingest": ingest, "embed": embed}.items():
             with driver_memory() as driver, measured() as usage:
-                result = module.run(stage_context(config, store, unit, hardware))
+                result = module.run(stage_context(config, store, unit, workers))
             _publish(store, unit, result)
             found[unit] = (usage.seconds, driver.start, driver.peak, driver.peak_own, usage.peak_memory_mb)
             print(f"{rows:,} rows, {unit}: {usage.seconds:.1f} s, driver {driver.start} -> {driver.peak} MB "

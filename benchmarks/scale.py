@@ -65,8 +65,8 @@ def main() -> None:
             write_embeddings(store, options)
         overrides = [f"neighbors.{one}" for one in [f"search={options.search}", *options.set]]
         config = load_config({"input": "/none", "num_classes": CLASSES, "budgets": [options.budget]}, None, overrides)
-        with ray_session(RayConfig(num_cpus=options.cpus)) as hardware, measured() as usage:
-            context = StageContext(config, store, "neighbors", ".work/scale", hardware, ConsoleReporter(Console()))
+        with ray_session(RayConfig(num_cpus=options.cpus)) as workers, measured() as usage:
+            context = StageContext(config, store, "neighbors", ".work/scale", workers, ConsoleReporter(Console()))
             result = neighbors.run(context)
         print(f"neighbors: {usage.seconds:.0f} s, peak {usage.peak_memory_mb:,} MB, load {os.getloadavg()[0]:.1f}")
         print("  " + ", ".join(f"{name} {value}" for name, value in result.metrics.items()))
@@ -85,8 +85,8 @@ def ingest_tiny_images(store: RunFolder, options: argparse.Namespace) -> None:
     print(f"{options.ingest:,} images in {time.monotonic() - started:.0f} s", flush=True)
     overrides = [f"ingest.{one}" for one in options.set]
     config = load_config({"input": str(folder), "num_classes": CLASSES, "budgets": [1]}, None, overrides)
-    with ray_session(RayConfig(num_cpus=options.cpus)) as hardware:
-        context = stage_context(config, store, "ingest", hardware)
+    with ray_session(RayConfig(num_cpus=options.cpus)) as workers:
+        context = stage_context(config, store, "ingest", workers)
         store.delete(context.work)
         begun = time.time()
         with driver_memory() as driver, measured() as usage:

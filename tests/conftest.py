@@ -79,8 +79,8 @@ def ray_session():
     from elfs_ray.config import RayConfig
     from elfs_ray.workers.on_ray.session import ray_session
 
-    with ray_session(RayConfig(num_cpus=2, object_store_mb=200)) as hardware:
-        yield hardware
+    with ray_session(RayConfig(num_cpus=2, object_store_mb=200)) as workers:
+        yield workers
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from elfs_ray.stages import STAGES
 if TYPE_CHECKING:
     from elfs_ray.data.sources import Source
     from elfs_ray.stages.stage import StageContext, StageResult
-    from elfs_ray.workers.hardware import Hardware
+    from elfs_ray.workers.base import Workers
     from elfs_ray.workers.usage import Usage
 
 
@@ -155,7 +155,7 @@ class _Execution:
     stack: contextlib.ExitStack
     verbose: bool
     check_sole: Callable[[], None]
-    _hardware: "Hardware | None" = None
+    _workers: "Workers | None" = None
     _running: str = ""
 
     def run_up_to(self, last: str) -> bool:
@@ -214,14 +214,16 @@ class _Execution:
                     if planned.unit == Unit("ingest", found.prefix)]  # fmt: skip
         work = store.sole_work_folder(ingest.unit, ingest.fingerprint)
         store.delete(work)
-        smaller = without(store, work, found, records[ingest.unit], self._running, config.ingest.max_bad_fraction)
+        smaller = without(
+            store, self._connect(), work, found, records[ingest.unit], self._running, config.ingest.max_bad_fraction
+        )
         if config.embed.vectors is None:
             after = Records({**records, ingest.unit: smaller.record})
             for old, new in zip(*(self._embed_units(each) for each in (records, after)), strict=True):
                 if old.fingerprint != new.fingerprint:
                     source, target = (store.work_folder(each.unit, each.fingerprint) for each in (old, new))
                     removed = smaller.removed if old.unit.prefix == found.prefix else smaller.removed[:0]
-                    carry_embeddings(store, records.get(old.unit), old.unit, source, target, removed)
+                    carry_embeddings(store, self._connect(), records.get(old.unit), old.unit, source, target, removed)
         self.check_sole()
         store.publish(work, smaller.record, smaller.folders)
         self.reporter.line(f"  set aside: {found}; it stands in `quarantine`, and the run goes on without it")
@@ -241,7 +243,7 @@ class _Execution:
                 pending.append(each)
         if not pending:
             return
-        hardware, stage = self._connect(), pending[0].stage
+        workers, stage = self._connect(), pending[0].stage
         self._running = stage.name
         from elfs_ray.stages.stage import StageContext
         from elfs_ray.workers.usage import measured
@@ -253,7 +255,7 @@ class _Execution:
                 self.store,
                 each.unit,
                 self.store.sole_work_folder(each.unit, each.fingerprint),
-                hardware,
+                workers,
                 self.reporter,
                 current,
                 stage.version,
@@ -301,14 +303,14 @@ class _Execution:
         counts = ", ".join(f"{count:,} {name}" for name, count in rows.items())
         self.reporter.line(f"{unit}: {counts} in {usage.seconds:.1f} s")
 
-    def _connect(self) -> "Hardware":
-        if self._hardware is None:
+    def _connect(self) -> "Workers":
+        if self._workers is None:
             from elfs_ray.workers.hardware import hardware_summary
             from elfs_ray.workers.on_ray.session import ray_session
 
-            self._hardware = self.stack.enter_context(ray_session(self.configs[0].ray, verbose=self.verbose))
-            self.store.update_manifest(hardware=hardware_summary(self._hardware), versions=_versions())
-        return self._hardware
+            self._workers = self.stack.enter_context(ray_session(self.configs[0].ray, verbose=self.verbose))
+            self.store.update_manifest(hardware=hardware_summary(self._workers.hardware), versions=_versions())
+        return self._workers
 
 
 def write_comparison(store: RunFolder) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
@@ -21,7 +20,7 @@ from elfs_ray.artifacts.table import join_contents, part_name, samples_content
 from elfs_ray.data.unusable import Unusable, UnusableImagesError, refuse_many
 from elfs_ray.stages.parts.embed_rows import SAVED, saved_name
 from elfs_ray.stages.stage import CHOSEN
-from elfs_ray.workers.on_ray.tasks import results_in_order
+from elfs_ray.workers.base import Workers
 
 TASKS_IN_FLIGHT = 16
 
@@ -42,12 +41,19 @@ class Smaller:
 
 
 def without(
-    store: RunFolder, work: str, found: UnusableImagesError, record: dict[str, Any], stage: str, max_bad_fraction: float
+    store: RunFolder,
+    workers: Workers,
+    work: str,
+    found: UnusableImagesError,
+    record: dict[str, Any],
+    stage: str,
+    max_bad_fraction: float,
 ) -> Smaller:
     """Write `samples` without the images, and `quarantine` with them, into a work folder.
 
     Args:
         store: the run folder.
+        workers: write the parts.
         work: an empty work folder of the ingest unit.
         found: the images.
         record: of the ingest unit.
@@ -63,10 +69,9 @@ def without(
     bad = numbers["quarantined"] + len(found.images)
     refuse_many(bad, numbers["inputs"], (first.sample_id, first.reason), max_bad_fraction)
     removed = np.array([image.index for image in found.images], dtype=np.int64)
-    shared = ray.put(removed)
-    parts = enumerate(store.part_paths(samples))
-    tasks = (_keep_part.remote(store, path, shared, f"{work}/samples", part_name(number)) for number, path in parts)
-    kept = [part for part in results_in_order(tasks, TASKS_IN_FLIGHT) if part]
+    parts = ((path, part_name(number)) for number, path in enumerate(store.part_paths(samples)))
+    given = store, workers.share(removed), f"{work}/samples"
+    kept = [part for part in workers.map(_keep_part, parts, *given, cpus=0.5, at_once=TASKS_IN_FLIGHT) if part]
     rows = pa.concat_tables([store.read_table(quarantine), _rows_of(store, samples, found.images, stage)])
     store.write_table(rows, schema.QUARANTINE, work, "quarantine", part_name(0))
     changed = {
@@ -88,8 +93,7 @@ def _rows_of(store: RunFolder, samples: str, images: Sequence[Unusable], stage: 
     return table.select(schema.QUARANTINE.names).cast(schema.QUARANTINE)
 
 
-@ray.remote(num_cpus=0.5)
-def _keep_part(store: RunFolder, path: str, removed: np.ndarray, target: str, name: str) -> tuple[int, int] | None:
+def _keep_part(store: RunFolder, removed: np.ndarray, target: str, path: str, name: str) -> tuple[int, int] | None:
     """Write the samples of one part that stay; returns how many and their content, as ingest says it."""
     kept = _renumbered(pq.read_table(path, filesystem=store.filesystem), removed)
     if not len(kept):
@@ -98,11 +102,14 @@ def _keep_part(store: RunFolder, path: str, removed: np.ndarray, target: str, na
     return len(kept), samples_content(kept)
 
 
-def carry_embeddings(store: RunFolder, prefix: str, old_work: str, new_work: str, removed: np.ndarray) -> None:
+def carry_embeddings(
+    store: RunFolder, workers: Workers, prefix: str, old_work: str, new_work: str, removed: np.ndarray
+) -> None:
     """Bring finished embeddings of the samples that stay, saved or published, into the work folder of another step.
 
     Args:
         store: the run folder.
+        workers: write the files.
         prefix: `test/` for those of separate test images.
         old_work: the work folder in which they may be; else they are published.
         new_work: where embed looks for finished rows.
@@ -119,14 +126,12 @@ def carry_embeddings(store: RunFolder, prefix: str, old_work: str, new_work: str
         return
     if chosen is not None:
         store.write_json(chosen, new_work, CHOSEN)
-    shared = ray.put(removed)
-    tasks = (_carry_part.remote(store, path, shared, f"{new_work}/{SAVED}") for path in paths)
-    for _ in results_in_order(tasks, TASKS_IN_FLIGHT):
+    given = store, workers.share(removed), f"{new_work}/{SAVED}"
+    for _ in workers.map(_carry_part, ((path,) for path in paths), *given, cpus=0.5, at_once=TASKS_IN_FLIGHT):
         pass
 
 
-@ray.remote(num_cpus=0.5)
-def _carry_part(store: RunFolder, path: str, removed: np.ndarray, target: str) -> None:
+def _carry_part(store: RunFolder, removed: np.ndarray, target: str, path: str) -> None:
     """Save the embeddings of one file under the indices that their samples have now."""
     kept = _renumbered(pq.read_table(path, filesystem=store.filesystem), removed)
     if len(kept):

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
@@ -27,16 +26,13 @@ def run(context: StageContext) -> StageResult:
     known = read_known_labels(context.store, context.config)
     if known is None:
         raise KeyError("select.labeled")
-    task = _anchor.options(num_cpus=1).remote(
-        context.store, known, context.config.num_classes, context.work, context.seed()
-    )
-    metrics: dict[str, Any] = ray.get(task)
+    classes = context.config.num_classes
+    metrics = context.workers.call(_anchor, context.store, known, classes, context.work, context.seed())
     return StageResult(
         artifacts={ANCHORED: ANCHORED}, chosen={"labeled": context.config.select.labeled}, metrics=metrics
     )
 
 
-@ray.remote
 def _anchor(store: RunFolder, known: np.ndarray, num_classes: int, work: str, seed: int) -> dict[str, Any]:
     seeds = np.flatnonzero(known >= 0)
     table = store.read_table("pseudo_labels")

@@ -2,29 +2,20 @@
 
 For the method `auto` the candidates are methods, each with its betas.
 Reads: `pseudo_labels`, `embeddings` or `samples` (`beta_search.model`), and what the method declares. Writes:
-`beta_search/METHOD/BUDGET` (a row for each candidate and seed). One Ray Tune trial for each of them, in actors that are
-used again: a trial costs its training, not a process. With ASHA one for each candidate, which trains all its seeds part
-by part: what ASHA stops is then a candidate, by its mean, and those that come to the end can be compared. One task
-reads the artifacts into the object store, where all trials find them.
-The rows of each trial are saved when it ends or is stopped; a second run of the driver does the others. (Tune's own
-restore needs a snapshot of the experiment, which a kill early in the search leaves without, and forgets the trials
-since the last one.)
-Tune's logs for TensorBoard stay in `logs/beta_search/METHOD/BUDGET`.
+`beta_search/METHOD/BUDGET` (a row for each candidate and seed). One trial for each of them; with ASHA one for each
+candidate, which trains all its seeds part by part: what ASHA stops is then a candidate, by its mean, and those that
+come to the end can be compared. One task reads the artifacts for all trials.
+The rows of each trial are saved when it ends or is stopped; a second run of the driver does the others.
+Logs for TensorBoard stay in `logs/beta_search/METHOD/BUDGET`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
-from ray import tune
-from ray.exceptions import RayActorError
-from ray.tune.experiment import Trial
-from ray.tune.logger import TBXLoggerCallback
-from ray.tune.schedulers import ASHAScheduler
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import LOGS, RunFolder
@@ -50,8 +41,8 @@ from elfs_ray.stages.parts.method_inputs import (
     read_known_labels,
 )
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.progress import Counter
-from elfs_ray.workers.on_ray.train import device_of_task
+from elfs_ray.workers.base import Search
+from elfs_ray.workers.compute import device_of_task
 
 TRIALS, TUNE = "trials", "tune"
 # ASHA looks at a training after 1, 3 and 9 ninths of its steps, and lets the better third of the trials go on.
@@ -152,66 +143,41 @@ def _search(context: StageContext, options: BetaSearchConfig, candidates: list[d
         for number, found in enumerate(candidates)
         for group in groups
     ]
-    # Tune itself tries a trial again only if it had begun when its actor was lost.
-    for attempt in range(options.max_failures + 1):
-        ended = set(store.names(work, TRIALS))
-        pending = [trial for trial in trials if _file_name(trial) not in ended]
-        if not pending:
-            break
+    ended = set(store.names(work, TRIALS))
+    pending = [trial for trial in trials if _file_name(trial) not in ended]
+    if pending:
         with context.counting("beta search", len(trials), "trials", len(trials) - len(pending)) as counter:
-            errors = _run_trials(context, options, pending, counter)
-        for error in errors:
-            if attempt == options.max_failures or not isinstance(error, RayActorError):
-                raise error
+
+            def save(trial: dict[str, Any], report: dict[str, Any]) -> None:
+                store.write_json(list(report["seeds"].values()), work, TRIALS, _file_name(trial))
+                counter.advance(1)
+
+            _run_trials(context, options, pending, save)
     return [row for trial in trials for row in store.read_json(work, TRIALS, _file_name(trial))]
 
 
 def _run_trials(
-    context: StageContext, options: BetaSearchConfig, trials: list[dict[str, Any]], counter: Counter
-) -> list[Exception]:
-    """Run these trials with Ray Tune, in actors that go on from trial to trial; returns the errors."""
-    store, work, on_gpu = context.store, context.work, context.hardware.device == "cuda"
+    context: StageContext,
+    options: BetaSearchConfig,
+    trials: list[dict[str, Any]],
+    save: Callable[[dict[str, Any], dict[str, Any]], None],
+) -> None:
+    """Run these trials; `save` takes each that has ended, with its last report."""
+    store, workers = context.store, context.workers
     seeds = context.seed(unit="beta_search"), context.seed(1, unit="beta_search")
     known = read_known_labels(store, context.config)
-    data = _load.remote(store, context.config, options, int(context.budget or 0), known, seeds)
-    resources = {"GPU": GPU_SHARES[int(options.image_size) > 0]} if on_gpu else {"CPU": 1.0}
-    asha = ASHAScheduler(max_t=ASHA_PARTS, reduction_factor=ASHA_REDUCTION) if options.scheduler == "asha" else None
-    tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_BetaTrial, shared=data), resources),
-        param_space={"trial": tune.grid_search(trials)},
-        tune_config=tune.TuneConfig(
-            metric="validation_accuracy",
-            mode="max",
-            reuse_actors=True,
-            scheduler=asha,
-            trial_dirname_creator=lambda trial: _name(trial.config["trial"]),
-        ),
-        run_config=tune.RunConfig(
-            name=TUNE,
-            storage_path=store.path(work),
-            storage_filesystem=None if store.is_local else store.filesystem,
-            failure_config=tune.FailureConfig(max_failures=options.max_failures),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[TBXLoggerCallback(), _SavedRows(store, work, counter)],
-            verbose=0,
-        ),
+    data = workers.begin(_load, store, context.config, options, int(context.budget or 0), known, seeds)
+    with_asha = options.scheduler == "asha"
+    search = Search(
+        metric="validation_accuracy",
+        parts=ASHA_PARTS if with_asha else 1,
+        keep=ASHA_REDUCTION if with_asha else 0,
+        gpus=GPU_SHARES[int(options.image_size) > 0],
+        max_failures=options.max_failures,
+        name=_name,
+        logs=TUNE,
     )
-    return list(tuner.fit().errors)
-
-
-class _SavedRows(tune.Callback):
-    """Saves the rows of each trial that has ended, or that ASHA stopped: they count as they were when it did."""
-
-    def __init__(self, store: RunFolder, work: str, counter: Counter) -> None:
-        self._store, self._work, self._counter = store, work, counter
-
-    def on_trial_complete(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override] # Tune calls it by name
-        """Save the last report, unless the trial was cut short with the whole search."""
-        report = trial.last_result or {}
-        if report.get("done"):
-            rows = list(report["seeds"].values())
-            self._store.write_json(rows, self._work, TRIALS, _file_name(trial.config["trial"]))
-            self._counter.advance(1)
+    workers.trials(run_trial, data, trials, search, save, store=store, work=context.work)
 
 
 def _name(trial: dict[str, Any]) -> str:
@@ -223,7 +189,6 @@ def _file_name(trial: dict[str, Any]) -> str:
     return f"{_name(trial)}.json"
 
 
-@ray.remote(num_cpus=1)
 def _load(
     store: RunFolder,
     config: RunConfig,
@@ -257,84 +222,68 @@ def _load(
     )
 
 
-class _BetaTrial(tune.Trainable):
-    """Trains on the coreset of one candidate, with one seed or more; a call of `step` trains one part of the steps."""
-
-    def setup(self, config: dict[str, Any], shared: SearchData) -> None:  # type: ignore[override] # by `with_parameters`
-        torch.set_num_threads(1)
-        self._data = shared
-        self._device = device_of_task()
-        self.reset_config(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take over the next trial."""
-        trial = new_config["trial"]
-        self._trainings = {str(seed): self._train(trial["found"], seed) for seed in trial["seeds"]}
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Train with each seed for one part of the steps, and report the mean; the last part ends the trial."""
-        rows = {seed: next(training) for seed, training in self._trainings.items()}
+def run_trial(data: SearchData, trial: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Train on the coreset of one candidate with one seed or more, part by part; yields the mean after each."""
+    device = device_of_task()
+    trainings = {str(seed): _train(data, trial["found"], seed, device) for seed in trial["seeds"]}
+    for _ in range(data.parts):
+        rows = {seed: next(training) for seed, training in trainings.items()}
         [steps] = {row["steps"] for row in rows.values()}
         accuracies = [row["validation_accuracy"] for row in rows.values()]
-        return {
+        yield {
             "validation_accuracy": float(np.mean(accuracies)),
             "steps": steps,
             "seeds": rows,
-            "done": steps == self._data.steps,
+            "done": steps == data.steps,
         }
 
-    def _train(self, found: dict[str, Any], seed: int) -> Iterator[dict[str, Any]]:
-        """Select with one seed, train, and yield a row of the artifact after each part."""
-        data = self._data
-        generator = torch.Generator().manual_seed(data.seed + seed)
-        training, validation = data.splits[seed]
-        rows = _coreset(data, found, training, np.random.default_rng([data.seed, seed]))
-        inputs, test, room = self._inputs(rows), self._inputs(validation), Room(self._device)
-        options, sizes = data.options, (data.num_classes, data.hidden_dim)
-        network = build_network(options.model, inputs, *sizes, generator=generator).to(self._device)
-        judged = DeviceRows(test, room), self._labels(validation), TEST_ROWS[data.on_images]
-        _, batch_size, learning_rate = EVALUATION_TRAININGS[options.model]
-        prepare: Prepare = prepare_images if data.on_images else unprepared
-        reports = {-(-data.steps * part // data.parts) for part in range(1, data.parts + 1)}
-        for step in training_steps(
-            network,
-            DeviceRows(inputs, room),
-            self._labels(rows),
-            steps=data.steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            generator=generator,
-            prepare=prepare,
-            dtype=getattr(torch, options.dtype),
-        ):
-            if step in reports:
-                yield {
-                    "budget": data.budget,
-                    "method": found.get("choice", data.select.name),
-                    "beta": found.get("beta"),
-                    "seed": seed,
-                    "validation_accuracy": accuracy(network, *judged, prepare),
-                    "steps": step,
-                    "epochs": step * batch_size / len(rows),
-                    "device": self._device.type,
-                }
-                network.train()
 
-    def _inputs(self, rows: np.ndarray) -> torch.Tensor:
-        """What the network sees of some samples, in main memory."""
-        samples = self._data.samples[rows]
-        return torch.from_numpy(samples if self._data.on_images else normalize_rows(samples))
+def _train(data: SearchData, found: dict[str, Any], seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Select with one seed, train, and yield a row of the artifact after each part."""
+    generator = torch.Generator().manual_seed(data.seed + seed)
+    training, validation = data.splits[seed]
+    rows = _coreset(data, found, training, np.random.default_rng([data.seed, seed]))
+    inputs, test, room = _inputs(data, rows), _inputs(data, validation), Room(device)
+    options, sizes = data.options, (data.num_classes, data.hidden_dim)
+    network = build_network(options.model, inputs, *sizes, generator=generator).to(device)
+    judged = DeviceRows(test, room), _labels(data, validation, device), TEST_ROWS[data.on_images]
+    _, batch_size, learning_rate = EVALUATION_TRAININGS[options.model]
+    prepare: Prepare = prepare_images if data.on_images else unprepared
+    reports = {-(-data.steps * part // data.parts) for part in range(1, data.parts + 1)}
+    for step in training_steps(
+        network,
+        DeviceRows(inputs, room),
+        _labels(data, rows, device),
+        steps=data.steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        generator=generator,
+        prepare=prepare,
+        dtype=getattr(torch, options.dtype),
+    ):
+        if step in reports:
+            yield {
+                "budget": data.budget,
+                "method": found.get("choice", data.select.name),
+                "beta": found.get("beta"),
+                "seed": seed,
+                "validation_accuracy": accuracy(network, *judged, prepare),
+                "steps": step,
+                "epochs": step * batch_size / len(rows),
+                "device": device.type,
+            }
+            network.train()
 
-    def _labels(self, rows: np.ndarray) -> torch.Tensor:
-        """Labels of some samples, int64 [n], on the device."""
-        return torch.from_numpy(self._data.labels[rows]).to(self._device)
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing to save: a trial takes seconds, and starts over when its actor is lost."""
+def _inputs(data: SearchData, rows: np.ndarray) -> torch.Tensor:
+    """What the network sees of some samples, in main memory."""
+    samples = data.samples[rows]
+    return torch.from_numpy(samples if data.on_images else normalize_rows(samples))
 
-    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Nothing to load."""
+
+def _labels(data: SearchData, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Labels of some samples, int64 [n], on the device."""
+    return torch.from_numpy(data.labels[rows]).to(device)
 
 
 def _coreset(data: SearchData, found: dict[str, Any], training: np.ndarray, rng: np.random.Generator) -> np.ndarray:

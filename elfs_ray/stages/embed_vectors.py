@@ -18,7 +18,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
@@ -27,14 +26,13 @@ from elfs_ray.data.vectors import Vectors, open_vectors
 from elfs_ray.errors import UsageError
 from elfs_ray.stages.parts.embed_rows import index_of
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.tasks import results_in_order
 
 SPLIT, DONE, FOUND, ORDERED = "split", "done", "embeddings", "ordered"
 # Parts of `samples` that are put in order at once; all their vectors are in memory.
 PARTS_TOGETHER = 64
 TASKS_IN_FLIGHT = 16
-Range = tuple[int, list[str]]
-"""Number of a range, and the paths of its parts of `samples`."""
+Range = tuple[int, int, list[str]]
+"""Number of a range, number of its first part of `samples`, and the paths of its parts."""
 
 
 class Keys(NamedTuple):
@@ -73,7 +71,7 @@ def run(context: StageContext) -> StageResult:
     table = open_vectors(str(location), context.config.ingest.id_column)
     _check_rows(context, table)
     paths = store.part_paths(context.artifact("samples"))
-    ranges = [(number, paths[first : first + PARTS_TOGETHER])
+    ranges = [(number, first, paths[first : first + PARTS_TOGETHER])
               for number, first in enumerate(range(0, len(paths), PARTS_TOGETHER))]  # fmt: skip
     _split(context, table, ranges)
     _check_dim(context, table)
@@ -103,16 +101,16 @@ def run(context: StageContext) -> StageResult:
 
 def _split(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> None:
     """Save the vectors of each row group by range of samples."""
-    store, work = context.store, context.work
+    store, work, workers = context.store, context.work, context.workers
     done = set(store.names(work, DONE))
-    pending = [number for number in range(len(table.groups)) if f"{number}.json" not in done]
+    pending = [(number,) for number in range(len(table.groups)) if f"{number}.json" not in done]
     if pending:
-        first = ray.put(np.array([index_of(store, paths[0])[0].as_py() for _, paths in ranges]))
-        keys, shared = _hashed_ids.remote(store, context.artifact("samples")), ray.put(table)
+        begins = workers.share(np.array([index_of(store, paths[0])[0].as_py() for _, _, paths in ranges]))
+        keys, shared = workers.begin(_hashed_ids, store, context.artifact("samples")), workers.share(table)
         in_order = None if table.has_ids else context.artifact("samples")
+        first = store, work, shared, begins, keys, in_order
         with context.counting("vectors", len(table.groups), "row groups", len(done)) as counter:
-            tasks = (_split_group.remote(store, work, shared, number, first, keys, in_order) for number in pending)
-            for _ in results_in_order(tasks, TASKS_IN_FLIGHT):
+            for _ in workers.map(_split_group, pending, *first, cpus=0.5, at_once=TASKS_IN_FLIGHT):
                 counter.advance(1)
 
 
@@ -120,13 +118,12 @@ def _order(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> Or
     """Write the parts of `embeddings`, of all ranges that are not written; returns the counts of all."""
     store, work = context.store, context.work
     there = set(store.names(work, ORDERED))
-    pending = [(number, paths) for number, paths in ranges if f"{number}.json" not in there]
-    described = table.location, table.dim
-    tasks = (_order_range.remote(store, work, described, number, paths) for number, paths in pending)
-    found = list(results_in_order(tasks, TASKS_IN_FLIGHT))
+    pending = [each for each in ranges if f"{each[0]}.json" not in there]
+    first = store, work, (table.location, table.dim)
+    found = list(context.workers.map(_order_range, pending, *first, cpus=0.5, at_once=TASKS_IN_FLIGHT))
     found += [Ordered(**store.read_json(work, ORDERED, name)) for name in there]
-    first = next((each.one for each in found if each.lacking), "")
-    return Ordered(sum(each.used for each in found), sum(each.lacking for each in found), first)
+    one = next((each.one for each in found if each.lacking), "")
+    return Ordered(sum(each.used for each in found), sum(each.lacking for each in found), one)
 
 
 def _check_dim(context: StageContext, table: Vectors) -> None:
@@ -163,7 +160,6 @@ def _hash(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return pd.util.hash_array(_composed(ids).to_numpy(zero_copy_only=False), categorize=False)
 
 
-@ray.remote(num_cpus=1)
 def _hashed_ids(store: RunFolder, samples: str) -> Keys:
     """The samples by the hashes of their ids."""
     batches = [batch for batch in store.dataset(samples).to_batches(columns=KEY) if batch.num_rows]
@@ -199,15 +195,14 @@ def owners(ids: pa.Array, keys: Keys) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return rows[kept], found[kept], several[kept]
 
 
-@ray.remote(num_cpus=0.5)
 def _split_group(
     store: RunFolder,
     work: str,
     table: Vectors,
-    number: int,
     first: np.ndarray,
     keys: Keys,
     in_order: str | None,
+    number: int,
 ) -> None:
     """Save the vectors of one row group that belong to samples, in a file for each range.
 
@@ -240,15 +235,16 @@ def _split_schema(dim: int) -> pa.Schema:
     return schema.embeddings(dim).append(pa.field("several", pa.bool_()))
 
 
-@ray.remote(num_cpus=0.5)
-def _order_range(store: RunFolder, work: str, described: tuple[str, int], number: int, paths: list[str]) -> Ordered:
+def _order_range(
+    store: RunFolder, work: str, described: tuple[str, int], number: int, first: int, paths: list[str]
+) -> Ordered:
     """Write the parts of one range, up to the first that lacks vectors."""
     location, dim = described
     held = _split_schema(dim).empty_table()
     if store.names(work, SPLIT, str(number)):
         held = store.read_table(work, SPLIT, str(number)).sort_by("index")
     used, lacking, one = 0, 0, ""
-    for part, path in enumerate(paths, number * PARTS_TOGETHER):
+    for part, path in enumerate(paths, first):
         keys = pq.read_table(path, filesystem=store.filesystem, columns=KEY)
         rows, counts = look_up(held, keys, location)
         used, absent = used + int(counts.sum()), counts == 0

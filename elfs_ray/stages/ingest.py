@@ -2,8 +2,8 @@
 
 Reads: the user's source. Writes: `samples` (one row for each usable image, `index` dense in the source's order) and
 `quarantine` (every other input with its reason); samples + quarantine = inputs, always.
-Work unit: one chunk of the source, checked by a Ray Data task that saves a file of its own; a retry or a second run
-writes the same file again.
+Work unit: one chunk of the source, checked by a task that saves a file of its own; a retry or a second run writes the
+same file again.
 """
 
 import time
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
@@ -21,11 +20,11 @@ from elfs_ray.artifacts.table import join_contents, part_name, samples_content
 from elfs_ray.config import IngestConfig
 from elfs_ray.data.images import ImageError, inspect
 from elfs_ray.data.sources import Source, open_input
+from elfs_ray.data.sources.base import Chunk
 from elfs_ray.data.unusable import refuse_many
 from elfs_ray.errors import UsageError
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.progress import Counter
-from elfs_ray.workers.on_ray.tasks import results_in_order
+from elfs_ray.workers.progress import Counter
 
 CHECKED = "checked"
 WRITES_IN_FLIGHT = 64
@@ -61,21 +60,19 @@ def _check_all(context: StageContext, source: Source) -> None:
     done = source.count - sum(chunk.rows for chunk in pending)
     if not pending:
         return
-    shared = ray.put((source, context.store, f"{context.work}/{CHECKED}", context.config.ingest.max_pixels))
+    workers, max_pixels = context.workers, context.config.ingest.max_pixels
+    first = workers.share(source), context.store, f"{context.work}/{CHECKED}", max_pixels
     with context.counting("checking images", source.count, "images", done) as counter:
-        rows = [{"chunks": group} for group in source.groups(pending)]
-        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000))
-        dataset.map(
-            _check_group,  # type: ignore[arg-type] # Ray's annotations know no further arguments
-            fn_kwargs={"shared": shared, "counter": counter},
-            num_cpus=0.5,
-        ).materialize()
+        groups = ((group,) for group in source.groups(pending))
+        for _ in workers.map(_check_group, groups, *first, counter, cpus=0.5):
+            pass
 
 
-def _check_group(row: dict[str, Any], shared: "ray.ObjectRef[Any]", counter: Counter) -> dict[str, int]:
+def _check_group(
+    source: Source, store: RunFolder, folder: str, max_pixels: int, counter: Counter, chunks: list[Chunk]
+) -> None:
     """Read the images of some chunks, check each and save what was found, in a file for each chunk."""
-    source, store, folder, max_pixels = ray.get(shared)
-    for chunk, table in zip(row["chunks"], source.read_group(row["chunks"]), strict=True):
+    for chunk, table in zip(chunks, source.read_group(chunks), strict=True):
         if table.num_rows != chunk.rows:
             raise UsageError(
                 f"{chunk.paths[0]} gave {table.num_rows:,} rows where {chunk.rows:,} were listed; it is damaged or has "
@@ -84,7 +81,6 @@ def _check_group(row: dict[str, Any], shared: "ray.ObjectRef[Any]", counter: Cou
         checked = _check(table, max_pixels) if source.has_images else _unchecked(table)
         store.write_table(checked, _checked_schema(source), folder, part_name(chunk.number))
         counter.advance(table.num_rows)
-    return {"chunks": len(row["chunks"])}
 
 
 def _samples_schema(source: Source) -> pa.Schema:
@@ -126,16 +122,17 @@ def _unchecked(table: pa.Table) -> pa.Table:
 def _number(context: StageContext, source: Source, options: IngestConfig) -> tuple[dict[str, int], str]:
     """Give good images their index and write the artifacts; returns the counts and the samples' content."""
     store, folder = context.store, f"{context.work}/{CHECKED}"
-    task = _quarantine.remote(store, context.work, source.location, source.count, options.max_bad_fraction)
-    quarantined: int = ray.get(task)
-    content = _write_samples(store, folder, f"{context.work}/samples", source)
+    listed = source.location, source.count
+    quarantined = context.workers.call(_quarantine, store, context.work, *listed, options.max_bad_fraction)
+    first = store, folder, f"{context.work}/samples", _samples_schema(source)
+    parts = _good_rows(store, folder, source)
+    content = join_contents(context.workers.map(_write_part, parts, *first, cpus=0.5, at_once=WRITES_IN_FLIGHT))
     samples = store.count_rows(context.work, "samples")
     if samples + quarantined != source.count:
         raise AssertionError(f"{samples} samples + {quarantined} quarantined != {source.count} inputs")
     return {"inputs": source.count, "samples": samples, "quarantined": quarantined}, content
 
 
-@ray.remote(num_cpus=1)
 def _quarantine(store: RunFolder, work: str, location: str, count: int, max_bad_fraction: float) -> int:
     """Refuse what makes the input as a whole unusable, and set the bad rows apart; returns how many there are."""
     listed = store.read_table(work, CHECKED, columns=["position", "sample_id"])
@@ -152,28 +149,26 @@ def _quarantine(store: RunFolder, work: str, location: str, count: int, max_bad_
     return len(bad)
 
 
-def _write_samples(store: RunFolder, checked: str, target: str, source: Source) -> str:
-    """Write the good rows of each chunk with their index, one task a chunk, a few at a time; returns their content."""
-    full_schema = _samples_schema(source)
+def _good_rows(store: RunFolder, checked: str, source: Source) -> Iterator[tuple[str, int]]:
+    """The parts that have good rows, each with the index of its first."""
+    first_index = 0
+    for chunk in source.chunks:
+        name = part_name(chunk.number)
+        good = store.dataset(checked, name).count_rows(filter=pc.is_null(pc.field("reason")))
+        if good:
+            yield name, first_index
+        first_index += good
 
-    @ray.remote(num_cpus=0.5)
-    def write(name: str, first_index: int) -> int:
-        table = store.read_table(checked, name)
-        good = table.filter(pc.is_null(table["reason"]))
-        numbered = good.append_column("index", pa.array(np.arange(first_index, first_index + len(good))))
-        store.write_table(numbered, full_schema, target, name)
-        return samples_content(numbered)
 
-    def writes() -> "Iterator[ray.ObjectRef[int]]":
-        first_index = 0
-        for chunk in source.chunks:
-            name = part_name(chunk.number)
-            good = store.dataset(checked, name).count_rows(filter=pc.is_null(pc.field("reason")))
-            if good:
-                yield write.remote(name, first_index)
-            first_index += good
-
-    return join_contents(results_in_order(writes(), WRITES_IN_FLIGHT))
+def _write_part(
+    store: RunFolder, checked: str, target: str, full_schema: pa.Schema, name: str, first_index: int
+) -> int:
+    """Write the good rows of a chunk with their index; returns their content."""
+    table = store.read_table(checked, name)
+    good = table.filter(pc.is_null(table["reason"]))
+    numbered = good.append_column("index", pa.array(np.arange(first_index, first_index + len(good))))
+    store.write_table(numbered, full_schema, target, name)
+    return samples_content(numbered)
 
 
 def _refuse_duplicates(sample_ids: pa.ChunkedArray, location: str) -> None:

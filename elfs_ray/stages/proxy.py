@@ -1,4 +1,4 @@
-"""Proxy: a classifier trained on the pseudo-labels with Ray Train, whose training dynamics rate every sample.
+"""Proxy: a classifier trained on the pseudo-labels, whose training dynamics rate every sample.
 
 Reads: `pseudo_labels`, and `embeddings` (mlp) or `samples` (networks on images). Writes: `dynamics`.
 A supervised baseline reads `labels_true` in place of pseudo-labels, and writes `dynamics_supervised`.
@@ -30,7 +30,8 @@ from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import choose_proxy
 from elfs_ray.stages.parts.method_inputs import count_classes, dynamics_artifact, labels_in_use
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.data_parallel import (
+from elfs_ray.workers.base import Training
+from elfs_ray.workers.data_parallel import (
     bare,
     data_parallel,
     owned,
@@ -38,17 +39,7 @@ from elfs_ray.workers.on_ray.data_parallel import (
     share_weight,
     summed_on_first,
 )
-from elfs_ray.workers.on_ray.progress import Counter
-from elfs_ray.workers.on_ray.train import (
-    METRICS_FILE,
-    is_first_of_machine,
-    is_first_worker,
-    load_state,
-    run_training,
-    save_checkpoint,
-    tells_progress,
-    training_device,
-)
+from elfs_ray.workers.progress import Counter
 
 DYNAMICS = "dynamics"
 MIN_BATCH_ROWS = 16
@@ -87,29 +78,29 @@ def run(context: StageContext) -> StageResult:
             context.seed(),
             counter,
         )
-        metrics = run_training(context, _train, task, int(options.workers))
+        metrics = context.workers.train(_train, task, store, context.work, int(options.workers))
     chosen = {**options.model_dump(mode="json"), "supervised": config.select.supervised}
     return StageResult(artifacts={dynamics_artifact(config): DYNAMICS}, chosen=chosen, metrics=metrics)
 
 
-def _train(task: ProxyTask) -> None:
+def _train(task: ProxyTask, worker: Training) -> None:
     """One worker: train from the last checkpoint on, recording dynamics; the first worker writes them."""
-    training = _Training(task, training_device())
+    proxy = _Proxy(task, worker.device)
     options = task.options
     total = options.folds * int(options.epochs)
-    for number in range(load_state(training.load), total):
-        _train_epoch(task, training, number)
+    for number in range(worker.load(proxy.load), total):
+        _train_epoch(task, worker, proxy, number)
         if number + 1 == total or (number + 1) % options.checkpoint_epochs == 0:
-            save_checkpoint({"epoch": number}, training.state(), number + 1)
-    dynamics = summed_on_first(training.dynamics.state_dict())
-    if is_first_worker():
-        training.dynamics.load_state_dict(dynamics)
-        task.store.write_json(_write_dynamics(task, training), task.work, METRICS_FILE)
-    if is_first_of_machine():
-        training.arrays.remove()
+            worker.save({"epoch": number}, proxy.state(), number + 1)
+    dynamics = summed_on_first(proxy.dynamics.state_dict())
+    if worker.is_first:
+        proxy.dynamics.load_state_dict(dynamics)
+        worker.tell(_write_dynamics(task, proxy))
+    if worker.is_first_of_machine:
+        proxy.arrays.remove()
 
 
-class _Training:
+class _Proxy:
     """Inputs, labels and dynamics of all samples, and the network of one fold, on one device.
 
     Each sample is one worker's in all epochs, which alone keeps its dynamics.
@@ -181,51 +172,51 @@ class _Training:
         self.dynamics.keep(owned(torch.arange(len(self.labels), device=self.device)))
 
 
-def _train_epoch(task: ProxyTask, training: _Training, number: int) -> None:
+def _train_epoch(task: ProxyTask, worker: Training, proxy: _Proxy, number: int) -> None:
     """One epoch of one fold; `number` counts the epochs of all folds."""
-    options, num_samples = task.options, len(training.labels)
+    options, num_samples = task.options, len(proxy.labels)
     fold, epoch = divmod(number, int(options.epochs))
     if epoch == 0:
-        training.begin(fold)
-    generator = torch.Generator(training.device).manual_seed(task.seed + number)
-    drawn = epoch_batches(len(training.rows), options.batch_size, MIN_BATCH_ROWS, generator)
-    batches = [training.rows[batch] for batch in drawn]
+        proxy.begin(fold)
+    generator = torch.Generator(proxy.device).manual_seed(task.seed + number)
+    drawn = epoch_batches(len(proxy.rows), options.batch_size, MIN_BATCH_ROWS, generator)
+    batches = [proxy.rows[batch] for batch in drawn]
     mine = owned_of_batches(batches)
     total_steps = int(options.epochs) * len(batches)
-    training.network.train()
+    proxy.network.train()
     seen = 0
-    for step, (batch, rows, inputs) in enumerate(zip(batches, mine, training.inputs.batches(mine), strict=True)):
+    for step, (batch, rows, inputs) in enumerate(zip(batches, mine, proxy.inputs.batches(mine), strict=True)):
         draws = Draws(task.seed, number, rows)
-        labels = training.labels[rows]
+        labels = proxy.labels[rows]
         logits = train_step(
-            training.parallel,
-            training.optimizer,
-            prepare_images(inputs, draws) if training.on_images else inputs,
+            proxy.parallel,
+            proxy.optimizer,
+            prepare_images(inputs, draws) if proxy.on_images else inputs,
             labels,
             float(options.learning_rate) * cosine_factor(epoch * len(batches) + step, total_steps),
             weight=share_weight(len(rows), len(batch)),
             dtype=getattr(torch, options.dtype),
         )
         if options.folds == 1:
-            training.dynamics.update(rows, logits.float(), labels, epoch)
+            proxy.dynamics.update(rows, logits.float(), labels, epoch)
         seen += len(batch)
-        if tells_progress(step, len(batches)):
+        if worker.tells_progress(step, len(batches)):
             task.counter.reach(number * num_samples + seen)
-    _record_held_out(training, options.batch_size, epoch)
+    _record_held_out(proxy, options.batch_size, epoch)
 
 
 @torch.inference_mode()
-def _record_held_out(training: _Training, batch_size: int, epoch: int) -> None:
+def _record_held_out(proxy: _Proxy, batch_size: int, epoch: int) -> None:
     """Dynamics of the samples that the network does not train on; none with a single fold."""
-    training.network.eval()
-    mine = training.held_out[owned(training.held_out)].split(batch_size) if len(training.held_out) else ()
-    for rows, inputs in zip(mine, training.inputs.batches(mine), strict=True):
-        logits = training.network(prepare_images(inputs, None) if training.on_images else inputs)
-        training.dynamics.update(rows, logits.float(), training.labels[rows], epoch)
+    proxy.network.eval()
+    mine = proxy.held_out[owned(proxy.held_out)].split(batch_size) if len(proxy.held_out) else ()
+    for rows, inputs in zip(mine, proxy.inputs.batches(mine), strict=True):
+        logits = proxy.network(prepare_images(inputs, None) if proxy.on_images else inputs)
+        proxy.dynamics.update(rows, logits.float(), proxy.labels[rows], epoch)
 
 
-def _write_dynamics(task: ProxyTask, training: _Training) -> dict[str, Any]:
-    columns = training.dynamics.finalize()
+def _write_dynamics(task: ProxyTask, proxy: _Proxy) -> dict[str, Any]:
+    columns = proxy.dynamics.finalize()
     if not np.isfinite(columns["aum"]).all():
         raise UsageError(
             f"proxy training diverged at proxy.learning_rate={task.options.learning_rate}; set a smaller one"
@@ -237,7 +228,7 @@ def _write_dynamics(task: ProxyTask, training: _Training) -> dict[str, Any]:
     task.store.write_table(table, layout, task.work, DYNAMICS, part_name(0))
     return {
         "model": task.options.model,
-        "devices": [training.device.type],
+        "devices": [proxy.device.type],
         ("train_accuracy" if task.options.folds == 1 else "held_out_accuracy"): round(
             float(columns["last_correct"].mean()), 4
         ),

@@ -1,4 +1,4 @@
-"""Cluster: TEMI heads trained on embeddings with Ray Train, and the pseudo-labels they agree on.
+"""Cluster: TEMI heads trained on embeddings, and the pseudo-labels they agree on.
 
 Reads: `embeddings`, `neighbors`. Writes: `pseudo_labels` (label, confidence, agreement between heads).
 The workers of a machine map the same (reduced) embeddings, and hold them on their cards where they fit. Each trains on
@@ -29,18 +29,9 @@ from elfs_ray.core.temi_training import TemiOptions, TemiTraining
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import choose_cluster
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.data_parallel import average_over_workers, data_parallel, share_weight, worker_share
-from elfs_ray.workers.on_ray.progress import Counter
-from elfs_ray.workers.on_ray.train import (
-    METRICS_FILE,
-    is_first_of_machine,
-    is_first_worker,
-    load_state,
-    run_training,
-    save_checkpoint,
-    tells_progress,
-    training_device,
-)
+from elfs_ray.workers.base import Training
+from elfs_ray.workers.data_parallel import average_over_workers, data_parallel, share_weight, worker_share
+from elfs_ray.workers.progress import Counter
 
 PSEUDO_LABELS = "pseudo_labels"
 PCA_SAMPLE_ROWS = 200_000
@@ -73,15 +64,15 @@ def run(context: StageContext) -> StageResult:
     total = int(options.epochs) * num_samples
     with context.counting("clustering", total, "samples") as counter:
         task = TemiTask(store, context.work, options, num_classes, context.seed(), counter)
-        metrics = run_training(context, _train, task, int(options.workers))
+        metrics = context.workers.train(_train, task, store, context.work, int(options.workers))
     return StageResult(
         artifacts={PSEUDO_LABELS: PSEUDO_LABELS}, chosen=options.model_dump(mode="json"), metrics=metrics
     )
 
 
-def _train(task: TemiTask) -> None:
+def _train(task: TemiTask, worker: Training) -> None:
     """One worker: train from the last checkpoint on, then (first worker) write the pseudo-labels."""
-    device, options = training_device(), task.options
+    device, options = worker.device, task.options
     arrays, room = MappedArrays(task.store, task.work), Room(device)
     # On a card as they are stored; its products round to less anyway.
     narrow = torch.float16 if device.type == "cuda" and options.dtype == "bfloat16" else None
@@ -96,14 +87,13 @@ def _train(task: TemiTask) -> None:
         compiled=device.type == "cuda",
         parallel=parallel,
     )
-    for epoch in range(load_state(training.load), int(options.epochs)):
-        _train_epoch(task, training, epoch, features, neighbors)
+    for epoch in range(worker.load(training.load), int(options.epochs)):
+        _train_epoch(task, worker, training, epoch, features, neighbors)
         if epoch + 1 == int(options.epochs) or (epoch + 1) % options.checkpoint_epochs == 0:
-            save_checkpoint({"epoch": epoch, "loss": float(training.losses.mean())}, training.state(), epoch + 1)
-    if is_first_worker():
-        metrics = _write_pseudo_labels(task, training, features, arrays.column("neighbors", "ids"))
-        task.store.write_json(metrics, task.work, METRICS_FILE)
-    if is_first_of_machine():
+            worker.save({"epoch": epoch, "loss": float(training.losses.mean())}, training.state(), epoch + 1)
+    if worker.is_first:
+        worker.tell(_write_pseudo_labels(task, training, features, arrays.column("neighbors", "ids")))
+    if worker.is_first_of_machine:
         arrays.remove()
 
 
@@ -143,7 +133,7 @@ def _features(task: TemiTask, arrays: MappedArrays) -> np.ndarray:
 
 
 def _train_epoch(
-    task: TemiTask, training: TemiTraining, epoch: int, features: DeviceRows, neighbors: DeviceRows
+    task: TemiTask, worker: Training, training: TemiTraining, epoch: int, features: DeviceRows, neighbors: DeviceRows
 ) -> None:
     """One pass over pairs of a sample and a random neighbour; leaves the mean loss of each head in `losses`."""
     options, device = task.options, training.prior.device
@@ -164,7 +154,7 @@ def _train_epoch(
             weight=weight,
             average=partial(average_over_workers, weight=weight),
         )
-        if tells_progress(number, len(batches)):
+        if worker.tells_progress(number, len(batches)):
             task.counter.reach(epoch * num_samples + min((number + 1) * batch_size, num_samples))
     training.losses = average_over_workers(training.losses) / steps
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
@@ -22,7 +21,8 @@ from elfs_ray.stages.parts.method_inputs import (
     read_known_labels,
 )
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.session import use_threads, worker_threads
+from elfs_ray.workers.base import Threads
+from elfs_ray.workers.compute import use_threads
 
 CORESET = "coreset"
 
@@ -33,8 +33,8 @@ def run(context: StageContext) -> StageResult:
     # One stream for all budgets: a smaller random coreset is the beginning of a larger one.
     seed, budget = context.seed(unit=f"coresets/{options.name}"), int(context.budget or 0)
     known = read_known_labels(context.store, config)
-    task = _select.remote(context.store, config, context.work, budget, found, known, seed, context.hardware.cpus)
-    measured: dict[str, Any] = ray.get(task)
+    threads = context.workers.threads()  # nothing else of the stage runs
+    measured = context.workers.call(_select, context.store, config, context.work, budget, found, known, seed, threads)
     return StageResult(
         artifacts={f"coresets/{options.name}/{budget}": CORESET},
         chosen={**options.model_dump(mode="json"), **found},
@@ -49,7 +49,6 @@ def run(context: StageContext) -> StageResult:
     )
 
 
-@ray.remote(num_cpus=1)
 def _select(
     store: RunFolder,
     config: RunConfig,
@@ -58,10 +57,10 @@ def _select(
     found: dict[str, Any],
     known: np.ndarray | None,
     seed: int,
-    threads: int,
+    threads: Threads,
 ) -> dict[str, Any]:
     """Write the coreset; returns what the manifest says of it."""
-    use_threads(worker_threads(threads, 1))  # nothing else of the stage runs
+    use_threads(threads())
     options = config.select
     method = get_method(options.method, **{**options.options, **found})
     inputs = read_inputs(store, config, method, known)

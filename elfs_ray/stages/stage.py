@@ -11,8 +11,9 @@ import numpy as np
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import RunConfig, Section
 from elfs_ray.console import Reporter
+from elfs_ray.workers.base import Workers
 from elfs_ray.workers.hardware import Hardware
-from elfs_ray.workers.on_ray.progress import Counter, new_counter, showing
+from elfs_ray.workers.progress import Counter, showing
 
 CHOSEN = "chosen.json"
 SectionT = TypeVar("SectionT", bound=Section)
@@ -25,6 +26,7 @@ class StageContext:
     Attributes:
         unit: name of the piece of work in the manifest, such as `embed` or `coresets/elfs/5000`.
         work: the unit's work folder, below the run folder; what is finished there survives a kill.
+        workers: who does the work.
         prefix: `test/` for the stages that prepare separate test images, else empty.
         budget: count of images to select, for the stages that run once for each budget.
     """
@@ -33,10 +35,15 @@ class StageContext:
     store: RunFolder
     unit: str
     work: str
-    hardware: Hardware
+    workers: Workers
     reporter: Reporter
     prefix: str = ""
     budget: int | None = None
+
+    @property
+    def hardware(self) -> Hardware:
+        """What the workers compute on."""
+        return self.workers.hardware
 
     def artifact(self, name: str) -> str:
         """Name of an artifact of the images this unit works on."""
@@ -73,7 +80,7 @@ class StageContext:
     @contextmanager
     def counting(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Counter]:
         """Show progress that any process can advance."""
-        counter = new_counter(done)
+        counter = self.workers.counter(done)
         with self.reporter.meter(title, total, unit, done) as meter, showing(counter, meter):
             yield counter
 

@@ -17,14 +17,14 @@ NODE = {"num_cpus": 2, "num_gpus": 1}
 # Stage -> what shows that it is in the middle: a file of the run, and what Ray calls the process that works on it.
 VICTIMS = {
     "embed": ("samples/*", "ray::MapWorker(MapBatches(_EncodeBatch)).submit"),
-    "neighbors": ("embeddings/*", "ray::_Shard"),
+    "neighbors": ("embeddings/*", "ray::_Holder"),
     "cluster": (".work/cluster-*/training/checkpoint_*", "ray::RayTrainWorker"),
 }
 # The same for stages in which a worker is killed, and its node stays.
 KILLED = {
     "proxy": (".work/proxy-*/training/checkpoint_*", "ray::RayTrainWorker"),
-    "beta-search": (f".work/beta_search-elfs-{BUDGET}-*", "ray::_BetaTrial"),
-    "evaluate": (f".work/evaluation-elfs-{BUDGET}-*", "ray::_train_one"),
+    "beta-search": (f".work/beta_search-elfs-{BUDGET}-*", "ray::_Trials"),
+    "evaluate": (f".work/evaluation-elfs-{BUDGET}-*", "ray::train_one"),
 }
 GPUS = {
     "MapWorker(MapBatches(_EncodeBatch)).__init__": {1.0},

@@ -387,7 +387,7 @@ class TestThroughTheCommandLine:
         def closed(*_):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/data/run/samples")
 
-        monkeypatch.setattr(ingest, "samples_content", closed)
+        monkeypatch.setattr(ingest, "_write_part", closed)
         code, _, err = call("run", "--input", tmp_path / "images", "--out", tmp_path / "run", *NEEDED)
         assert err == (
             "elfs-ray: ingest stopped: Permission denied (/data/run/samples); change the permissions and run the same "
@@ -400,7 +400,7 @@ class TestThroughTheCommandLine:
         write_picture(tmp_path / "images" / "0.png")
         from elfs_ray.stages import ingest
 
-        monkeypatch.setattr(ingest, "samples_content", lambda table: {}["no such key"])
+        monkeypatch.setattr(ingest, "_write_part", lambda *_: {}["no such key"])
         code, _, err = call("run", "--input", tmp_path / "images", "--out", tmp_path / "run", *NEEDED)
         assert err == "elfs-ray: unexpected KeyError: 'no such key'; add --debug for details, and report them\n"
         assert code == 1

@@ -17,6 +17,7 @@ from elfs_ray.console import Reporter
 from elfs_ray.planning.auto_options import choose_beta_search
 from elfs_ray.stages.stage import StageContext
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
+from elfs_ray.workers.on_ray.workers import OnRay
 from nodes import workers
 from small import BUDGET, OPTIONS
 
@@ -101,7 +102,7 @@ def test_only_networks_on_images_take_the_arithmetic_of_the_hardware(model, dtyp
 def test_goes_on_as_it_began_on_another_machine(tmp_path, model):
     """Trials that ended there stand beside those from here; how often one is tried again changes nothing."""
     config = RunConfig(input="photos", num_classes=2, budgets=[1])
-    context = StageContext(config, RunFolder(str(tmp_path)), "unit", "work", Hardware("cpu", 2, 0), Reporter())
+    context = StageContext(config, RunFolder(str(tmp_path)), "unit", "work", OnRay(Hardware("cpu", 2, 0)), Reporter())
     here = choose_beta_search(BetaSearchConfig(model=model, max_failures=5), 32, 100, image_dtype="bfloat16")
     there = choose_beta_search(BetaSearchConfig(model=model, max_failures=2), 32, 100, image_dtype="float32")
     assert context.as_begun(here) == here
@@ -139,7 +140,7 @@ def test_actors_lost_between_and_in_trials(search, tmp_path):
         for count in (2, 5):
             while not ended.wait(0.002):
                 saved = list(run_dir.glob(".work/beta_search-*/trials/*.json"))
-                actors = workers(os.getpid(), "ray::_BetaTrial") if len(saved) >= count else []
+                actors = workers(os.getpid(), "ray::_Trials") if len(saved) >= count else []
                 if actors:
                     os.kill(actors[0], signal.SIGKILL)
                     killed.append(actors[0])

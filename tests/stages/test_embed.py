@@ -112,7 +112,7 @@ def test_one_execution_after_the_other(ray_session, small_run, small_input, tmp_
     encode, executions = embed._encode, []
 
     def failing(*arguments):
-        executions.append(arguments[-1].paths)
+        executions.append(arguments[-1])
         if len(executions) == 2:
             raise RunError("lost")
         return encode(*arguments)

@@ -17,6 +17,7 @@ from elfs_ray.stages import labels as stage
 from elfs_ray.stages.parts.method_inputs import check_known_labels, read_known_labels
 from elfs_ray.stages.stage import StageContext
 from elfs_ray.workers.hardware import Hardware
+from elfs_ray.workers.on_ray.workers import OnRay
 from test_exports import picture
 
 CANDIDATES, BROKEN = [f"{number}.png" for number in range(6)], ["broken.png"]
@@ -62,7 +63,7 @@ def bring(tmp_path):
             values["evaluate.test_labels"] = write("test.csv", test_labels)
         unit, reporter = prefix.replace("/", "_") + "labels", Lines()
         work = store.work_folder(unit, "0")
-        context = StageContext(load_config(values), store, unit, work, Hardware("cpu", 1, 0), reporter, prefix)
+        context = StageContext(load_config(values), store, unit, work, OnRay(Hardware("cpu", 1, 0)), reporter, prefix)
         metrics = stage.run(context).metrics
         store.write_json({"stages": {**store.manifest().get("stages", {}), unit: {"metrics": metrics}}}, MANIFEST)
         return metrics, [line.replace(str(tmp_path), "") for line in reporter.lines]
@@ -166,7 +167,7 @@ def test_the_name_of_a_shard_is_no_class(tmp_path, key):
         store.write_table(pa.Table.from_pylist(rows, of_samples), of_samples, f"{prefix}samples", "part-000000.parquet")
         empty = schema.QUARANTINE.empty_table()
         store.write_table(empty, schema.QUARANTINE, f"{prefix}quarantine", "part-000000.parquet")
-    context = StageContext(config, store, "labels", ".work/labels", Hardware("cpu", 1, 0), Reporter())
+    context = StageContext(config, store, "labels", ".work/labels", OnRay(Hardware("cpu", 1, 0)), Reporter())
     with pytest.raises(
         UsageError, match=r"the id 'shard-00/.*0001' begins with the name of a tar shard, .*'column:cls'"
     ):

@@ -20,7 +20,7 @@ from elfs_ray.planning.cost import exact_search_seconds, shard_bytes
 from elfs_ray.stages import neighbors
 from elfs_ray.stages.parts.shard_index import check_gpu_memory, why_no_gpu
 from elfs_ray.stages.stage import StageContext
-from elfs_ray.workers.on_ray.memory import Memory
+from elfs_ray.workers.hardware import Memory
 
 COUNT, DIM, K = 1200, 32, 10
 
@@ -62,9 +62,8 @@ def search(store, ray_session, tmp_path):
         work = f".work/{tmp_path.name}-{name}"
         for path in lists:
             store.write_bytes(path.read_bytes(), work, path.name)
-        result = neighbors.run(
-            StageContext(config, store, "neighbors", work, replace(ray_session, gpus=gpus), Reporter())
-        )
+        workers = replace(ray_session, planned=replace(ray_session.planned, gpus=gpus))
+        result = neighbors.run(StageContext(config, store, "neighbors", work, workers, Reporter()))
         if store.exists(work, neighbors.TRAINED) and not lists:
             (tmp_path / "kept").mkdir()
             (tmp_path / "kept" / neighbors.TRAINED).write_bytes(store.read_bytes(work, neighbors.TRAINED))

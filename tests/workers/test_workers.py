@@ -54,13 +54,13 @@ ON_IMAGES = {
 }
 
 
-def dynamics_on_images(folder, hardware, **options):
+def dynamics_on_images(folder, on, **options):
     """What the proxy records when it trains a network on images."""
     store = RunFolder(str(folder))
     sections = {f"proxy.{name}": value for name, value in options.items()}
     config = load_config({**ON_IMAGES, **sections}, base=store.manifest()["config"])
     work = ".work/proxy-of-test-" + "-".join(map(str, options.values()))
-    result = proxy.run(StageContext(config, store, "proxy", work, hardware, Reporter()))
+    result = proxy.run(StageContext(config, store, "proxy", work, on, Reporter()))
     found = store.read_table(work, result.artifacts["dynamics"])
     return {name: found[name].to_numpy() for name in found.column_names if name != "sample_id"}
 

@@ -6,7 +6,6 @@ Reads: `neighbors`. Writes: `near_duplicates`, the most similar pairs in descend
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
@@ -21,11 +20,10 @@ ALIKE = 0.95
 
 def run(context: StageContext) -> StageResult:
     """Keep the most similar pairs, and count the images that have a near-duplicate."""
-    alike: int = ray.get(_find.remote(context.store, context.work))
+    alike = context.workers.call(_find, context.store, context.work, cpus=0.5)
     return StageResult(artifacts={PAIRS: PAIRS}, metrics={"similarity": ALIKE, "alike": alike})
 
 
-@ray.remote(num_cpus=0.5)
 def _find(store: RunFolder, work: str) -> int:
     """Write the pairs; returns how many images are so similar to another."""
     pairs, similarity, alike = np.empty((0, 2), np.int64), np.empty(0, np.float32), 0

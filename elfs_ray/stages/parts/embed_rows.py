@@ -16,9 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-import ray
-from ray.data import Datasource, ReadTask
-from ray.data.block import BlockMetadata
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
@@ -28,9 +25,10 @@ from elfs_ray.data.images import load_with, to_square
 from elfs_ray.data.jpeg import for_card
 from elfs_ray.data.unusable import Unusable
 from elfs_ray.stages.stage import StageContext
+from elfs_ray.workers.base import Handle
 
 SAVED, FAILED = "rows", "failed"
-# Parts of `samples` that one execution of Ray Data takes: the driver keeps some 100 KB for each until it ends.
+# Parts of `samples` that one stream takes: the driver keeps some 100 KB for each until it ends.
 PARTS_AT_ONCE = 16_384
 # What the work on images is made of, in the order in which it is done; reported apart.
 PARTS = ("decode", "card_decode", "transfer", "encode")
@@ -78,35 +76,10 @@ class ForCard(NamedTuple):
     area: int
 
 
-class PendingSamples(Datasource):
-    """The samples of some parts that are still to encode, with their bytes or where to read them.
-
-    A task decodes what it reads. As blocks of their own the rows would all be read at once, being small, and Ray keeps
-    blocks of less than 100 KB in the memory of the driver.
-    """
-
-    def __init__(
-        self, store: RunFolder, paths: Sequence[str], columns: list[str], done: "ray.ObjectRef[np.ndarray]"
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.paths = paths
-        self._shared = store, columns, done
-
-    def estimate_inmemory_data_size(self) -> None:
-        """Not known; what a task gives on is cut to batches anyway."""
-
-    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
-        """One for each part."""
-        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(_read_pending, *self._shared, path), metadata) for path in self.paths]
-
-
-def _read_pending(
-    store: RunFolder, columns: list[str], done: "ray.ObjectRef[np.ndarray]", path: str
-) -> Iterator[pa.Table]:
-    """The rows of one part that are not done yet."""
+def read_pending(store: RunFolder, columns: list[str], done: Handle[np.ndarray], path: str) -> Iterator[pa.Table]:
+    """The rows of one part of `samples` that are still to encode, with their bytes or where to read them."""
     table = pq.read_table(path, filesystem=store.filesystem, columns=columns)
-    yield table.filter(pa.array(~ray.get(done)[table["index"].to_numpy()]))
+    yield table.filter(pa.array(~done.result()[table["index"].to_numpy()]))
 
 
 def grouped(paths: list[str]) -> list[list[str]]:
@@ -201,15 +174,14 @@ def put_in_order(context: StageContext, dim: int) -> None:
     store, work = context.store, context.work
     names = store.names(work, SAVED)
     first, last = (np.array([int(name.split("-")[place]) for name in names]) for place in (0, 1))
-    saved = ray.put((first, last, names))
-    for number, group in enumerate(grouped(store.part_paths(context.artifact("samples")))):
-        parts = enumerate(group, number * PARTS_AT_ONCE)
-        ray.get([_write_part.remote(store, work, dim, part_name(part), path, saved) for part, path in parts])
+    saved = context.workers.share((first, last, names))
+    parts = ((part_name(number), path) for number, path in enumerate(store.part_paths(context.artifact("samples"))))
+    for _ in context.workers.map(_write_part, parts, store, work, dim, saved, cpus=0.5):
+        pass
 
 
-@ray.remote(num_cpus=0.5)
 def _write_part(
-    store: RunFolder, work: str, dim: int, name: str, path: str, saved: tuple[np.ndarray, np.ndarray, list[str]]
+    store: RunFolder, work: str, dim: int, saved: tuple[np.ndarray, np.ndarray, list[str]], name: str, path: str
 ) -> None:
     """Write the rows of one part of `samples`, from the saved files that hold some of its range."""
     index, (first, last, names) = index_of(store, path), saved

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
-import ray
 
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import median_side, read_column
@@ -51,8 +50,6 @@ class Sets:
     test_dropped: int
 
 
-# No core of its own: it would wait for one behind the trainings of the evaluation before.
-@ray.remote(num_cpus=0, num_returns=2)
 def draw_sets(
     store: RunFolder,
     config: RunConfig,
