@@ -90,9 +90,10 @@ def select(
 
 def read_coresets(store: RunFolder, manifest: dict[str, Any]) -> dict[int, pa.Table]:
     """The coresets of the manifest's method and budgets, by count of images."""
+    from elfs_ray.artifacts.table import Table
     from elfs_ray.core.pruning import budget_count
 
     method = SelectConfig(**manifest["config"]["select"]).name
     num_samples = manifest["stages"]["ingest"]["rows"]["samples"]
     counts = [budget_count(budget, num_samples) for budget in manifest["config"]["budgets"]]
-    return {count: store.read_table(f"coresets/{method}/{count}") for count in counts}
+    return {count: Table(store, f"coresets/{method}/{count}").read() for count in counts}

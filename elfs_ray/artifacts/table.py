@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 from elfs_ray.artifacts.mapped import machine_array
 from elfs_ray.artifacts.parquet import ROW_GROUP_ROWS
 from elfs_ray.artifacts.run_folder import INDEX_FILE, RunFolder
-from elfs_ray.core.features import normalize_rows
 from elfs_ray.errors import UsageError
 
 KEY = ["sample_id", "index"]
@@ -149,12 +148,10 @@ class Table:
         """Some rows of a fixed-size-list column, [n, width]; `positions` as for `take`."""
         return self._filled(self._some(positions), name)
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """All rows in order, one row group in memory at a time."""
-        for part in self.parts():
-            with self._opened(part) as file:
-                for group in range(file.num_row_groups if part.rows else 0):
-                    yield _selected(file.read_row_group(group, columns=columns), columns)
+    def batches(self, columns: Sequence[str] | None = None, positions: np.ndarray | None = None) -> Iterator[pa.Table]:
+        """All rows in order, or those that `take` would give, one row group in memory at a time."""
+        for rows in self._range(0, None) if positions is None else self._some(positions):
+            yield from self._groups(rows, columns)
 
     def ranges(self, rows: int, most_bytes: int) -> list[tuple[int, int]]:
         """Ranges start, stop of at most `rows` rows and about `most_bytes` on storage; none crosses the end of a part.
@@ -234,16 +231,23 @@ class Table:
         return matrix
 
     def _read_part(self, rows: _Rows, columns: Sequence[str] | None) -> pa.Table:
-        group = rows.part.group
-        groups = np.arange(rows.low // group, (rows.high - 1) // group + 1)
         if rows.some is not None:
-            groups = np.unique(rows.some // group)
+            return pa.concat_tables(self._groups(rows, columns))
+        group = rows.part.group
+        first, last = rows.low // group, (rows.high - 1) // group
         with self._opened(rows.part) as file:
-            found = _selected(file.read_row_groups(groups.tolist(), columns=columns), columns)
-        if rows.some is None:
-            return found.slice(rows.low - int(groups[0]) * group, rows.size)
-        # All groups that were read are full, but for the last of the part.
-        return found.take(pa.array(np.searchsorted(groups, rows.some // group) * group + rows.some % group))
+            found = file.read_row_groups(list(range(first, last + 1)), columns=columns)
+        return _selected(found, columns).slice(rows.low - first * group, rows.size)
+
+    def _groups(self, rows: _Rows, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+        """The rows by row group."""
+        group = rows.part.group
+        some = np.arange(rows.low, rows.high) if rows.some is None else rows.some
+        with self._opened(rows.part) as file:
+            for number in np.unique(some // group).tolist():
+                found = _selected(file.read_row_group(number, columns=columns), columns)
+                inside = some[np.searchsorted(some, number * group) : np.searchsorted(some, (number + 1) * group)]
+                yield found if len(inside) == len(found) and rows.some is None else found.take(inside - number * group)
 
     @contextlib.contextmanager
     def _opened(self, part: Part) -> Iterator[pq.ParquetFile]:
@@ -259,29 +263,6 @@ class Table:
     def _damaged(self, what: str) -> UsageError:
         where = self.store.location(self.name)
         return UsageError(f"{where} is damaged: {what}; remove the run folder, or restore what is missing")
-
-
-class Embeddings(Table):
-    """The vectors of all samples: stored at unit length in half precision, and read as float32 of unit length."""
-
-    @property
-    def dim(self) -> int:
-        """Values of a vector."""
-        return self.width("vector")
-
-    def unit_vectors(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Of the samples start..stop-1, float32 [stop - start, d]."""
-        return normalize_rows(self.matrix("vector", start, stop))
-
-    def unit_vectors_at(self, positions: np.ndarray) -> np.ndarray:
-        """Of some samples, float32 [n, d]; `positions` as for `take`."""
-        return normalize_rows(self.matrix_at("vector", positions))
-
-    def mapped_unit_vectors(self) -> np.ndarray:
-        """Of all samples, float32 [rows, d], shared as `mapped` says."""
-        return self.derived(
-            "unit", lambda: (normalize_rows(fixed_size_matrix(batch["vector"])) for batch in self.batches(["vector"]))
-        )
 
 
 def fixed_size_matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:

@@ -226,6 +226,8 @@ def _say_places(store: RunFolder, coresets: Sequence[str], form: LogForm) -> Non
 
 def _summarise(store: RunFolder, manifest: dict[str, Any], coresets: Sequence[str]) -> None:
     """Say where the results are and what they are worth; in detail for one coreset, side by side for several."""
+    from elfs_ray.report.comparison import read_comparison
+
     stages = manifest["stages"]
     out.print()
     for name in coresets:
@@ -239,7 +241,7 @@ def _summarise(store: RunFolder, manifest: dict[str, Any], coresets: Sequence[st
         out.print(coreset_table(stages[f"coresets/{coresets[0]}"], evaluation))
     elif store.exists("comparison"):
         _say_place("comparison", store.location("comparison"))
-        out.print(comparison_table(store.read_table("comparison").to_pylist()))
+        out.print(comparison_table(read_comparison(store)))
         for line in unlike_trainings(stages):
             say(line)
 

@@ -7,17 +7,25 @@ import pyarrow as pa
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.core.metrics import mean_and_interval
 
 COMPARISON = "comparison"
 RANDOM = "random"
+_FILE = "all.parquet"
 
 
 def write_comparison(store: RunFolder) -> None:
     """Write the artifact `comparison`; nothing where there is no evaluation."""
     rows = compare(store)
     if rows:
-        store.write_table(pa.Table.from_pylist(rows, schema.COMPARISON), schema.COMPARISON, COMPARISON, "all.parquet")
+        store.write_table(pa.Table.from_pylist(rows, schema.COMPARISON), schema.COMPARISON, COMPARISON, _FILE)
+
+
+def read_comparison(store: RunFolder) -> list[dict[str, Any]]:
+    """The rows that `write_comparison` wrote; none where it did not."""
+    rows: list[dict[str, Any]] = store.read_table(COMPARISON, _FILE).to_pylist() if store.exists(COMPARISON) else []
+    return rows
 
 
 def compare(store: RunFolder) -> list[dict[str, Any]]:
@@ -46,11 +54,11 @@ def _scores(store: RunFolder, stages: dict[str, Any]) -> dict[tuple[int, str, st
     Without separate test images each evaluation has a test set of its own: a method is set against the random subsets
     that were tested on the same one, and the row of random is the mean over all.
     """
-    units = [unit for unit in stages if unit.startswith("evaluation/") and store.part_paths(unit)]
+    units = [unit for unit in stages if unit.startswith("evaluation/") and store.exists(unit)]
     if not units:
         return {}
     names = ["budget", "model", "subset", "seed", "test_accuracy"]
-    tables = {unit: store.read_table(unit, columns=names).to_pandas() for unit in units}
+    tables = {unit: Table(store, unit).read(columns=names).to_pandas() for unit in units}
     rows = pd.concat(tables, names=["unit"]).reset_index("unit")
     keys = ["unit", "budget", "model", "seed"]
     random = rows[rows["subset"] == RANDOM].set_index(keys)["test_accuracy"].rename("random")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.report.thumbnails import Pictures, Thumbnail
 
 FEWEST_OF_A_CLUSTER = 4
@@ -56,11 +57,11 @@ def describe_coresets(store: RunFolder, manifest: dict[str, Any], pictures: Pict
 def _describe(store: RunFolder, manifest: dict[str, Any], unit: str, pictures: Pictures, limit: int) -> Coreset:
     stages, name = manifest["stages"], unit.removeprefix("coresets/")
     record = stages[unit]["metrics"]
-    table = store.read_table(unit, columns=["index", "pseudo_label"])
+    table = Table(store, unit).read(columns=["index", "pseudo_label"])
     indices, labels = table["index"].to_numpy(), table["pseudo_label"].to_numpy(zero_copy_only=False)
     gallery, left_out = _by_cluster(indices, labels, limit)
     dynamics = "dynamics_supervised" if record.get("supervised", False) else "dynamics"
-    hardest, easiest = _pruned(store, dynamics, indices, limit // 4) if store.exists(dynamics) else ({}, {})
+    hardest, easiest = _pruned(Table(store, dynamics), indices, limit // 4) if store.exists(dynamics) else ({}, {})
     evaluation, coverage = (stages.get(f"{kind}/{name}") for kind in ("evaluation", "coverage"))
     return Coreset(
         name,
@@ -100,17 +101,16 @@ def _by_cluster(indices: np.ndarray, labels: np.ndarray, limit: int) -> tuple[li
     return gallery, len(clusters) - len(shown)
 
 
-def _pruned(store: RunFolder, dynamics: str, selected: np.ndarray, limit: int) -> tuple[dict[int, str], dict[int, str]]:
+def _pruned(dynamics: Table, selected: np.ndarray, limit: int) -> tuple[dict[int, str], dict[int, str]]:
     """Indices of the hardest and of the easiest images left out, with their AUM as caption."""
-    table = store.read_table(dynamics, columns=["index", "aum"])
-    indices, aum = table["index"].to_numpy(), table["aum"].to_numpy()
-    is_kept = np.isin(indices, selected)
+    aum = dynamics.column("aum")
+    is_kept = np.isin(np.arange(len(aum)), selected)
     order = np.argsort(aum, kind="stable")
     order = order[~is_kept[order]]
     hard = order[aum[order] <= aum[is_kept].min()][:limit]
     easy = order[aum[order] >= aum[is_kept].max()][::-1][:limit]
 
     def captions(rows: np.ndarray) -> dict[int, str]:
-        return {int(indices[row]): f"AUM {aum[row]:.2f}" for row in rows}
+        return {int(row): f"AUM {aum[row]:.2f}" for row in rows}
 
     return captions(hard), captions(easy)

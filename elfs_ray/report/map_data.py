@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.report.thumbnails import Pictures
 
 MOST_PICTURES = 1000
@@ -26,9 +27,11 @@ def map_data(
     """
     if not store.exists("map"):
         return None
-    table = store.read_table("map")
+    table = Table(store, "map").read()
     index = table["index"].to_numpy()
-    selected = {name: _points(store, f"coresets/{name}", index) for name in coresets}
+    selected = {
+        name: np.flatnonzero(np.isin(index, Table(store, f"coresets/{name}").column("index"))) for name in coresets
+    }
     found: dict[str, Any] = {
         "x": [round(value, 2) for value in table["x"].to_pylist()],
         "y": [round(value, 2) for value in table["y"].to_pylist()],
@@ -39,9 +42,9 @@ def map_data(
         "difficulty": None,
     }
     if store.exists("pseudo_labels"):
-        found["cluster"] = _at(store, "pseudo_labels", "label", index).tolist()
+        found["cluster"] = Table(store, "pseudo_labels").column("label")[index].tolist()
     if store.exists("dynamics"):
-        aum = _at(store, "dynamics", "aum", index)
+        aum = Table(store, "dynamics").column("aum")[index]
         found["aum"] = [round(value, 3) for value in aum.tolist()]
         # By rank, 1 the hardest: a few extreme values would leave one colour for all others.
         found["difficulty"] = np.round(
@@ -61,14 +64,3 @@ def _pictured(index: np.ndarray, selected: dict[str, np.ndarray], most: int) -> 
     others = np.setdiff1d(np.arange(len(index)), chosen)
     first = min(len(chosen), max(most // 2, most - len(others)))
     return np.sort(np.concatenate([rng.permutation(chosen)[:first], rng.permutation(others)[: most - first]]))
-
-
-def _points(store: RunFolder, artifact: str, index: np.ndarray) -> np.ndarray:
-    """Positions on the map of the samples of a coreset, int64."""
-    rows = store.read_table(artifact, columns=["index"])["index"].to_numpy()
-    return np.flatnonzero(np.isin(index, rows))
-
-
-def _at(store: RunFolder, artifact: str, column: str, index: np.ndarray) -> np.ndarray:
-    """A column at the samples of the map; artifacts are in order of index."""
-    return store.read_table(artifact, columns=[column])[column].to_numpy()[index]

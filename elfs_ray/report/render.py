@@ -10,9 +10,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from elfs_ray.artifacts.run_folder import REPORT, RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.core.metrics import came_farthest
 from elfs_ray.report import charts
-from elfs_ray.report.comparison import COMPARISON
+from elfs_ray.report.comparison import read_comparison
 from elfs_ray.report.coresets import Coreset, describe_coresets
 from elfs_ray.report.map_data import MOST_PICTURES, map_data
 from elfs_ray.report.quality import label_free_signals, warning
@@ -51,7 +52,7 @@ def write_report(store: RunFolder) -> str:
     coresets = describe_coresets(store, manifest, gallery, min(limit, MOST_THUMBNAILS // _count(stages, "coresets/")))
     names = [coreset.name for coreset in coresets]
     points = map_data(store, names, Pictures(store, MAP_BYTES), MOST_PICTURES if limit else 0)
-    comparison = store.read_table(COMPARISON).to_pylist() if store.exists(COMPARISON) else []
+    comparison = read_comparison(store)
     environment = Environment(loader=PackageLoader("elfs_ray.report", "page"), autoescape=True, trim_blocks=True)
     page = environment.get_template("report.html").render(
         manifest=manifest,
@@ -93,9 +94,9 @@ def _duplicates(store: RunFolder, stages: dict[str, Any], pictures: Pictures) ->
     if "duplicates" not in stages:
         return []
     first = next((unit for unit in stages if unit.startswith("coresets/")), None)
-    selected = set(store.read_table(first, columns=["index"])["index"].to_pylist()) if first else set()
+    selected = set(Table(store, first).column("index").tolist()) if first else set()
     found = []
-    for row in store.dataset("near_duplicates").head(DUPLICATE_PAIRS).to_pylist():
+    for row in Table(store, "near_duplicates").read(0, DUPLICATE_PAIRS).to_pylist():
         both = (row["index"], row["other"])
         names = row["sample_id"], row["other_id"]
         shown = pictures.make(dict.fromkeys(both, ""))
@@ -114,11 +115,11 @@ def _charts(store: RunFolder, stages: dict[str, Any], coresets: list[Coreset]) -
 
 
 def _aum_chart(store: RunFolder, coresets: list[Coreset]) -> str:
-    aum = store.read_table("dynamics", columns=["aum"])["aum"].to_numpy()
+    aum = Table(store, "dynamics").column("aum")
     cuts = {}
     for coreset in coresets:
         if coreset.beta is not None:
-            kept = aum[store.read_table(f"coresets/{coreset.name}", columns=["index"])["index"].to_numpy()]
+            kept = aum[Table(store, f"coresets/{coreset.name}").column("index")]
             cuts[coreset.name] = (float(kept.min()), float(kept.max()))
     return charts.histogram(aum, cuts, "area under the margin")
 
@@ -134,7 +135,7 @@ def _beta_chart(store: RunFolder, stages: dict[str, Any]) -> str:
             continue
         name = unit.removeprefix(prefix)
         trials: dict[tuple[str, float], list[dict[str, Any]]] = {}
-        for row in store.read_table(unit).to_pylist():
+        for row in Table(store, unit).read().to_pylist():
             curve = name if name.startswith(f"{row['method']}/") else f"{name}: {row['method']}"
             trials.setdefault((curve, row["beta"] or 0.0), []).append(row)
         whole = came_farthest(np.array([[row["steps"] for row in rows] for rows in trials.values()]))
@@ -164,7 +165,7 @@ def _accuracy_charts(store: RunFolder, coresets: list[Coreset], comparison: list
     for coreset in coresets:
         if coreset.evaluation:
             # Random subsets stand in the evaluation of every method, and count once.
-            rows = store.read_table(f"evaluation/{coreset.name}").to_pylist()
+            rows = Table(store, f"evaluation/{coreset.name}").read().to_pylist()
             trainings.update({f"{row['training']} {row['subset']}": row for row in rows})
     results: dict[str, dict[str, dict[str, list[float]]]] = {}
     for row in sorted(trainings.values(), key=lambda row: row["budget"]):
@@ -181,5 +182,5 @@ def _rate(record: dict[str, Any]) -> str:
 def _quarantine(store: RunFolder) -> list[dict[str, Any]]:
     if not store.exists("quarantine"):
         return []
-    rows: list[dict[str, Any]] = store.dataset("quarantine").head(QUARANTINE_ROWS).to_pylist()
+    rows: list[dict[str, Any]] = Table(store, "quarantine").read(0, QUARANTINE_ROWS).to_pylist()
     return rows

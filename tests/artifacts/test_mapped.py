@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 
 from elfs_ray.artifacts import schema, writing
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.mapped import machine_array, remove_arrays
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import Embeddings, matrix_column
+from elfs_ray.artifacts.table import matrix_column
 from elfs_ray.core.features import normalize_rows
 
 LAYOUT = schema.embeddings(4)

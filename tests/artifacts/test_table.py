@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elfs_ray.artifacts import parquet, schema, writing
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import INDEX_FILE, RunFolder
 from elfs_ray.artifacts.samples import join_contents, median_side, samples_content
-from elfs_ray.artifacts.table import Embeddings, Table, matrix_column
+from elfs_ray.artifacts.table import Table, matrix_column
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.errors import UsageError
 
