@@ -91,9 +91,10 @@ def select(
 
 def read_coresets(store: RunFolder) -> dict[int, pa.Table]:
     """The coresets of the method and budgets that the run folder remembers, by count of images."""
+    from elfs_ray.artifacts.table import Table
     from elfs_ray.core.pruning import budget_count
 
     config, records = store.manifest()["config"], store.records().current
     method, num_samples = SelectConfig(**config["select"]).name, records[Unit("ingest")].rows["samples"]
     units = [Unit("select", method=method, budget=budget_count(budget, num_samples)) for budget in config["budgets"]]
-    return {unit.budget: store.read_table(unit.artifact("coresets")) for unit in units}
+    return {unit.budget: Table(store, unit.artifact("coresets")).read() for unit in units}

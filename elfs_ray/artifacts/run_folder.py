@@ -18,12 +18,11 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from elfs_ray.artifacts import filesystems
+from elfs_ray.artifacts.parquet import encode
 from elfs_ray.artifacts.record import Record, Records, Unit
 from elfs_ray.errors import UsageError
 
@@ -34,8 +33,8 @@ REPORT = "report.html"
 WORK = ".work"
 LOGS = "logs/"
 """Artifacts below it are for people, and no stage needs them."""
-ROW_GROUP_ROWS = 8192
-"""Who reads some rows of a large part reads the groups that hold them, not the part."""
+INDEX_FILE = "_index.json"
+"""Beside the parts of an artifact: what they hold (`artifacts.table`)."""
 _PENDING_RECORD = "record.json"
 _COPIES_AT_ONCE = 16
 _READINGS = 4
@@ -139,29 +138,11 @@ class RunFolder:
         Raises:
             ValueError: the table lacks a column, or a column that may not be null holds nulls.
         """
-        table = table.select(schema.names).cast(schema)
-        sink = pa.BufferOutputStream()
-        columns = _columns_that_repeat(schema)
-        pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS, use_dictionary=columns)
-        self.write_bytes(sink.getvalue(), *parts)
+        self.write_bytes(encode(table, schema).data, *parts)
 
-    def dataset(self, *parts: str) -> pads.Dataset:
-        """A lazily read artifact (its Parquet parts in order)."""
-        return pads.dataset(self.part_paths(*parts), filesystem=self.filesystem, format="parquet")
-
-    def part_paths(self, *parts: str) -> list[str]:
-        """Paths of the Parquet files of an artifact, in order; or the path of one file that is named."""
-        if parts[-1].endswith(".parquet"):
-            return [self.path(*parts)]
-        return [self.path(*parts, name) for name in self.names(*parts) if name.endswith(".parquet")]
-
-    def read_table(self, *parts: str, columns: list[str] | None = None, rows: pc.Expression | None = None) -> pa.Table:
-        """Read an artifact into memory: all columns or some, all rows or those that an expression keeps."""
-        return self.dataset(*parts).to_table(columns=columns, filter=rows)
-
-    def count_rows(self, *parts: str) -> int:
-        """Rows of an artifact; 0 when it has no part."""
-        return self.dataset(*parts).count_rows() if self.part_paths(*parts) else 0
+    def read_table(self, *parts: str, columns: list[str] | None = None) -> pa.Table:
+        """Read one Parquet file: all columns or some."""
+        return pq.read_table(self.path(*parts), columns=columns, filesystem=self.filesystem, partitioning=None)
 
     def delete(self, *parts: str) -> None:
         """Remove a file or a folder if it is there."""
@@ -231,7 +212,13 @@ class RunFolder:
             work: its work folder.
             record: what the manifest shall say of it.
             folders: name of each of its artifacts -> folder below `work` that holds it.
+
+        Raises:
+            ValueError: a table has no part index, so that somebody may still write parts of it.
         """
+        for name, folder in folders.items():
+            if not name.startswith(LOGS) and not self.exists(work, folder, INDEX_FILE):
+                raise ValueError(f"{name} has no part index")
         self.write_json({"record": record.as_json(), "folders": dict(folders)}, work, _PENDING_RECORD)
         self.finish_publishing(work)
 
@@ -277,13 +264,6 @@ class RunFolder:
         files = [info.path for info in found if info.type == pafs.FileType.File]
         with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
             list(pool.map(self.filesystem.copy_file, files, [target + path[len(source) :] for path in files]))
-
-
-def _columns_that_repeat(schema: pa.Schema) -> list[str]:
-    """Parquet's names of all columns but vectors of fractions, which take four times as long to read as codes."""
-    lists = {field.name: field.type.value_type for field in schema if pa.types.is_fixed_size_list(field.type)}
-    vectors = {name for name, value in lists.items() if pa.types.is_floating(value)}
-    return [f"{name}.list.element" if name in lists else name for name in schema.names if name not in vectors]
 
 
 def _work_name(unit: Unit, fingerprint: str) -> str:

@@ -48,12 +48,13 @@ def export(
     debug: DebugOption = False,
 ) -> None:
     """Write a coreset in the form that an annotation tool or training code reads."""
+    from elfs_ray.artifacts.table import Table as Artifact
     from elfs_ray.exports import export_coreset, only_coreset
 
     store = run_folder(run_dir)
     name = coreset or only_coreset(store)
     written = export_coreset(store, name, to, out_dir, pre_annotations=pre_annotations, url=url)
-    say(f"{store.count_rows('coresets', name):,} images of {name} in {written}")
+    say(f"{Artifact(store, f'coresets/{name}').rows:,} images of {name} in {written}")
 
 
 @app.command(name="import-labels")

@@ -216,6 +216,8 @@ def _say_places(store: RunFolder, coresets: Sequence[Unit], form: LogForm) -> No
 
 def _summarise(store: RunFolder, coresets: Sequence[Unit]) -> None:
     """Say where the results are and what they are worth; in detail for one coreset, side by side for several."""
+    from elfs_ray.report.comparison import read_comparison
+
     records = store.records().current
     out.print()
     for unit in coresets:
@@ -229,7 +231,7 @@ def _summarise(store: RunFolder, coresets: Sequence[Unit]) -> None:
         out.print(coreset_table(records[coresets[0]], evaluation))
     elif store.exists("comparison"):
         _say_place("comparison", store.location("comparison"))
-        out.print(comparison_table(store.read_table("comparison").to_pylist()))
+        out.print(comparison_table(read_comparison(store)))
         for line in unlike_trainings(records):
             say(line)
 

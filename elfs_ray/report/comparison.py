@@ -8,10 +8,12 @@ import pyarrow as pa
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.record import Records, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.core.metrics import mean_and_interval
 
 COMPARISON = "comparison"
 RANDOM = "random"
+_FILE = "all.parquet"
 
 
 def write_comparison(store: RunFolder) -> None:
@@ -20,7 +22,13 @@ def write_comparison(store: RunFolder) -> None:
     if not rows:
         store.delete(COMPARISON)
     else:
-        store.write_table(pa.Table.from_pylist(rows, schema.COMPARISON), schema.COMPARISON, COMPARISON, "all.parquet")
+        store.write_table(pa.Table.from_pylist(rows, schema.COMPARISON), schema.COMPARISON, COMPARISON, _FILE)
+
+
+def read_comparison(store: RunFolder) -> list[dict[str, Any]]:
+    """The rows that `write_comparison` wrote; none where it did not."""
+    rows: list[dict[str, Any]] = store.read_table(COMPARISON, _FILE).to_pylist() if store.exists(COMPARISON) else []
+    return rows
 
 
 def compare(store: RunFolder) -> list[dict[str, Any]]:
@@ -49,11 +57,11 @@ def _scores(store: RunFolder, records: Records) -> dict[tuple[int, str, str], pd
     Without separate test images each evaluation has a test set of its own: a method is set against the random subsets
     that were tested on the same one, and the row of random is the mean over all.
     """
-    units = [name for unit in records.of("evaluate") if store.part_paths(name := unit.artifact("evaluation"))]
+    units = [name for unit in records.of("evaluate") if store.exists(name := unit.artifact("evaluation"))]
     if not units:
         return {}
     names = ["budget", "model", "subset", "seed", "test_accuracy"]
-    tables = {unit: store.read_table(unit, columns=names).to_pandas() for unit in units}
+    tables = {unit: Table(store, unit).read(columns=names).to_pandas() for unit in units}
     rows = pd.concat(tables, names=["unit"]).reset_index("unit")
     keys = ["unit", "budget", "model", "seed"]
     random = rows[rows["subset"] == RANDOM].set_index(keys)["test_accuracy"].rename("random")

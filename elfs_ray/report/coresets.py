@@ -7,6 +7,7 @@ import numpy as np
 
 from elfs_ray.artifacts.record import SUPERVISED, Records, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config import is_supervised
 from elfs_ray.report.thumbnails import Pictures, Thumbnail
 
@@ -58,13 +59,13 @@ def describe_coresets(store: RunFolder, records: Records, pictures: Pictures, li
 
 def _describe(store: RunFolder, records: Records, unit: Unit, pictures: Pictures, limit: int) -> Coreset:
     metrics, supervised = records[unit].metrics, is_supervised(unit.method)
-    table = store.read_table(unit.artifact("coresets"), columns=["index", "pseudo_label"])
+    table = Table(store, unit.artifact("coresets")).read(columns=["index", "pseudo_label"])
     indices, labels = table["index"].to_numpy(), table["pseudo_label"].to_numpy(zero_copy_only=False)
     gallery, left_out = _by_cluster(indices, labels, limit)
     proxy = Unit("proxy", SUPERVISED if supervised else "")
     hardest, easiest = {}, {}
     if proxy in records:
-        hardest, easiest = _pruned(store, proxy.artifact("dynamics"), indices, limit // 4)
+        hardest, easiest = _pruned(Table(store, proxy.artifact("dynamics")), indices, limit // 4)
     evaluation, coverage = (records.beside(unit, stage) for stage in ("evaluate", "coverage"))
     return Coreset(
         unit.coreset,
@@ -105,17 +106,16 @@ def _by_cluster(indices: np.ndarray, labels: np.ndarray, limit: int) -> tuple[li
     return gallery, len(clusters) - len(shown)
 
 
-def _pruned(store: RunFolder, dynamics: str, selected: np.ndarray, limit: int) -> tuple[dict[int, str], dict[int, str]]:
+def _pruned(dynamics: Table, selected: np.ndarray, limit: int) -> tuple[dict[int, str], dict[int, str]]:
     """Indices of the hardest and of the easiest images left out, with their AUM as caption."""
-    table = store.read_table(dynamics, columns=["index", "aum"])
-    indices, aum = table["index"].to_numpy(), table["aum"].to_numpy()
-    is_kept = np.isin(indices, selected)
+    aum = dynamics.column("aum")
+    is_kept = np.isin(np.arange(len(aum)), selected)
     order = np.argsort(aum, kind="stable")
     order = order[~is_kept[order]]
     hard = order[aum[order] <= aum[is_kept].min()][:limit]
     easy = order[aum[order] >= aum[is_kept].max()][::-1][:limit]
 
     def captions(rows: np.ndarray) -> dict[int, str]:
-        return {int(indices[row]): f"AUM {aum[row]:.2f}" for row in rows}
+        return {int(row): f"AUM {aum[row]:.2f}" for row in rows}
 
     return captions(hard), captions(easy)

@@ -6,6 +6,7 @@ import numpy as np
 
 from elfs_ray.artifacts.record import Records, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.report.thumbnails import Pictures
 
 MOST_PICTURES = 1000
@@ -24,9 +25,12 @@ def map_data(store: RunFolder, records: Records, pictures: Pictures, most_pictur
     """
     if Unit("map") not in records:
         return None
-    table = store.read_table("map")
+    table = Table(store, "map").read()
     index = table["index"].to_numpy()
-    selected = {unit.coreset: _points(store, unit.artifact("coresets"), index) for unit in records.of("select")}
+    selected = {
+        unit.coreset: np.flatnonzero(np.isin(index, Table(store, unit.artifact("coresets")).column("index")))
+        for unit in records.of("select")
+    }
     found: dict[str, Any] = {
         "x": [round(value, 2) for value in table["x"].to_pylist()],
         "y": [round(value, 2) for value in table["y"].to_pylist()],
@@ -37,9 +41,9 @@ def map_data(store: RunFolder, records: Records, pictures: Pictures, most_pictur
         "difficulty": None,
     }
     if Unit("pseudo_labels") in records:
-        found["cluster"] = _at(store, "pseudo_labels", "label", index).tolist()
+        found["cluster"] = Table(store, "pseudo_labels").column("label")[index].tolist()
     if Unit("proxy") in records:
-        aum = _at(store, "dynamics", "aum", index)
+        aum = Table(store, "dynamics").column("aum")[index]
         found["aum"] = [round(value, 3) for value in aum.tolist()]
         # By rank, 1 the hardest: a few extreme values would leave one colour for all others.
         found["difficulty"] = np.round(
@@ -59,14 +63,3 @@ def _pictured(index: np.ndarray, selected: dict[str, np.ndarray], most: int) -> 
     others = np.setdiff1d(np.arange(len(index)), chosen)
     first = min(len(chosen), max(most // 2, most - len(others)))
     return np.sort(np.concatenate([rng.permutation(chosen)[:first], rng.permutation(others)[: most - first]]))
-
-
-def _points(store: RunFolder, artifact: str, index: np.ndarray) -> np.ndarray:
-    """Positions on the map of the samples of a coreset, int64."""
-    rows = store.read_table(artifact, columns=["index"])["index"].to_numpy()
-    return np.flatnonzero(np.isin(index, rows))
-
-
-def _at(store: RunFolder, artifact: str, column: str, index: np.ndarray) -> np.ndarray:
-    """A column at the samples of the map; artifacts are in order of index."""
-    return store.read_table(artifact, columns=[column])[column].to_numpy()[index]

@@ -12,10 +12,11 @@ from plotly.offline import get_plotlyjs
 
 from elfs_ray.artifacts.record import Record, Records, Unit
 from elfs_ray.artifacts.run_folder import REPORT, RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config import is_supervised
 from elfs_ray.core.metrics import came_farthest
 from elfs_ray.report import charts
-from elfs_ray.report.comparison import COMPARISON
+from elfs_ray.report.comparison import read_comparison
 from elfs_ray.report.coresets import Coreset, describe_coresets
 from elfs_ray.report.map_data import MOST_PICTURES, map_data
 from elfs_ray.report.quality import label_free_signals, warning
@@ -53,7 +54,7 @@ def write_report(store: RunFolder) -> str:
     most = min(limit, MOST_THUMBNAILS // max(1, len(records.of("select"))))
     coresets = describe_coresets(store, records, gallery, most)
     points = map_data(store, records, Pictures(store, MAP_BYTES), MOST_PICTURES if limit else 0)
-    comparison = store.read_table(COMPARISON).to_pylist() if store.exists(COMPARISON) else []
+    comparison = read_comparison(store)
     environment = Environment(loader=PackageLoader("elfs_ray.report", "page"), autoescape=True, trim_blocks=True)
     page = environment.get_template("report.html").render(
         manifest=manifest,
@@ -92,9 +93,9 @@ def _duplicates(store: RunFolder, records: Records, pictures: Pictures) -> list[
         return []
     selected = set[int]()
     for unit in islice(records.of("select"), 1):
-        selected.update(store.read_table(unit.artifact("coresets"), columns=["index"])["index"].to_pylist())
+        selected.update(Table(store, unit.artifact("coresets")).column("index").tolist())
     found = []
-    for row in store.dataset("near_duplicates").head(DUPLICATE_PAIRS).to_pylist():
+    for row in Table(store, "near_duplicates").read(0, DUPLICATE_PAIRS).to_pylist():
         both = (row["index"], row["other"])
         names = row["sample_id"], row["other_id"]
         shown = pictures.make(dict.fromkeys(both, ""))
@@ -113,7 +114,7 @@ def _charts(store: RunFolder, records: Records, coresets: list[Coreset]) -> dict
 
 
 def _aum_chart(store: RunFolder, coresets: list[Coreset]) -> str:
-    aum = store.read_table("dynamics", columns=["aum"])["aum"].to_numpy()
+    aum = Table(store, "dynamics").column("aum")
     cuts = {}
     for coreset in coresets:
         if coreset.beta is not None:
@@ -130,7 +131,7 @@ def _beta_chart(store: RunFolder, records: Records) -> str:
     for unit, record in records.of("beta_search").items():
         name = unit.coreset
         trials: dict[tuple[str, float], list[dict[str, Any]]] = {}
-        for row in store.read_table(unit.artifact("beta_search")).to_pylist():
+        for row in Table(store, unit.artifact("beta_search")).read().to_pylist():
             curve = name if name.startswith(f"{row['method']}/") else f"{name}: {row['method']}"
             trials.setdefault((curve, row["beta"] or 0.0), []).append(row)
         whole = came_farthest(np.array([[row["steps"] for row in rows] for rows in trials.values()]))
@@ -163,7 +164,7 @@ def _accuracy_charts(store: RunFolder, records: Records, comparison: list[dict[s
     trainings: dict[str, dict[str, Any]] = {}
     for unit in records.of("evaluate"):
         # Random subsets stand in the evaluation of every method, and count once.
-        rows = store.read_table(unit.artifact("evaluation")).to_pylist()
+        rows = Table(store, unit.artifact("evaluation")).read().to_pylist()
         trainings.update({f"{row['training']} {row['subset']}": row for row in rows})
     results: dict[str, dict[str, dict[str, list[float]]]] = {}
     for row in sorted(trainings.values(), key=lambda row: row["budget"]):
@@ -180,5 +181,5 @@ def _rate(record: Record) -> str:
 def _quarantine(store: RunFolder) -> list[dict[str, Any]]:
     if not store.exists("quarantine"):
         return []
-    rows: list[dict[str, Any]] = store.dataset("quarantine").head(QUARANTINE_ROWS).to_pylist()
+    rows: list[dict[str, Any]] = Table(store, "quarantine").read(0, QUARANTINE_ROWS).to_pylist()
     return rows

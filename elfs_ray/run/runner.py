@@ -280,7 +280,7 @@ class _Execution:
         unit, work = planned.unit, context.work
         folders = {unit.artifact(name): name for name in planned.stage.outputs}
         rows = {
-            artifact: self.store.count_rows(work, name)
+            artifact: Table(self.store, f"{work}/{name}").rows
             for artifact, name in folders.items()
             if not name.startswith(LOGS)
         }
