@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from elfs_ray.artifacts.record import Record, Records, Unit
 from elfs_ray.artifacts.run_folder import LOGS, REPORT, RunFolder
 from elfs_ray.artifacts.run_lock import sole_driver
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
 from elfs_ray.data.unusable import UnusableImagesError
