@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from elfs_ray.artifacts.run_folder import LOGS, REPORT, RunFolder
 from elfs_ray.artifacts.run_lock import sole_driver
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config import RayConfig, RunConfig
 from elfs_ray.console import Reporter
 from elfs_ray.data.unusable import UnusableImagesError
@@ -104,7 +105,7 @@ def outline(configs: Sequence[RunConfig], store: RunFolder, *, until: str = "rep
     source = _check(configs, store, until)
     ingested = store.record("ingest")
     as_many = ingested is not None and ingested["metrics"].get("inputs") == source.count
-    num_samples = store.count_rows("samples") if as_many else source.count
+    num_samples = Table(store, "samples").rows if as_many else source.count
     found = first_steps(configs[0], source)
 
     def steps(*, presumed: bool) -> list[Step]:
@@ -175,7 +176,7 @@ class _Execution:
             self.run_steps([(configs[0], step) for step in first if step.stage in wanted])
             if until != "ingest":
                 _check_labeled(configs, self.store, self.reporter)
-                later = _later(configs, with_content(first, self.store), self.store.count_rows("samples"))
+                later = _later(configs, with_content(first, self.store), Table(self.store, "samples").rows)
                 self.run_steps([(config, step) for config, step in later if step.stage in wanted])
         except UnusableImagesError as found:
             self._set_aside(found, configs[0], first)
@@ -196,7 +197,7 @@ class _Execution:
             before = with_content(first, store)
             after = [replace(step, content=smaller.record["content"]) if step.unit == ingest.unit else step
                      for step in before]  # fmt: skip
-            num_samples = store.count_rows("samples")
+            num_samples = Table(store, "samples").rows
             for old, new in zip(*(later_steps(config, steps, num_samples) for steps in (before, after)), strict=True):
                 if old.stage == "embed" and old.fingerprint != new.fingerprint:
                     source, target = (store.work_folder(step.unit, step.fingerprint) for step in (old, new))
@@ -258,7 +259,7 @@ class _Execution:
     ) -> None:
         """Bring the artifacts of a step to their place, with a record of it."""
         tables = {name: folder for name, folder in result.artifacts.items() if not name.startswith(LOGS)}
-        rows = {name: self.store.count_rows(context.work, folder) for name, folder in tables.items()}
+        rows = {name: Table(self.store, f"{context.work}/{folder}").rows for name, folder in tables.items()}
         record = {
             "stage": step.stage,
             "fingerprint": step.fingerprint,
