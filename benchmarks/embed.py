@@ -43,11 +43,10 @@ from PIL import Image
 from scale import write_embeddings
 from sklearn.datasets import load_sample_image
 
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import read_vectors
 from elfs_ray.config import EmbedConfig, NeighborsConfig, RayConfig, RunConfig, load_config
 from elfs_ray.console import Meter, Reporter
-from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import shard_ranges
 from elfs_ray.data.digits import write_digits
 from elfs_ray.data.images import decode, to_square, to_uint8
@@ -184,10 +183,10 @@ def bare_search(
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     store, options = RunFolder(str(run_dir)), NeighborsConfig.model_validate(chosen)
-    count = store.count_rows("embeddings")
+    count = Table(store, "embeddings").rows
     start, stop = shard_ranges(count, together)[number]
     index = build_index(store, start, stop, options, None, on_gpu=False)
-    blocks = [normalize_rows(read_vectors(store, start=row, stop=min(row + QUERY_ROWS, count)))
+    blocks = [Embeddings(store).unit_vectors(start=row, stop=min(row + QUERY_ROWS, count))
               for row in range(0, count, QUERY_ROWS)]  # fmt: skip
     meet(folder, number, together)
     begun = time.time()

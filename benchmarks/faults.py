@@ -29,6 +29,7 @@ from pathlib import Path
 import psutil
 
 from elfs_ray.artifacts.run_folder import LOGS, RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.data.digits import write_digits
 
 BUDGET, TIMEOUT_SECONDS, POLL_SECONDS = 40, 900, 0.02
@@ -273,7 +274,7 @@ class Bench:
         ours, theirs = RunFolder(str(run_dir)), RunFolder(str(self.whole))
         record = theirs.record(fault.unit)
         names = [name for name in record["artifacts"] if not name.startswith(LOGS)] if record else []
-        tables = [[store.read_table(name) for name in names] for store in (ours, theirs)]
+        tables = [[Table(store, name).read() for name in names] for store in (ours, theirs)]
         both = [[table.drop([n for n in table.column_names if n == "seconds"]) for table in some] for some in tables]
         return bool(names) and all(mine.equals(other) for mine, other in zip(*both, strict=True))
 

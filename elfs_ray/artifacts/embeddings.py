@@ -1,5 +1,6 @@
 """The embeddings as all stages read them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,12 @@ class Embeddings(Table):
     def unit_vectors_at(self, positions: np.ndarray) -> np.ndarray:
         """Of some samples, float32 [n, d]; `positions` as for `take`."""
         return normalize_rows(self.matrix_at("vector", positions))
+
+    def chunks(self, start: int, stop: int, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of the samples start..stop-1, so many at a time: as stored, float16 [n, d], and as `unit_vectors`."""
+        for first in range(start, stop, rows):
+            halves = self.matrix("vector", first, min(first + rows, stop))
+            yield halves, normalize_rows(halves)
 
     def mapped_unit_vectors(self) -> np.ndarray:
         """Of all samples, float32 [rows, d], shared as `mapped` says."""

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +36,7 @@ LOGS = "logs/"
 INDEX_FILE = "_index.json"
 """Beside the parts of an artifact: what they hold (`artifacts.table`)."""
 _PENDING_RECORD = "record.json"
-_COPIES_AT_ONCE = 16
+_FILES_AT_ONCE = 16
 _READINGS = 4
 
 
@@ -143,6 +143,12 @@ class RunFolder:
     def read_table(self, *parts: str, columns: list[str] | None = None) -> pa.Table:
         """Read one Parquet file: all columns or some."""
         return pq.read_table(self.path(*parts), columns=columns, filesystem=self.filesystem, partitioning=None)
+
+    def read_tables(self, *parts: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Read the Parquet files of a folder in order of their names; several at once."""
+        names = [name for name in self.names(*parts) if name.endswith(".parquet")]
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            yield from pool.map(lambda name: self.read_table(*parts, name, columns=columns), names)
 
     def delete(self, *parts: str) -> None:
         """Remove a file or a folder if it is there."""
@@ -262,7 +268,7 @@ class RunFolder:
             return
         found = self.filesystem.get_file_info(pafs.FileSelector(source, recursive=True))
         files = [info.path for info in found if info.type == pafs.FileType.File]
-        with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             list(pool.map(self.filesystem.copy_file, files, [target + path[len(source) :] for path in files]))
 
 

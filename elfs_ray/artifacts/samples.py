@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.schema import shows_pictures
 from elfs_ray.artifacts.table import Table
 
@@ -33,9 +34,19 @@ def join_contents(parts: Iterable[int]) -> str:
     return f"{sum(parts) % _MODULUS:032x}"
 
 
-def median_side(samples: Table) -> float:
-    """Median short side of the images, pixels; 0 where embeddings stand for them."""
-    if not shows_pictures(samples.schema):
-        return 0.0
-    sizes = samples.read(columns=["width", "height"])
-    return float(np.median(np.minimum(sizes["width"].to_numpy(), sizes["height"].to_numpy())))
+def facts_of(samples: Table) -> dict[str, float]:
+    """How many they are, and the median short side of the images in pixels (0 where embeddings stand for them)."""
+    side = 0.0
+    if shows_pictures(samples.schema):
+        sizes = samples.read(columns=["width", "height"])
+        side = float(np.median(np.minimum(sizes["width"].to_numpy(), sizes["height"].to_numpy())))
+    return {"samples": samples.rows, "median_side": side}
+
+
+def median_side(store: RunFolder) -> float:
+    """The median short side of the candidates, as ingest found it."""
+    record = store.record("ingest")
+    if record is None:
+        raise KeyError("ingest")
+    side: float = record["metrics"]["median_side"]
+    return side

@@ -18,13 +18,14 @@ import pyarrow as pa
 import torch
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import LOGS, RunFolder
-from elfs_ray.artifacts.table import median_side, part_name, read_column, read_vectors
+from elfs_ray.artifacts.samples import median_side
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config import BetaSearchConfig, RunConfig, SelectConfig
 from elfs_ray.core.augmentation import prepare_images
 from elfs_ray.core.classifier import Prepare, accuracy, training_steps, unprepared
 from elfs_ray.core.device_rows import DeviceRows, Room
-from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.metrics import best_candidate
 from elfs_ray.core.networks import build_network
 from elfs_ray.core.pruning import beta_grid
@@ -56,14 +57,14 @@ class SearchData:
     Attributes:
         options: how it trains.
         inputs: what the method selects from.
-        samples: what the network sees of all samples: vectors [N, d], or pixels uint8 [N, 3, s, s].
+        samples: what the network sees of all samples: their embeddings, or pixels uint8 [N, 3, s, s].
         splits: positions of training and validation samples, for each seed.
     """
 
     options: BetaSearchConfig
     select: SelectConfig
     inputs: SelectionInputs
-    samples: np.ndarray
+    samples: Embeddings | np.ndarray
     labels: np.ndarray
     splits: list[tuple[np.ndarray, np.ndarray]]
     budget: int
@@ -74,7 +75,7 @@ class SearchData:
     @property
     def on_images(self) -> bool:
         """Whether the network sees pixels."""
-        return self.samples.ndim > 2
+        return isinstance(self.samples, np.ndarray)
 
     @property
     def steps(self) -> int:
@@ -97,11 +98,11 @@ def run(context: StageContext) -> StageResult:
     options = choose_beta_search(context.config.beta_search, median_side(store), budget, **context.hardware.dtypes)
     options = context.as_begun(options)
     context.begin(options)
-    betas = _betas(options, budget / store.count_rows("samples"))
+    betas = _betas(options, budget / context.table("samples").rows)
     method = get_method(select.method, **select.options)
     candidates = method.candidates(betas)
     rows = _search(context, options, candidates)
-    store.write_table(pa.Table.from_pylist(rows), schema.BETA_SEARCH, context.work, "table", part_name(0))
+    context.write("table", pa.Table.from_pylist(rows), schema.BETA_SEARCH)
     accuracies, steps = (
         np.array([row[name] for row in rows]).reshape(len(candidates), options.seeds)
         for name in ("validation_accuracy", "steps")
@@ -201,13 +202,11 @@ def _load(
 
     One split would decide between betas by a few samples of luck. The splits are the same for all methods and budgets.
     """
-    labels = read_column(store, labels_in_use(store, config), "label").astype(np.int64)
+    labels = Table(store, labels_in_use(store, config)).column("label").astype(np.int64)
     rng, size = np.random.default_rng(seeds[0]), int(options.image_size)
+    samples: Embeddings | np.ndarray = Embeddings(store)
     if size:
-        images, location = store.dataset("samples"), config.location
-        samples = read_pixels(images, size, config.ingest.max_pixels, location=location)
-    else:
-        samples = read_vectors(store)
+        samples = read_pixels(Table(store, "samples"), size, config.ingest.max_pixels, location=config.location)
     return SearchData(
         options=options,
         select=config.select,
@@ -277,8 +276,8 @@ def _train(data: SearchData, found: dict[str, Any], seed: int, device: torch.dev
 
 def _inputs(data: SearchData, rows: np.ndarray) -> torch.Tensor:
     """What the network sees of some samples, in main memory."""
-    samples = data.samples[rows]
-    return torch.from_numpy(samples if data.on_images else normalize_rows(samples))
+    samples = data.samples
+    return torch.from_numpy((samples.mapped_unit_vectors() if isinstance(samples, Embeddings) else samples)[rows])
 
 
 def _labels(data: SearchData, rows: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -6,7 +6,7 @@ With `embed.decode=gpu` the tasks only look at the headers of JPEGs, and the enc
 are under way in each encoder: while one is encoded, the other is decoded, copied or put away. Finished rows are saved
 in files of `checkpoint_rows`; a second run encodes only the rows that no file holds. On retry a task encodes its rows
 again, and the last step keeps one of equal rows.
-What the driver holds does not grow without end: see `PARTS_AT_ONCE`.
+What the driver holds does not grow without end: see `RANGES_AT_ONCE`.
 """
 
 import queue
@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from elfs_ray.artifacts.table import KEY, median_side, read_column
+from elfs_ray.artifacts.samples import median_side
+from elfs_ray.artifacts.table import KEY
 from elfs_ray.config import EmbedConfig
 from elfs_ray.core.features import UnitRows, unit_half
 from elfs_ray.data.card_decoding import INTERPOLATIONS, CardDecoder, built_for_cards, can_decode
@@ -38,13 +39,13 @@ from elfs_ray.stages.parts.embed_rows import (
     Pixels,
     count_failed,
     decode_batch,
-    grouped,
-    index_of,
     note_failed,
+    pending_ranges,
     put_in_order,
     read_failed,
     read_pending,
     save_batch,
+    saved_rows,
 )
 from elfs_ray.stages.stage import StageContext, StageResult
 from elfs_ray.workers.base import Source, Step, Threads
@@ -61,12 +62,10 @@ def run(context: StageContext) -> StageResult:
     started = time.monotonic()
     options, encoder = _choose(context)
     dim, source = encoder.dim, encoder.source
-    done = _saved_rows(context)
+    samples = context.table("samples").rows
+    done = saved_rows(context.store, context.work, samples)
     encoded, on_card, spent, devices = 0, 0, dict.fromkeys(TIMED, 0.0), set[str]()
-    inputs = context.store.count_rows(context.artifact("samples")) + context.store.count_rows(
-        context.artifact("quarantine")
-    )
-    bearable = context.config.ingest.max_bad_fraction * inputs
+    bearable = context.config.ingest.max_bad_fraction * (samples + context.table("quarantine").rows)
     context.store.delete(context.work, FAILED)  # they may be back
     if not done.all():
         _check_arithmetic(context, options)
@@ -107,7 +106,7 @@ def _choose(context: StageContext) -> tuple[EmbedConfig, Encoder]:
     else:
         section, hardware, store = context.config.embed, context.hardware, context.store
         native = load_encoder(section.encoder, weights=section.weights).preprocessing.size
-        sizes = store.count_rows("samples"), native, median_side(store)
+        sizes = context.table("samples").rows, native, median_side(store)
         arithmetic, card = hardware.image_dtype, built_for_cards()
         options = choose_embed(section, hardware.cpus, hardware.gpus, *sizes, image_dtype=arithmetic, card_decodes=card)
         options = context.as_begun(options)
@@ -146,27 +145,15 @@ def _check_device(context: StageContext, new: set[str]) -> None:
         )
 
 
-def _saved_rows(context: StageContext) -> np.ndarray:
-    """Which samples have a saved row, bool [N]."""
-    done = np.zeros(context.store.count_rows(context.artifact("samples")), dtype=bool)
-    if context.store.part_paths(context.work, SAVED):
-        done[read_column(context.store, f"{context.work}/{SAVED}", "index")] = True
-    return done
-
-
 def _stream(
     context: StageContext, options: EmbedConfig, encoder: Encoder, done: np.ndarray, counter: Counter
 ) -> Iterator[dict[str, np.ndarray]]:
     """Encode what is not done, one stream after the other; yields counts and seconds of saved files."""
-    store, samples = context.store, context.artifact("samples")
-    has_bytes = "image" in store.dataset(samples).schema.names
-    columns = [*KEY, "image" if has_bytes else "uri"]
-    read = partial(read_pending, store, columns, context.workers.share(done))
-    groups = grouped(store.part_paths(samples))
-    first = [index_of(store, group[0])[0].as_py() for group in groups] + [len(done)]
-    for number, paths in enumerate(groups):
-        if not done[first[number] : first[number + 1]].all():
-            yield from _encode(context, options, encoder, counter, read, paths)
+    samples = context.table("samples")
+    columns = [*KEY, "image" if "image" in samples.schema.names else "uri"]
+    read = partial(read_pending, samples, columns, context.workers.share(done))
+    for ranges in pending_ranges(samples, done):
+        yield from _encode(context, options, encoder, counter, read, ranges)
 
 
 def _encode(
@@ -174,8 +161,8 @@ def _encode(
     options: EmbedConfig,
     encoder: Encoder,
     counter: Counter,
-    read: Callable[[str], Iterator[pa.Table]],
-    paths: Sequence[str],
+    read: Callable[[tuple[int, int]], Iterator[pa.Table]],
+    ranges: Sequence[tuple[int, int]],
 ) -> Iterator[dict[str, np.ndarray]]:
     """Run read -> decode -> encode -> save; yields counts and seconds as files are saved."""
     hardware, config, batch_size = context.hardware, context.config, int(options.batch_size)
@@ -192,7 +179,7 @@ def _encode(
     decode_cpus, decode_bytes = 0.5, PROCESS_BYTES + DECODE_COPIES * pixel_bytes
     return context.workers.stream(
         # What reads and what decodes become one task, because they ask for the same.
-        Source(read, paths, decode_cpus, decode_bytes),
+        Source(read, ranges, decode_cpus, decode_bytes),
         Step(
             decode_batch,
             batch_size,

@@ -23,13 +23,13 @@ import pyarrow as pa
 import torch
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import part_name, read_column, read_vectors_at
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config import EvaluateConfig, RunConfig
 from elfs_ray.core.augmentation import prepare_images
 from elfs_ray.core.classifier import Prepare, accuracy, train_for_steps, unprepared
 from elfs_ray.core.device_rows import DeviceRows, Room
-from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.hiding import train_with_hiding
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
 from elfs_ray.core.networks import build_network
@@ -145,7 +145,7 @@ def _finish(begun: Begun, ended: dict[str, dict[str, Any]]) -> StageResult:
     ended.update(_saved_rows(store, context.work))
     names = {"budget": budget, "test_samples": described["test_samples"]}
     rows = [{**ended[key], **training._asdict(), **names} for training, key in keys.items()]
-    store.write_table(pa.Table.from_pylist(rows), schema.EVALUATION, context.work, RUNS, part_name(0))
+    context.write(RUNS, pa.Table.from_pylist(rows), schema.EVALUATION)
     quality = {} if config.select.supervised else context.workers.call(_label_quality, store, config, cpus=0.5)
     method, models = config.select.name, dict.fromkeys(config.evaluate.models)
     metrics = {
@@ -171,7 +171,7 @@ def _saved_rows(store: RunFolder, work: str) -> dict[str, dict[str, Any]]:
 def _earlier_rows(store: RunFolder) -> dict[str, dict[str, Any]]:
     """Rows of all published evaluations, by key."""
     units = [unit for unit in store.manifest().get("stages", {}) if unit.startswith("evaluation/")]
-    tables = [store.read_table(unit) for unit in units if store.part_paths(unit)]
+    tables = [Table(store, unit).read() for unit in units if store.exists(unit)]
     return {row["training"]: row for table in tables for row in table.to_pylist() if "training" in row}
 
 
@@ -192,8 +192,8 @@ def _load(
 
     def inputs(size: int, prefix: str, positions: np.ndarray, location: str) -> np.ndarray:
         if size == 0:
-            return read_vectors_at(embedded, positions, prefix + "embeddings")
-        samples = store.dataset(prefix + "samples")
+            return Embeddings(embedded, prefix + "embeddings").unit_vectors_at(positions)
+        samples = Table(store, prefix + "samples")
         limit = config.ingest.max_pixels
         return read_pixels(samples, size, limit, positions=positions, location=location, prefix=prefix)
 
@@ -218,8 +218,7 @@ def train_one(shared: Trainings, training: Training, key: str, seed: int, counte
     positions = sets.rows[training.subset, training.seed]
     rows = np.searchsorted(shared.used, positions)
     size = int(options.image_size)
-    as_inputs = torch.from_numpy if size else lambda vectors: torch.from_numpy(normalize_rows(vectors))
-    inputs = as_inputs(shared.inputs[size][rows])
+    inputs = torch.from_numpy(shared.inputs[size][rows])
     labels = torch.from_numpy(sets.labels[positions]).to(device)
     generator = torch.Generator().manual_seed(seed)
     network = build_network(training.model, inputs, shared.num_classes, options.hidden_dim, generator=generator)
@@ -238,7 +237,7 @@ def train_one(shared: Trainings, training: Training, key: str, seed: int, counte
         prepare=prepare,
         dtype=getattr(torch, options.dtype),
     )
-    test_inputs = DeviceRows(as_inputs(shared.test_inputs[size]), room)
+    test_inputs = DeviceRows(torch.from_numpy(shared.test_inputs[size]), room)
     test_labels = torch.tensor(sets.test_labels).to(device)
     row = {
         "training": key,
@@ -267,11 +266,11 @@ def _summary(rows: list[dict[str, Any]], method: str) -> dict[str, Any]:
 
 def _label_quality(store: RunFolder, config: RunConfig) -> dict[str, float]:
     """Agreement of the pseudo-labels with the truth, where both are known."""
-    artifact, labels = labels_in_use(store, config), read_column(store, "labels_true", "label")
+    artifact, labels = labels_in_use(store, config), Table(store, "labels_true").column("label")
     if not store.exists(artifact):
         return {}
     known = labels >= 0
-    clusters = read_column(store, artifact, "label")[known].astype(np.int64)
+    clusters = Table(store, artifact).column("label")[known].astype(np.int64)
     return {
         "pseudo_label_accuracy": round(cluster_accuracy(labels[known], clusters), 4),
         "pseudo_label_nmi": round(normalized_mutual_information(labels[known], clusters), 4),

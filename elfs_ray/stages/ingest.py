@@ -7,16 +7,18 @@ same file again.
 """
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import join_contents, part_name, samples_content
+from elfs_ray.artifacts.samples import facts_of, join_contents, samples_content
+from elfs_ray.artifacts.table import Part
+from elfs_ray.artifacts.writing import grouped, part_name, row_bytes, write_index, write_part, write_table
 from elfs_ray.config import IngestConfig
 from elfs_ray.data.images import ImageError, inspect
 from elfs_ray.data.sources import Source, open_input
@@ -119,56 +121,60 @@ def _unchecked(table: pa.Table) -> pa.Table:
     return table.append_column("reason", pa.nulls(table.num_rows, pa.string()))
 
 
-def _number(context: StageContext, source: Source, options: IngestConfig) -> tuple[dict[str, int], str]:
-    """Give good images their index and write the artifacts; returns the counts and the samples' content."""
-    store, folder = context.store, f"{context.work}/{CHECKED}"
+def _number(context: StageContext, source: Source, options: IngestConfig) -> tuple[dict[str, float], str]:
+    """Give good images their index and write the artifacts; returns facts of them, and the samples' content."""
+    store, workers, layout = context.store, context.workers, _samples_schema(source)
     listed = source.location, source.count
-    quarantined = context.workers.call(_quarantine, store, context.work, *listed, options.max_bad_fraction)
-    first = store, folder, f"{context.work}/samples", _samples_schema(source)
-    parts = _good_rows(store, folder, source)
-    content = join_contents(context.workers.map(_write_part, parts, *first, cpus=0.5, at_once=WRITES_IN_FLIGHT))
-    samples = store.count_rows(context.work, "samples")
-    if samples + quarantined != source.count:
-        raise AssertionError(f"{samples} samples + {quarantined} quarantined != {source.count} inputs")
-    return {"inputs": source.count, "samples": samples, "quarantined": quarantined}, content
+    good, sizes = workers.call(_set_bad_apart, store, context.work, *listed, options.max_bad_fraction)
+    first = np.cumsum([0, *good])
+    parts = (
+        (number, int(first[files.start]), [part_name(file) for file in files])
+        for number, files in enumerate(grouped(np.maximum(sizes, good * row_bytes(layout)).tolist()))
+    )
+    # One core each: who writes a part of encoded images holds it.
+    written = list(workers.map(_write_part, parts, store, context.work, layout, cpus=1, at_once=WRITES_IN_FLIGHT))
+    samples = write_index(store, f"{context.work}/samples", (part for part, _ in written), layout)
+    quarantined = source.count - samples.rows
+    facts = {"inputs": source.count, "quarantined": quarantined, **workers.call(facts_of, samples)}
+    return facts, join_contents(content for _, content in written)
 
 
-def _quarantine(store: RunFolder, work: str, location: str, count: int, max_bad_fraction: float) -> int:
-    """Refuse what makes the input as a whole unusable, and set the bad rows apart; returns how many there are."""
-    listed = store.read_table(work, CHECKED, columns=["position", "sample_id"])
-    if not np.array_equal(listed["position"].to_numpy(), np.arange(count)):
+def _set_bad_apart(
+    store: RunFolder, work: str, location: str, count: int, max_bad_fraction: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Refuse what makes the input as a whole unusable, and write `quarantine`.
+
+    Returns:
+        Good rows of each file of checked images, and its size in bytes, both int64.
+    """
+    listed, bad, good = [], [], []
+    for table in store.read_tables(work, CHECKED, columns=["position", "sample_id", "uri", "reason"]):
+        listed.append(table.select(["position", "sample_id"]))
+        bad.append(table.filter(pc.is_valid(table["reason"])))
+        good.append(len(table) - len(bad[-1]))
+    rows, quarantine = pa.concat_tables(listed), pa.concat_tables(bad)
+    if not np.array_equal(rows["position"].to_numpy(), np.arange(count)):
         raise UsageError(f"{location} changed while it was read; run the same command again")
-    _refuse_duplicates(listed["sample_id"], location)
-    del listed
-    bad = store.read_table(work, CHECKED, columns=["sample_id", "uri", "reason"], rows=pc.field("reason").is_valid())
-    if len(bad):
-        first = bad.slice(0, 1).to_pylist()[0]
-        refuse_many(len(bad), count, (first["sample_id"], first["reason"]), max_bad_fraction)
-    quarantine = bad.append_column("stage", pa.array(["ingest"] * len(bad), pa.string()))
-    store.write_table(quarantine, schema.QUARANTINE, work, "quarantine", part_name(0))
-    return len(bad)
-
-
-def _good_rows(store: RunFolder, checked: str, source: Source) -> Iterator[tuple[str, int]]:
-    """The parts that have good rows, each with the index of its first."""
-    first_index = 0
-    for chunk in source.chunks:
-        name = part_name(chunk.number)
-        good = store.dataset(checked, name).count_rows(filter=pc.is_null(pc.field("reason")))
-        if good:
-            yield name, first_index
-        first_index += good
+    _refuse_duplicates(rows["sample_id"], location)
+    if len(quarantine):
+        first = quarantine.slice(0, 1).to_pylist()[0]
+        refuse_many(len(quarantine), count, (first["sample_id"], first["reason"]), max_bad_fraction)
+    quarantine = quarantine.append_column("stage", pa.array(["ingest"] * len(quarantine), pa.string()))
+    write_table(store, f"{work}/quarantine", quarantine, schema.QUARANTINE)
+    infos = store.filesystem.get_file_info(pafs.FileSelector(store.path(work, CHECKED)))
+    sizes = {info.base_name: info.size for info in infos}
+    return np.array(good), np.array([sizes[part_name(number)] for number in range(len(good))])
 
 
 def _write_part(
-    store: RunFolder, checked: str, target: str, full_schema: pa.Schema, name: str, first_index: int
-) -> int:
-    """Write the good rows of a chunk with their index; returns their content."""
-    table = store.read_table(checked, name)
-    good = table.filter(pc.is_null(table["reason"]))
-    numbered = good.append_column("index", pa.array(np.arange(first_index, first_index + len(good))))
-    store.write_table(numbered, full_schema, target, name)
-    return samples_content(numbered)
+    store: RunFolder, work: str, layout: pa.Schema, number: int, first: int, files: list[str]
+) -> tuple[Part, int]:
+    """Write the good rows of some files of checked images with their index; returns the part and its content."""
+    tables = (store.read_table(work, CHECKED, name) for name in files)
+    good = pa.concat_tables(table.filter(pc.is_null(table["reason"])) for table in tables)
+    numbered = good.append_column("index", pa.array(np.arange(first, first + len(good))))
+    part = write_part(store, f"{work}/samples", number, first, numbered, layout)
+    return part, samples_content(numbered)
 
 
 def _refuse_duplicates(sample_ids: pa.ChunkedArray, location: str) -> None:

@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import KEY, fixed_size_matrix, matrix_column, part_name, read_vectors, read_vectors_at
+from elfs_ray.artifacts.table import KEY, Part, Table, fixed_size_matrix, matrix_column
+from elfs_ray.artifacts.writing import grouped, part_name, row_bytes, write_index, write_part
 from elfs_ray.config import NeighborsConfig
-from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import drop_self, merge_top_k, recall_at_k, shard_ranges
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import POINTS_PER_LIST, choose_neighbors
@@ -26,7 +27,6 @@ from elfs_ray.planning.cost import GIB, WORKER_BYTES, shard_bytes
 from elfs_ray.stages.parts.shard_index import (
     Queries,
     build_index,
-    embedding_width,
     nearest_lists,
     train_lists,
     why_no_gpu,
@@ -34,7 +34,7 @@ from elfs_ray.stages.parts.shard_index import (
 from elfs_ray.stages.stage import StageContext, StageResult
 from elfs_ray.workers.base import Handle, Pool, Threads
 
-FOUND = "neighbors"
+FOUND, BLOCKS = "neighbors", "blocks"
 TRAINED = "lists.faiss"
 BLOCKS_IN_FLIGHT = 4
 RECALL_SAMPLES, RECALL_BLOCK_ROWS = 256, 65_536
@@ -42,16 +42,16 @@ RECALL_SAMPLES, RECALL_BLOCK_ROWS = 256, 65_536
 
 def run(context: StageContext) -> StageResult:
     """Search every block of queries that has no saved answer yet."""
-    store = context.store
-    num_samples = store.count_rows("embeddings")
+    num_samples = context.embeddings.rows
     options = _choose(context, num_samples)
     started = time.monotonic()
     devices = _search_all(context, options, num_samples)
     seconds = time.monotonic() - started
-    similarity = context.workers.call(_mean_similarity, store, context.work, cpus=0.5)
+    similarity = _join(context, options, num_samples)
     recall = {}
     if options.search != "faiss":
-        measured = context.workers.call(_recall, store, context.work, options, num_samples, context.seed())
+        found = Table(context.store, f"{context.work}/{FOUND}")
+        measured = context.workers.call(_recall, context.embeddings, found, options, context.seed())
         recall["recall"] = round(measured, 5)
     return StageResult(
         artifacts={"neighbors": FOUND},
@@ -71,13 +71,13 @@ def run(context: StageContext) -> StageResult:
 
 def _choose(context: StageContext, num_samples: int) -> NeighborsConfig:
     """The options with each `auto` resolved, as the run that began chose them."""
-    store, hardware, section = context.store, context.hardware, context.config.neighbors
+    hardware, section = context.hardware, context.config.neighbors
     if section.k >= num_samples:
         raise UsageError(
             f"neighbors.k is {section.k}, but each of the {num_samples} samples has only {num_samples - 1} others; "
             f"use --set neighbors.k={max(1, min(50, (num_samples - 1) // 2))} or less"
         )
-    dim = embedding_width(store)
+    dim = context.embeddings.dim
     memory = math.inf if (there := context.workers.memory()).may_grow else there.total
     options = choose_neighbors(section, hardware.cpus, hardware.gpus, num_samples, dim, memory)
     options = context.as_begun(options)
@@ -127,7 +127,7 @@ def _check_memory(context: StageContext, options: NeighborsConfig, num_samples: 
 def _shard_bytes(context: StageContext, options: NeighborsConfig, num_samples: int) -> int:
     """What the largest shard takes."""
     rows = max(stop - start for start, stop in shard_ranges(num_samples, int(options.shards)))
-    return shard_bytes(options, rows, embedding_width(context.store), on_gpu=_on_gpu(context, options))
+    return shard_bytes(options, rows, context.embeddings.dim, on_gpu=_on_gpu(context, options))
 
 
 def _on_gpu(context: StageContext, options: NeighborsConfig) -> bool:
@@ -141,7 +141,7 @@ def _search_all(context: StageContext, options: NeighborsConfig, num_samples: in
     blocks = [
         (number, start, min(start + rows, num_samples)) for number, start in enumerate(range(0, num_samples, rows))
     ]
-    saved = set(store.names(context.work, FOUND))
+    saved = set(store.names(context.work, BLOCKS))
     pending = [block for block in blocks if part_name(block[0]) not in saved]
     if not pending:
         return []
@@ -150,7 +150,7 @@ def _search_all(context: StageContext, options: NeighborsConfig, num_samples: in
     devices = _where_they_run(context, options, shards)
     done = num_samples - sum(stop - start for _, start, stop in pending)
     with context.counting("neighbours", num_samples, "samples", done) as counter:
-        first = store, context.work, options, trained, shards
+        first = context.embeddings, context.work, options, trained, shards
         for rows_found in context.workers.map(_search_block, pending, *first, cpus=0.25, at_once=BLOCKS_IN_FLIGHT):
             counter.advance(rows_found)
     shards.end()
@@ -166,20 +166,21 @@ def _trained_lists(context: StageContext, options: NeighborsConfig, num_samples:
         context.reporter.line(f"  training {options.nlist} inverted lists")
         centres = max(int(options.nlist), 2 ** int(options.pq_nbits) if options.search == "ivf_pq" else 1)
         sample = min(num_samples, centres * POINTS_PER_LIST)
-        memory = WORKER_BYTES + 3 * 4 * sample * embedding_width(store)
+        memory = WORKER_BYTES + 3 * 4 * sample * context.embeddings.dim
         size, threads = (num_samples, sample), workers.threads()  # nothing else of the stage runs yet
-        workers.call(_train, store, context.work, options, size, context.seed(0), threads, memory=memory)
+        given = options, size, context.seed(0), threads
+        workers.call(_train, context.embeddings, context.work, *given, memory=memory)
     return workers.share(store.read_bytes(context.work, TRAINED))
 
 
 def _train(
-    store: RunFolder, work: str, options: NeighborsConfig, size: tuple[int, int], seed: int, threads: Threads
+    embeddings: Embeddings, work: str, options: NeighborsConfig, size: tuple[int, int], seed: int, threads: Threads
 ) -> None:
     """Train the cells on a random sample, of `size` all samples and these, and save them."""
     faiss.omp_set_num_threads(threads())
     rows = np.sort(np.random.default_rng(seed).choice(*size, replace=False))
-    vectors = read_vectors_at(store, rows)
-    store.write_bytes(train_lists(normalize_rows(vectors), options, seed), work, TRAINED)
+    lists = train_lists(embeddings.unit_vectors_at(rows), options, seed)
+    embeddings.store.write_bytes(lists, work, TRAINED)
 
 
 def _start_shards(
@@ -191,7 +192,7 @@ def _start_shards(
     return context.workers.pool(
         _Shard,
         [
-            (context.store, start, stop, options, trained, threads, on_gpu)
+            (context.embeddings, start, stop, options, trained, threads, on_gpu)
             for start, stop in shard_ranges(num_samples, count)
         ],
         # Together at most half of the processors: the rest reads and merges, and no shard waits for ever for its part.
@@ -223,7 +224,7 @@ class _Shard:
 
     def __init__(
         self,
-        store: RunFolder,
+        embeddings: Embeddings,
         start: int,
         stop: int,
         options: NeighborsConfig,
@@ -235,7 +236,7 @@ class _Shard:
         self._start, self._k = start, options.k + 1
         self._why_no_gpu = why_no_gpu(options) if on_gpu else ""
         on_gpu = on_gpu and not self._why_no_gpu
-        self._index = build_index(store, start, stop, options, trained, on_gpu=on_gpu)
+        self._index = build_index(embeddings, start, stop, options, trained, on_gpu=on_gpu)
 
     def why_no_gpu(self) -> str:
         """Why it searches on processors though it was to use a GPU; empty if it does not."""
@@ -248,7 +249,7 @@ class _Shard:
 
 
 def _search_block(
-    store: RunFolder,
+    embeddings: Embeddings,
     work: str,
     options: NeighborsConfig,
     trained: bytes | None,
@@ -258,7 +259,7 @@ def _search_block(
     stop: int,
 ) -> int:
     """Ask all shards for the neighbours of the rows start..stop-1, merge and save them; returns their count."""
-    k, vectors = options.k, normalize_rows(read_vectors(store, start=start, stop=stop))
+    k, vectors = options.k, embeddings.unit_vectors(start, stop)
     # With the inverted lists that they look into.
     queries = Queries(vectors) if trained is None else nearest_lists(vectors, trained, int(options.nprobe))
     ids, similarity = merge_top_k(shards.ask("search", queries), k + 1)
@@ -267,38 +268,43 @@ def _search_block(
         # The lists that these queries looked into hold too few rows: they look into all.
         ids[short], similarity[short] = merge_top_k(shards.ask("search", Queries(vectors[short])), k + 1)
     ids, similarity = drop_self(ids, similarity, np.arange(start, stop), k)
-    keys = store.dataset("embeddings").scanner(columns=KEY, filter=_between(start, stop)).to_table()
+    keys = embeddings.read(start, stop, KEY)
     table = keys.append_column("ids", matrix_column(ids)).append_column("similarity", matrix_column(similarity))
-    store.write_table(table, schema.neighbors(k), work, FOUND, part_name(number))
+    embeddings.store.write_table(table, schema.neighbors(k), work, BLOCKS, part_name(number))
     return stop - start
 
 
-def _mean_similarity(store: RunFolder, work: str) -> float:
-    """Over all samples and neighbours, one batch in memory at a time."""
-    batches = store.dataset(work, FOUND).to_batches(columns=["similarity"])
-    total, count = 0.0, 0
-    for batch in batches:
-        values = batch["similarity"].flatten().to_numpy()
-        total, count = total + float(values.sum(dtype=np.float64)), count + len(values)
-    return total / count
+def _join(context: StageContext, options: NeighborsConfig, num_samples: int) -> float:
+    """Write the blocks as parts; returns the mean similarity over all samples and neighbours."""
+    store, work, rows = context.store, context.work, options.query_rows
+    layout = schema.neighbors(options.k)
+    size = rows * row_bytes(layout)
+    parts = ((number, blocks) for number, blocks in enumerate(grouped([size] * -(-num_samples // rows))))
+    # One core each: who writes a part holds it.
+    written = list(context.workers.map(_write_part, parts, store, work, layout, rows, cpus=1))
+    write_index(store, f"{work}/{FOUND}", (part for part, _ in written), layout)
+    return sum(similarity for _, similarity in written) / (num_samples * options.k)
 
 
-def _recall(store: RunFolder, work: str, options: NeighborsConfig, num_samples: int, seed: int) -> float:
+def _write_part(
+    store: RunFolder, work: str, layout: pa.Schema, rows: int, number: int, blocks: range
+) -> tuple[Part, float]:
+    """Write some blocks, of so many rows each, as one part; returns it, and the sum of its similarities."""
+    table = pa.concat_tables(store.read_table(work, BLOCKS, part_name(block)) for block in blocks)
+    part = write_part(store, f"{work}/{FOUND}", number, blocks.start * rows, table, layout)
+    return part, float(fixed_size_matrix(table["similarity"]).sum(dtype=np.float64))
+
+
+def _recall(embeddings: Embeddings, neighbors: Table, options: NeighborsConfig, seed: int) -> float:
     """Share of the true neighbours that were found, on a sample of the queries."""
-    rows = np.sort(np.random.default_rng(seed).choice(num_samples, min(RECALL_SAMPLES, num_samples), replace=False))
-    queries = normalize_rows(read_vectors_at(store, rows))
+    count, rng = embeddings.rows, np.random.default_rng(seed)
+    rows = np.sort(rng.choice(count, min(RECALL_SAMPLES, count), replace=False))
+    queries = embeddings.unit_vectors_at(rows)
     exact: list[tuple[np.ndarray, np.ndarray]] = []
-    for start in range(0, num_samples, RECALL_BLOCK_ROWS):
-        stop = min(start + RECALL_BLOCK_ROWS, num_samples)
-        similarity = queries @ normalize_rows(read_vectors(store, start=start, stop=stop)).T
+    for start in range(0, count, RECALL_BLOCK_ROWS):
+        stop = min(start + RECALL_BLOCK_ROWS, count)
+        similarity = queries @ embeddings.unit_vectors(start, stop).T
         block = np.broadcast_to(np.arange(start, stop), similarity.shape), similarity
         exact = [merge_top_k([*exact, block], min(options.k + 1, stop))]
     ids, _ = drop_self(*exact[0], rows, options.k)
-    among = pa.compute.field("index").isin(pa.array(rows))
-    found = fixed_size_matrix(store.read_table(work, FOUND, columns=["ids"], rows=among)["ids"])
-    return recall_at_k(found, ids)
-
-
-def _between(start: int, stop: int) -> pa.compute.Expression:
-    field = pa.compute.field("index")
-    return (field >= start) & (field < stop)
+    return recall_at_k(neighbors.matrix_at("ids", rows), ids)

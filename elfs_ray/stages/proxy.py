@@ -16,9 +16,11 @@ import pyarrow as pa
 import torch
 
 from elfs_ray.artifacts import schema
-from elfs_ray.artifacts.mapped import MappedArrays
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import KEY, median_side, part_name, read_column, read_keys
+from elfs_ray.artifacts.samples import median_side
+from elfs_ray.artifacts.table import KEY, Table
+from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config import ProxyConfig
 from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import cosine_factor, epoch_batches, sgd, train_step
@@ -62,7 +64,7 @@ class ProxyTask:
 def run(context: StageContext) -> StageResult:
     """Train the proxy and write the dynamics."""
     store, config, hardware = context.store, context.config, context.hardware
-    num_samples = store.count_rows("samples")
+    num_samples = context.table("samples").rows
     options = choose_proxy(
         config.proxy, hardware.device, hardware.units, num_samples, median_side(store), **hardware.dtypes
     )
@@ -96,8 +98,6 @@ def _train(task: ProxyTask, worker: Training) -> None:
     if worker.is_first:
         proxy.dynamics.load_state_dict(dynamics)
         worker.tell(_write_dynamics(task, proxy))
-    if worker.is_first_of_machine:
-        proxy.arrays.remove()
 
 
 class _Proxy:
@@ -113,9 +113,8 @@ class _Proxy:
     def __init__(self, task: ProxyTask, device: torch.device) -> None:
         options = task.options
         self._task, self.device = task, device
-        self.arrays = MappedArrays(task.store, task.work)
         self.on_images = options.model != "mlp"
-        self.labels = torch.from_numpy(read_column(task.store, task.labels, "label").astype(np.int64)).to(device)
+        self.labels = torch.from_numpy(Table(task.store, task.labels).column("label").astype(np.int64)).to(device)
         # Drawn on the processor: the folds are the same on every device.
         fold_of = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(task.seed))
         self._fold_of = (fold_of % options.folds).to(device)
@@ -131,15 +130,14 @@ class _Proxy:
     def _read_inputs(self) -> np.ndarray:
         """Pixels uint8 [N, 3, s, s], or embeddings of unit length, float32 [N, d]."""
         if not self.on_images:
-            return self.arrays.normalized_vectors()
-        task, size, count = self._task, int(self._task.options.image_size), len(self.labels)
+            return Embeddings(self._task.store).mapped_unit_vectors()
+        task, size, samples = self._task, int(self._task.options.image_size), Table(self._task.store, "samples")
 
         def decoded() -> Iterator[np.ndarray]:
-            samples, location = task.store.dataset("samples"), task.store.manifest()["input"]
-            yield read_pixels(samples, size, task.max_pixels, location=location).reshape(count, -1)
+            yield read_pixels(samples, size, task.max_pixels, location=task.store.manifest()["input"])
 
         # By the first worker of the machine, for all.
-        return self.arrays.get(f"pixels-{size}", decoded, count).reshape(count, 3, size, size)
+        return samples.derived(f"pixels-{size}", decoded)
 
     def begin(self, fold: int) -> None:
         """A new network, for the samples of the other folds; a single fold trains on all."""
@@ -222,10 +220,10 @@ def _write_dynamics(task: ProxyTask, proxy: _Proxy) -> dict[str, Any]:
             f"proxy training diverged at proxy.learning_rate={task.options.learning_rate}; set a smaller one"
         )
     layout = schema.dynamics(tdds=task.options.tdds)
-    table = read_keys(task.store, task.labels)
+    table = Table(task.store, task.labels).read(columns=KEY)
     for field in list(layout)[len(KEY) :]:
         table = table.append_column(field.name, pa.array(columns[field.name], field.type))
-    task.store.write_table(table, layout, task.work, DYNAMICS, part_name(0))
+    write_table(task.store, f"{task.work}/{DYNAMICS}", table, layout)
     return {
         "model": task.options.model,
         "devices": [proxy.device.type],

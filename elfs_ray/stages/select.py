@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import part_name, read_column
+from elfs_ray.artifacts.table import Table
+from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config import RunConfig
 from elfs_ray.methods import get_method, select_coreset
 from elfs_ray.stages.parts.method_inputs import (
@@ -67,7 +68,7 @@ def _select(
     selection = select_coreset(method, inputs, budget, np.random.default_rng(seed), balance=options.balance)
 
     positions, artifact = selection.positions, labels_in_use(store, config)
-    labels = read_column(store, artifact, "label")[positions] if store.exists(artifact) else None
+    labels = Table(store, artifact).column("label")[positions] if store.exists(artifact) else None
     labeled = labeled_mask(inputs)[positions]
     columns = {
         "rank": np.arange(budget),
@@ -75,10 +76,12 @@ def _select(
         "pseudo_label": pa.nulls(budget, pa.int32()) if labels is None else pa.array(labels, pa.int32()),
         "labeled": labeled,
     }
-    rows = store.read_table("samples", columns=["sample_id", "index", "uri"]).take(pa.array(positions))
+    ordered = np.sort(positions)
+    rows = Table(store, "samples").take(ordered, ["sample_id", "index", "uri"])
+    rows = rows.take(pa.array(np.searchsorted(ordered, positions)))
     for name, values in columns.items():
         rows = rows.append_column(name, pa.array(values))
-    store.write_table(rows, schema.CORESET, work, CORESET, part_name(0))
+    write_table(store, f"{work}/{CORESET}", rows, schema.CORESET)
     sizes = [] if labels is None else np.bincount(labels, minlength=count_classes(store, config)).tolist()
     return {"labeled": int(labeled.sum()), "cluster_sizes": sizes}
 

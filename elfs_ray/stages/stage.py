@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
+from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config import RunConfig, Section
 from elfs_ray.console import Reporter
 from elfs_ray.workers.base import Workers
@@ -48,6 +52,19 @@ class StageContext:
     def artifact(self, name: str) -> str:
         """Name of an artifact of the images this unit works on."""
         return self.prefix + name
+
+    def table(self, name: str) -> Table:
+        """An artifact of the images this unit works on."""
+        return Table(self.store, self.artifact(name))
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """Those of the candidates."""
+        return Embeddings(self.store)
+
+    def write(self, name: str, table: pa.Table, layout: pa.Schema) -> None:
+        """Write an artifact of one part into the work folder, under the name that `StageResult` gives it there."""
+        write_table(self.store, f"{self.work}/{name}", table, layout)
 
     def seed(self, *keys: int, unit: str | None = None) -> int:
         """A 63-bit seed of its own for this unit (and keys, such as an epoch), derived from the run's seed."""

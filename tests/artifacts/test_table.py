@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from elfs_ray.artifacts import parquet, schema, writing
 from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import INDEX_FILE, RunFolder
-from elfs_ray.artifacts.samples import join_contents, median_side, samples_content
+from elfs_ray.artifacts.samples import facts_of, join_contents, samples_content
 from elfs_ray.artifacts.table import Table, matrix_column
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.errors import UsageError
@@ -226,8 +226,8 @@ def test_facts_of_samples(store):
     columns = {"sample_id": names, "index": range(5), "uri": names, "content_hash": names}
     rows = pa.table({**columns, "width": [9, 2, 7, 5, 4], "height": [3, 8, 7, 5, 6]})
     samples = writing.write_table(store, "samples", rows, layout)
-    assert median_side(samples) == 4
+    assert facts_of(samples) == {"samples": 5, "median_side": 4}
     contents = [join_contents(map(samples_content, cut)) for cut in ([rows], [rows[:2], rows[2:]], [rows[:4]])]
     assert contents[0] == contents[1] != contents[2]
     without = writing.write_table(store, "vectors", rows, schema.samples(carries_bytes=False, has_images=False))
-    assert median_side(without) == 0
+    assert facts_of(without) == {"samples": 5, "median_side": 0}

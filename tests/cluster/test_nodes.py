@@ -10,6 +10,7 @@ import time
 import pytest
 
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from nodes import running_nodes, workers
 from small import BUDGET, TIMEOUT_SECONDS, command_line
 
@@ -87,7 +88,7 @@ def kill_at_work(process, nodes, run_dir, pattern, title):
 
 def assert_same(run_dir, undisturbed, artifacts):
     for artifact in artifacts:
-        ours, theirs = (RunFolder(str(run)).read_table(artifact) for run in (run_dir, undisturbed))
+        ours, theirs = (Table(RunFolder(str(run)), artifact).read() for run in (run_dir, undisturbed))
         assert ours.equals(theirs), artifact
 
 
@@ -110,7 +111,7 @@ def test_nodes_and_workers_lost_in_stage_after_stage(cluster, undisturbed, small
         cluster.lose(node)
     assert_same(run_dir, undisturbed, ["samples", "embeddings", "neighbors", "pseudo_labels", "dynamics"])
     assert_same(run_dir, undisturbed, [f"coresets/elfs/{BUDGET}"])
-    ours, theirs = (RunFolder(str(run)).read_table(f"evaluation/elfs/{BUDGET}") for run in (run_dir, undisturbed))
+    ours, theirs = (Table(RunFolder(str(run)), f"evaluation/elfs/{BUDGET}").read() for run in (run_dir, undisturbed))
     # Other options of earlier stages were given by name, so that the trainings have other keys.
     assert ours.drop(["seconds", "training"]).equals(theirs.drop(["seconds", "training"]))
     assert asked == GPUS

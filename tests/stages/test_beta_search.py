@@ -12,6 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from elfs_ray import select
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config import BetaSearchConfig, RunConfig
 from elfs_ray.console import Reporter
 from elfs_ray.planning.auto_options import choose_beta_search
@@ -70,7 +71,7 @@ def test_asha_stops_the_worse_trials(search):
     betas = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
     options = {"scheduler": "asha", "betas": betas, "seeds": 2, "steps": 90}
     store = search(**{f"beta_search.{name}": value for name, value in options.items()})
-    rows = store.read_table(TABLE).to_pandas()
+    rows = Table(store, TABLE).read().to_pandas()
     assert list(zip(rows["beta"], rows["seed"], strict=True)) == [(beta, seed) for beta in betas for seed in range(2)]
     assert set(rows["steps"]) <= {10, 30, 90}
     assert rows["steps"].min() < 90 == rows["steps"].max()
@@ -87,7 +88,7 @@ def test_asha_changes_nothing_for_those_that_it_lets_go_on(search):
     """A trial with all seeds trains each as a trial of its own would."""
     options = {"beta_search.betas": [0.3], "beta_search.seeds": 2, "beta_search.steps": 90}
     whole, apart = (
-        search(name, **options, **{"beta_search.scheduler": name}).read_table(TABLE) for name in ("asha", "none")
+        Table(search(name, **options, **{"beta_search.scheduler": name}), TABLE).read() for name in ("asha", "none")
     )
     assert whole["steps"].to_pylist() == [90, 90]
     assert whole.equals(apart)
@@ -117,7 +118,7 @@ def test_with_the_network_that_the_user_will_train(search, small_run):
     chosen = store.record(TABLE)["chosen"]
     dtype = Hardware("cpu", 2, 0, has_bfloat16()).image_dtype
     assert (chosen["model"], chosen["image_size"], chosen["dtype"]) == ("resnet-small", 64, dtype)
-    ours, theirs = (found.read_table(TABLE).to_pandas() for found in (store, RunFolder(small_run.run_dir)))
+    ours, theirs = (Table(found, TABLE).read().to_pandas() for found in (store, RunFolder(small_run.run_dir)))
     assert ours["steps"].tolist() == [40, 40]
     assert ours["validation_accuracy"].min() > 0.15  # ten classes
     assert ours["validation_accuracy"].tolist() != theirs["validation_accuracy"][:2].tolist()
@@ -125,7 +126,7 @@ def test_with_the_network_that_the_user_will_train(search, small_run):
 
 def test_every_trial_is_logged_for_tensorboard(small_run):
     store = RunFolder(small_run.run_dir)
-    rows = store.read_table(TABLE).to_pandas()
+    rows = Table(store, TABLE).read().to_pandas()
     assert len(rows) == len(OPTIONS["beta_search.betas"])
     for number, row in rows.iterrows():
         [accuracy] = logged(store, f"candidate-{number}-seed-{row['seed']}", "validation_accuracy")
@@ -147,12 +148,12 @@ def test_actors_lost_between_and_in_trials(search, tmp_path):
                     break
 
     options = {"beta_search.betas": [0.0, 0.2, 0.4], "beta_search.seeds": 4, "beta_search.steps": 31}
-    undisturbed = search(**options).read_table(TABLE)
+    undisturbed = Table(search(**options), TABLE).read()
     ended = threading.Event()
     watcher = threading.Thread(target=kill, args=(tmp_path / "disturbed", ended))
     watcher.start()
     try:
-        disturbed = search("disturbed", **options).read_table(TABLE)
+        disturbed = Table(search("disturbed", **options), TABLE).read()
     finally:
         ended.set()
         watcher.join()

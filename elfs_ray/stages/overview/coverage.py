@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from elfs_ray.artifacts import schema
-from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import part_name, read_column, read_vectors_at
-from elfs_ray.core.features import normalize_rows
+from elfs_ray.artifacts.embeddings import Embeddings
+from elfs_ray.artifacts.table import Table
 from elfs_ray.core.metrics import mean_and_interval, nearest_similarity
 from elfs_ray.stages.stage import StageContext, StageResult
 from elfs_ray.workers.base import Threads
@@ -29,8 +28,8 @@ def run(context: StageContext) -> StageResult:
     # The same images and random subsets for every method.
     seed = context.seed(int(context.budget or 0), unit=COVERAGE)
     threads = context.workers.threads()  # nothing else of the stage runs
-    rows = context.workers.call(_judge, context.store, name, seed, threads)
-    context.store.write_table(pa.Table.from_pylist(rows), schema.COVERAGE, context.work, COVERAGE, part_name(0))
+    rows = context.workers.call(_judge, context.embeddings, context.table(f"coresets/{name}"), seed, threads)
+    context.write(COVERAGE, pa.Table.from_pylist(rows), schema.COVERAGE)
     metrics = {}
     for measure in ("coverage", "redundancy"):
         coreset, *random = (row[measure] for row in rows)
@@ -39,15 +38,15 @@ def run(context: StageContext) -> StageResult:
     return StageResult(artifacts={context.unit: COVERAGE}, metrics=metrics)
 
 
-def _judge(store: RunFolder, name: str, seed: int, threads: Threads) -> list[dict[str, Any]]:
+def _judge(embeddings: Embeddings, coreset: Table, seed: int, threads: Threads) -> list[dict[str, Any]]:
     use_threads(threads())
     rng = np.random.default_rng(seed)
-    num_samples, selected = store.count_rows("samples"), read_column(store, f"coresets/{name}", "index")
+    num_samples, selected = embeddings.rows, coreset.column("index")
     queries = _some(rng, np.arange(num_samples), MOST_QUERIES)
     subsets = [_some(rng, np.sort(selected), MOST_CHOSEN)]
     subsets += [np.sort(rng.choice(num_samples, len(subsets[0]), replace=False)) for _ in range(DRAWS)]
     used = np.unique(np.concatenate([queries, *subsets]))
-    vectors = normalize_rows(read_vectors_at(store, used))
+    vectors = embeddings.unit_vectors_at(used)
     rows: list[dict[str, Any]] = []
     for number, subset in enumerate(subsets):
         chosen = vectors[np.searchsorted(used, subset)]
