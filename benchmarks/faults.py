@@ -79,16 +79,16 @@ FAULTS = {
         "Ray Data starts a new actor, which encodes the batches that were lost",
     ),
     "neighbors": Fault(
-        "neighbors", "neighbors", "neighbors/*.parquet", "ray::_Shard",
+        "neighbors", "neighbors", "neighbors/*.parquet", "ray::_Holder",
         "Ray starts the actor again: it builds its index and answers the queries that wait",
     ),
     "cluster": Fault("cluster", "cluster", "training/checkpoint*", "ray::RayTrainWorker", TRAIN_AGAIN),
     "proxy": Fault("proxy", "proxy", "training/checkpoint*", "ray::RayTrainWorker", TRAIN_AGAIN),
     "beta-search": Fault(
-        "beta-search", SEARCH, "trials/*.json", "ray::_BetaTrial", "Tune runs the trial again in a new actor"
+        "beta-search", SEARCH, "trials/*.json", "ray::_Trials", "Tune runs the trial again in a new actor"
     ),
     "evaluate": Fault(
-        "evaluate", EVALUATION, "trainings/*.json", "ray::_train_one", "Ray runs the task again in another process"
+        "evaluate", EVALUATION, "trainings/*.json", "ray::train_one", "Ray runs the task again in another process"
     ),
     "driver-embed": Fault("embed", "embed", "encoded/*.parquet", None, AGAIN.format("the saved rows")),
     "driver-cluster": Fault("cluster", "cluster", "training/checkpoint*", None, AGAIN.format("the last checkpoint")),

@@ -202,8 +202,8 @@ class Workers(Protocol):
         arguments: Sequence[tuple[Any, ...]],
         *,
         cpus: float,
-        gpus: float,
-        memory: int,
+        gpus: float = 0.0,
+        memory: int = 0,
     ) -> Pool:
         """Workers with `factory(*arguments)` each, made again when one is lost."""
 

@@ -29,10 +29,10 @@ KILLED = {
 }
 GPUS = {
     "MapWorker(MapBatches(_EncodeBatch)).__init__": {1.0},
-    "_Shard.__init__": {1.0},
+    "_Holder.__init__": {1.0},
     "RayTrainWorker.__init__": {1.0},
     "ResourceTrainable.__init__": {0.25},
-    "_train_one": {0.25},
+    "train_one": {0.25},
 }
 # What is chosen by the device.
 CHOSEN = {

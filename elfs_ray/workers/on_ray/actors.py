@@ -42,6 +42,6 @@ def start_pool(
 ) -> OnRayPool:
     """Start an actor for each tuple of arguments."""
     actor = _Holder.options(  # type: ignore[attr-defined] # added by the decorator
-        num_cpus=cpus, num_gpus=gpus, memory=memory, max_restarts=RESTARTS, max_task_retries=RESTARTS
+        num_cpus=cpus, num_gpus=gpus, memory=memory or None, max_restarts=RESTARTS, max_task_retries=RESTARTS
     )
     return OnRayPool([actor.remote(factory, *map(bare, each)) for each in arguments])

@@ -54,8 +54,9 @@ def results_in_order(tasks: "Iterable[ray.ObjectRef[T]]", at_once: int) -> Itera
         while waiting:
             yield ray.get(waiting.popleft())
     finally:
-        for task in waiting:
-            ray.cancel(task)
+        if ray.is_initialized():  # else the session has ended, and they with it
+            for task in waiting:
+                ray.cancel(task)
 
 
 @lru_cache(maxsize=256)  # a new one would be sent to the cluster each time

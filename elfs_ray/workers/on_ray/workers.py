@@ -90,8 +90,8 @@ class OnRay(Workers):
         arguments: Sequence[tuple[Any, ...]],
         *,
         cpus: float,
-        gpus: float,
-        memory: int,
+        gpus: float = 0.0,
+        memory: int = 0,
     ) -> OnRayPool:
         return start_pool(factory, arguments, cpus=cpus, gpus=gpus, memory=memory)
 
