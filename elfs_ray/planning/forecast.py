@@ -1,7 +1,7 @@
 """What a run would take, said before anything runs: rows, bytes, hours and money.
 
-The stages and their options are those that `steps` and `defaults` would choose; the seconds come from a calibration
-of a few seconds on this machine (`engine.calibrate`), scaled by counts (`estimates`). Nothing is written.
+The stages and their options are those that a run would choose (`run.graph`, `auto_options`); the seconds come from a
+calibration of a few seconds on this machine (`calibrate`), scaled by counts (`stage_costs`). Nothing is written.
 """
 
 import os
@@ -20,6 +20,7 @@ from elfs_ray.core.pruning import beta_grid, budget_count
 from elfs_ray.data.sources import Source, open_input
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.methods import get_method
+from elfs_ray.planning import stage_costs
 from elfs_ray.planning.auto_options import choose_neighbors
 from elfs_ray.planning.calibrate import Calibration, calibrate
 from elfs_ray.planning.cost import SESSION_SECONDS, StageEstimate, Work, estimate
@@ -27,6 +28,24 @@ from elfs_ray.run.errors_seen import expected_errors
 from elfs_ray.run.graph import first_steps, later_steps
 from elfs_ray.run.preflight import check_embeddings, check_pictures, check_sizes
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
+
+COSTS = {
+    "ingest": stage_costs.ingest,
+    "labels": stage_costs.labels,
+    "embed": stage_costs.embed,
+    "neighbors": stage_costs.neighbors,
+    "cluster": stage_costs.pseudo_labels,
+    "anchor": stage_costs.anchor,
+    "proxy": stage_costs.proxy,
+    "beta-search": stage_costs.beta_search,
+    "select": stage_costs.select,
+    "evaluate": stage_costs.evaluate,
+    "duplicates": stage_costs.duplicates,
+    "map": stage_costs.map,
+    "coverage": stage_costs.coverage,
+    "report": stage_costs.report,
+}
+"""What each stage costs, by its name."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +124,16 @@ def _make_plan(config: RunConfig, price_per_hour: float | None) -> Plan:
         budget_count(budget, source.count)
     check_sizes(config, source.count)
     first = first_steps(config, source)
-    stages = [step.stage for step in [*first, *later_steps(config, first, source.count)]]
+    # A stage has one line, for all budgets; its function counts separate test images itself.
+    budgets: dict[str, set[int | None]] = {}
+    for step in [*first, *later_steps(config, first, source.count)]:
+        budgets.setdefault(step.stage, set()).add(step.budget)
+    stages = [(name, COSTS[name], len(times)) for name, times in budgets.items()]
     tests = config.evaluate.test_input
     test_images = open_input(config, tests).count if tests else 0
     measured = _measure(config, source, hardware)
-    work = _work(config, (*stages, "report"), source, test_images, measured, hardware)
-    found = estimate(work, measured.rates)
+    work = _work(config, source, test_images, measured, hardware)
+    found = estimate([*stages, ("report", COSTS["report"], 1)], work, measured.rates)
     seconds = SESSION_SECONDS + sum(stage.seconds for stage in found)
     money = None if price_per_hour is None else price_per_hour * seconds / 3600
     disk = sum(stage.disk_bytes for stage in found)
@@ -142,14 +165,7 @@ def _hardware(config: RunConfig) -> Hardware:
     return Hardware("cuda" if gpus else "cpu", cpus, gpus, has_bfloat16())
 
 
-def _work(
-    config: RunConfig,
-    stages: tuple[str, ...],
-    source: Source,
-    test_images: int,
-    measured: Calibration,
-    hardware: Hardware,
-) -> Work:
+def _work(config: RunConfig, source: Source, test_images: int, measured: Calibration, hardware: Hardware) -> Work:
     """Counts and options as the run would choose them."""
     images = source.count
     neighbors = choose_neighbors(config.neighbors, hardware.cpus, hardware.gpus, images, measured.dim)
@@ -159,7 +175,6 @@ def _work(
     betas = beta_grid(keep) if config.beta_search.betas == "auto" else list(config.beta_search.betas)
     subsets = 1 if config.select.method == "random" else 2
     return Work(
-        stages=stages,
         images=images,
         test_images=test_images,
         dim=measured.dim,

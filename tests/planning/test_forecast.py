@@ -10,73 +10,120 @@ import pytest
 
 from elfs_ray.config import load_config
 from elfs_ray.errors import UsageError
+from elfs_ray.planning import stage_costs
 from elfs_ray.planning.auto_options import (
     choose_beta_search,
     choose_cluster,
-    choose_evaluation,
+    choose_evaluations,
     choose_neighbors,
     choose_proxy,
 )
-from elfs_ray.planning.cost import Rates, Work, estimate, search_seconds
+from elfs_ray.planning.cost import Cost, Rates, StageEstimate, Work, estimate, search_seconds
 from elfs_ray.planning.forecast import make_plan
 from elfs_ray.run.graph import first_steps, later_steps
 
-RATES = Rates(0.001, 0.002, 0.004, 1e11, 0.05, 0.01, 0.002, {"mlp": 0.002})
+RATES = Rates(0.001, 0.002, 0.004, 1e11, 0.05, 0.01, 0.002, {"mlp": 0.002, "resnet-small": 0.03})
 
 
-def work(images=50_000, **changes):
-    config = load_config({"input": "/x", "num_classes": 10, "budgets": [100]})
+def work(images=50_000, device="cpu", side=32, dim=1280, options=(), **changes):
+    config = load_config({"input": "/x", "num_classes": 10, "budgets": [100]}, overrides=options)
+    cpus, gpus = changes.setdefault("cpus", 2), changes.setdefault("gpus", 0)
+    units, dtypes = max(1, gpus), {"image_dtype": "float32"}
     made = Work(
-        stages=("ingest", "embed", "neighbors", "cluster", "proxy", "beta-search", "select", "evaluate", "report"),
         images=images,
         test_images=0,
-        dim=1280,
+        dim=dim,
         image_bytes=0.0,
         search_trainings=27,
         trainings=10,
         tested=10_000,
         map_points=20_000,
-        neighbors=choose_neighbors(config.neighbors, 2, 0, images, 1280),
-        cluster=choose_cluster(config.cluster, "cpu", 1, images, 1280),
-        proxy=choose_proxy(config.proxy, "cpu", 1, images, 32, image_dtype="float32"),
-        beta_search=choose_beta_search(config.beta_search, 32, 100, image_dtype="float32"),
-        evaluate={"mlp": choose_evaluation(config.evaluate, "mlp", 32, image_dtype="float32")},
-        cpus=2,
-        gpus=0,
+        neighbors=choose_neighbors(config.neighbors, cpus, gpus, images, dim),
+        cluster=choose_cluster(config.cluster, device, units, images, dim),
+        proxy=choose_proxy(config.proxy, device, units, images, side, **dtypes),
+        beta_search=choose_beta_search(config.beta_search, side, 100, **dtypes),
+        evaluate=choose_evaluations(config.evaluate, side, **dtypes),
+        cpus=cpus,
+        gpus=gpus,
     )
     return replace(made, **changes)
 
 
-def by_stage(estimates):
-    return {one.stage: one for one in estimates}
+WORKS = {
+    "cores": work(),
+    "gpus": work(
+        400_000, "cuda", 128, options=["evaluate.models=[mlp, resnet-small]"],
+        cpus=32, gpus=4, test_images=10_000, image_bytes=9000.5,
+    ),
+    "lists, asha and images": work(
+        3_000_000, side=64, dim=256, cpus=8, options=[
+            *("neighbors.search=ivf_pq", "beta_search.scheduler=asha", "beta_search.model=resnet-small"),
+            *("proxy.model=resnet18", "evaluate.models=[resnet-small]"),
+        ],
+    ),
+}  # fmt: skip
+SAME = {"labels": 0.1, "select": 0.1, "duplicates": 0.5, "coverage": 0.3, "report": 2.0}
+COSTS_OF_WORKS = {
+    "cores": {
+        "ingest": Cost(27.0, 50_000, 7_500_000),
+        "embed": Cost(257.0, 50_000, 128_000_000),
+        "neighbors": Cost(67.644, 50_000, 30_000_000, 1, 1_262_632_960),
+        "pseudo_labels": Cost(104.2, 50_000, 1_000_000, 1, 1_163_603_200),
+        "anchor": Cost(2.0, 50_000, 1_000_000),
+        "proxy": Cost(65.80000000000001, 50_000, 3_000_000, 1, 1_128_003_200),
+        "beta_search": Cost(20.364583333333336, 27, 0, 2, 990_003_200),
+        "evaluate": Cost(11.260416666666668, 10, 0, 2, 785_203_200),
+        "map": Cost(31.5, 20_000, 800_000),
+    },
+    "gpus": {
+        "ingest": Cost(14.8125, 410_000, 3_751_705_000),
+        "embed": Cost(417.0, 410_000, 1_049_600_000),
+        "neighbors": Cost(1025.5, 400_000, 240_000_000, 4, 2_080_374_784),
+        "pseudo_labels": Cost(7836.525000000001, 400_000, 8_000_000, 4, 3_966_003_200),
+        "anchor": Cost(2.0, 400_000, 8_000_000),
+        "proxy": Cost(3133.0, 400_000, 24_000_000, 4, 5_729_203_200),
+        "beta_search": Cost(8.416666666666666, 27, 0, 16, 2_782_003_200),
+        "evaluate": Cost(185.39583333333334, 20, 0, 10, 785_203_200),
+        "map": Cost(9.0, 20_000, 800_000),
+    },
+    "lists, asha and images": {
+        "ingest": Cost(377.0, 3_000_000, 450_000_000),
+        "embed": Cost(12757.0, 3_000_000, 1_536_000_000),
+        "neighbors": Cost(4933.254904678636, 3_000_000, 1_800_000_000, 4, 1_231_641_984),
+        "pseudo_labels": Cost(5938.225, 3_000_000, 60_000_000, 1, 8_078_003_200),
+        "anchor": Cost(2.0, 3_000_000, 60_000_000),
+        "proxy": Cost(23445.0, 3_000_000, 180_000_000, 1, 38_198_003_200),
+        "beta_search": Cost(21.375, 27, 0, 8, 3_806_003_200),
+        "evaluate": Cost(122.5625, 10, 0, 8, 734_003_200),
+        "map": Cost(9.0, 20_000, 800_000),
+    },
+}
 
 
-class TestEstimates:
-    def test_more_images_take_longer_and_more_space(self):
-        one, four = (by_stage(estimate(work(images), RATES)) for images in (50_000, 200_000))
-        for stage in ("ingest", "embed", "neighbors"):
-            assert four[stage].seconds > 2 * one[stage].seconds
-            assert four[stage].disk_bytes == 4 * one[stage].disk_bytes
-        assert one["embed"].disk_bytes == 50_000 * 1280 * 2
+class TestCosts:
+    @pytest.mark.parametrize("name", WORKS)
+    def test_stay_what_they_were(self, name):
+        found = {stage: getattr(stage_costs, stage)(WORKS[name], RATES) for stage in COSTS_OF_WORKS[name] | SAME}
+        assert found == COSTS_OF_WORKS[name] | {stage: Cost(seconds) for stage, seconds in SAME.items()}
 
     def test_gpus_overlap_decoding_and_encoding(self):
-        alone, beside = (by_stage(estimate(work(gpus=gpus), RATES))["embed"].seconds for gpus in (0, 1))
+        alone, beside = (stage_costs.embed(work(gpus=gpus), RATES).seconds for gpus in (0, 1))
         assert alone - beside == pytest.approx(50_000 * RATES.decode / 2)
 
-    def test_budgets_repeat_their_stages(self):
-        stages = ("ingest", "beta-search", "beta-search", "select", "select")
-        once, twice = (by_stage(estimate(work(stages=some), RATES)) for some in (stages[:2], stages))
-        assert twice["beta-search"].seconds == 2 * once["beta-search"].seconds
-        assert twice["ingest"] == once["ingest"]
+    def test_a_stage_that_runs_for_each_budget_has_one_line(self):
+        stages = [("ingest", stage_costs.ingest, 1), ("search", stage_costs.beta_search, 2)]
+        ingest, search = estimate(stages, work(), RATES)
+        once = stage_costs.beta_search(work(), RATES)
+        assert (search.seconds, search.rows) == (2 * once.seconds, 2 * once.rows)
+        assert (search.actors, search.actor_bytes) == (once.actors, once.actor_bytes), "one budget after the other"
+        assert ingest == StageEstimate(stage="ingest", **vars(stage_costs.ingest(work(), RATES)))
 
     def test_with_asha_a_candidate_trains_its_seeds_one_after_another(self):
         """27 trainings on 27 cores: all at once, or nine trials of three."""
-        options = work().beta_search.model_copy(update={"scheduler": "asha"})
         apart, whole = (
-            by_stage(estimate(work(cpus=27, beta_search=some), RATES))["beta-search"]
-            for some in (work().beta_search, options)
+            stage_costs.beta_search(work(cpus=27, options=[f"beta_search.scheduler={name}"]), RATES)
+            for name in ("none", "asha")
         )
-        assert options.seeds == 3
         assert whole.seconds - apart.seconds == pytest.approx(2 * RATES.search_step * (500 + 5_000 / 384))
         assert (whole.actors, apart.actors) == (9, 27)
 

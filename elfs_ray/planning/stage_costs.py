@@ -1,0 +1,141 @@
+"""What each stage costs: one function for each, from the work of a run and the rates of a machine.
+
+Seconds begin with those of a stage without work, measured on the digits.
+"""
+
+import math
+
+from elfs_ray.planning.auto_options import GPU_SHARES
+from elfs_ray.planning.cost import WORKER_BYTES, Cost, Rates, Work, search_seconds, shard_bytes
+
+# Of a point of the map, on one core; more than some do not help.
+MAP_POINT_SECONDS, MAP_CORES = 3e-3, 8
+# Bytes of a row in the run folder beside vectors: names, numbers, hashes.
+SAMPLE_BYTES, PSEUDO_LABEL_BYTES, DYNAMICS_BYTES, MAP_POINT_BYTES = 150, 20, 60, 40
+
+
+def ingest(work: Work, rates: Rates) -> Cost:
+    """Read and check all images, each core some of them."""
+    images = _all_images(work)
+    seconds = images * rates.check / work.cpus
+    return Cost(2.0 + seconds, images, int(images * (SAMPLE_BYTES + work.image_bytes)))
+
+
+def labels(_work: Work, _rates: Rates) -> Cost:
+    """Join a table of labels."""
+    return Cost(0.1)
+
+
+def embed(work: Work, rates: Rates) -> Cost:
+    """Decode on the cores; encode there too, or beside it on the GPUs."""
+    images = _all_images(work)
+    decode, encode = images * rates.decode / work.cpus, images * rates.encode / max(1, work.gpus)
+    seconds = max(decode, encode) if work.gpus else decode + encode
+    return Cost(7.0 + seconds, images, 2 * images * work.dim)
+
+
+def neighbors(work: Work, rates: Rates) -> Cost:
+    """Search with all shards at once."""
+    options, images = work.neighbors, work.images
+    seconds = search_seconds(options, images, work.dim, rates.search_flops * max(1, work.gpus), work.cpus, work.gpus)
+    shards = int(options.shards)
+    on_gpu = work.gpus >= shards and not options.search.startswith("ivf")
+    held = shard_bytes(options, math.ceil(images / shards), work.dim, on_gpu=on_gpu)
+    return Cost(1.5 + seconds, images, 12 * images * options.k, shards, held)
+
+
+def pseudo_labels(work: Work, rates: Rates) -> Cost:
+    """Train all heads, and assign the labels in the time of half an epoch."""
+    options, images = work.cluster, work.images
+    steps = max(1, images // int(options.batch_size))
+    seconds = (int(options.epochs) + 0.5) * steps * rates.cluster_step
+    reduced = 4 * images * int(options.pca_dim)
+    held = WORKER_BYTES + _vector_bytes(work) + reduced + 8 * images * work.neighbors.k
+    return Cost(7.0 + seconds, images, images * PSEUDO_LABEL_BYTES, int(options.workers), held)
+
+
+def anchor(work: Work, _rates: Rates) -> Cost:
+    """Train probes on the labels that are there already."""
+    return Cost(2.0, work.images, work.images * PSEUDO_LABEL_BYTES)
+
+
+def proxy(work: Work, rates: Rates) -> Cost:
+    """Train on all workers together, once for each fold."""
+    options, images = work.proxy, work.images
+    seconds = math.ceil(images / options.batch_size) * int(options.epochs) * options.folds * rates.proxy_step
+    inputs = _vector_bytes(work) if options.model == "mlp" else 3 * images * int(options.image_size) ** 2
+    held = WORKER_BYTES + inputs + 200 * images
+    return Cost(7.0 + seconds, images, images * DYNAMICS_BYTES, int(options.workers), held)
+
+
+def beta_search(work: Work, rates: Rates) -> Cost:
+    """Train on the coresets of all candidates, some at a time; with ASHA a trial trains all seeds of a candidate."""
+    options = work.beta_search
+    in_a_trial = options.seeds if options.scheduler == "asha" else 1
+    rounds = math.ceil(work.search_trainings / in_a_trial / _at_once(work, int(options.image_size)))
+    # A step goes forward and back; testing goes forward alone, a third of it.
+    steps = int(options.steps) + options.validation_fraction * work.images / (3 * 128)
+    return Cost(
+        6.0 + rounds * in_a_trial * rates.search_step * steps,
+        work.search_trainings,
+        actors=min(work.search_trainings // in_a_trial, _at_once(work)),
+        actor_bytes=WORKER_BYTES + 4 * work.images * work.dim,
+    )
+
+
+def select(_work: Work, _rates: Rates) -> Cost:
+    """Rank by scores that are there; methods that compare images take longer."""
+    return Cost(0.1)
+
+
+def evaluate(work: Work, rates: Rates) -> Cost:
+    """Train each model on each subset with each seed, some at a time."""
+    seconds = 0.0
+    for model, options in work.evaluate.items():
+        steps = int(options.steps) + work.tested / (3 * int(options.batch_size))
+        rounds = math.ceil(work.trainings / _at_once(work, int(options.image_size)))
+        seconds += rounds * rates.evaluate_steps[model] * steps
+    # Those on images share theirs.
+    on_embeddings = any(options.image_size == 0 for options in work.evaluate.values())
+    return Cost(
+        1.0 + seconds,
+        work.trainings * len(work.evaluate),
+        actors=min(work.trainings, work.cpus),
+        actor_bytes=WORKER_BYTES + 4 * work.tested * work.dim * on_embeddings,
+    )
+
+
+def duplicates(_work: Work, _rates: Rates) -> Cost:
+    """Look at the neighbours that are there."""
+    return Cost(0.5)
+
+
+def map(work: Work, _rates: Rates) -> Cost:  # noqa: A001 - the stage's name
+    """Place some images in the plane."""
+    points = work.map_points
+    return Cost(1.5 + points * MAP_POINT_SECONDS / min(work.cpus, MAP_CORES), points, points * MAP_POINT_BYTES)
+
+
+def coverage(_work: Work, _rates: Rates) -> Cost:
+    """Compare a coreset with random subsets."""
+    return Cost(0.3)
+
+
+def report(_work: Work, _rates: Rates) -> Cost:
+    """Draw the charts and the galleries."""
+    return Cost(2.0)
+
+
+def _all_images(work: Work) -> int:
+    """Candidates and separate test images."""
+    return work.images + work.test_images
+
+
+def _vector_bytes(work: Work) -> int:
+    """Of the embeddings in a worker: half precision as read, and single precision as used."""
+    return 6 * work.images * work.dim
+
+
+def _at_once(work: Work, image_size: int = 0) -> int:
+    """How many short trainings run side by side: on all GPUs, each with its share of one, or on all cores."""
+    return int(work.gpus / GPU_SHARES[image_size > 0]) or work.cpus
