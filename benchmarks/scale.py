@@ -28,7 +28,8 @@ from common import driver_memory, stage_context, write_tiny_images
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import fixed_size_matrix, matrix_column, part_name
-from elfs_ray.config import RayConfig, load_config
+from elfs_ray.config import RayConfig
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import ConsoleReporter
 from elfs_ray.methods import Needs, SelectionInputs, available_methods, get_method, select_coreset
 from elfs_ray.stages import ingest, neighbors

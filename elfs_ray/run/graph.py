@@ -15,6 +15,7 @@ from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import Needs, balances, get_method
+from elfs_ray.planning.auto_options import train_as_evaluated
 from elfs_ray.run.preflight import check_rows, labeled_signature
 
 if TYPE_CHECKING:
@@ -170,7 +171,8 @@ def _budget_steps(
     upstream = list(needed)
     selected = [name, config.select.options, config.select.balance, _labeled(config, first["ingest"])]
     if method.searched and config.select.beta is None:
-        searched = [config.beta_search.identity(), config.proxy.hidden_dim, *selected]
+        trained = train_as_evaluated(config.beta_search, config.evaluate).identity()
+        searched = [trained, config.proxy.hidden_dim, *selected]
         unit = f"beta_search/{name}/{budget}"
         search = _step("beta-search", [*searched, config.seed, budget], needed, unit=unit, budget=budget)
         upstream.append(search)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.errors import UsageError
 from elfs_ray.planning import stage_costs
 from elfs_ray.planning.auto_options import (
@@ -41,7 +41,7 @@ def work(images=50_000, device="cpu", side=32, dim=1280, options=(), **changes):
         neighbors=choose_neighbors(config.neighbors, cpus, gpus, images, dim),
         cluster=choose_cluster(config.cluster, device, units, images, dim),
         proxy=choose_proxy(config.proxy, device, units, images, side, **dtypes),
-        beta_search=choose_beta_search(config.beta_search, side, 100, **dtypes),
+        beta_search=choose_beta_search(config.beta_search, config.evaluate, side, 100, **dtypes),
         evaluate=choose_evaluations(config.evaluate, side, **dtypes),
         cpus=cpus,
         gpus=gpus,

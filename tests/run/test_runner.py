@@ -11,7 +11,7 @@ from elfs_ray import select
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import fixed_size_matrix, read_vectors
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import exact_top_k

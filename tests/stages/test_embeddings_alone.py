@@ -11,7 +11,7 @@ import pytest
 from elfs_ray import select
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import fixed_size_matrix, median_side
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.core.features import unit_half
 from elfs_ray.data.sources import open_input

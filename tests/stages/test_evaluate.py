@@ -10,7 +10,7 @@ import pytest
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
 from elfs_ray.artifacts.table import matrix_column
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
 from elfs_ray.run.runner import run, run_methods

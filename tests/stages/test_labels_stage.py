@@ -7,7 +7,7 @@ import pytest
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.sources import open_input
 from elfs_ray.errors import UsageError
