@@ -45,7 +45,8 @@ from sklearn.datasets import load_sample_image
 
 from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.config import EmbedConfig, NeighborsConfig, RayConfig, RunConfig, load_config
+from elfs_ray.config import EmbedConfig, NeighborsConfig, RayConfig, RunConfig
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Meter, Reporter
 from elfs_ray.core.knn import shard_ranges
 from elfs_ray.data.digits import write_digits

@@ -11,7 +11,7 @@ import sys
 from collections import defaultdict
 
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.planning.forecast import make_plan
 
 # Stages that run once for each budget, by the beginning of their unit's name.

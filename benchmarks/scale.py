@@ -29,7 +29,8 @@ from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table, matrix_column
 from elfs_ray.artifacts.writing import write_index, write_part
-from elfs_ray.config import RayConfig, load_config
+from elfs_ray.config import RayConfig
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import ConsoleReporter
 from elfs_ray.methods import Needs, SelectionInputs, available_methods, get_method, select_coreset
 from elfs_ray.stages import ingest, neighbors

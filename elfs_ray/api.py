@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import REPORT, RunFolder
-from elfs_ray.config import SelectConfig, load_config
+from elfs_ray.config import SelectConfig
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
 from elfs_ray.workers.machine import provide_folders

@@ -1,22 +1,18 @@
-"""One typed, validated configuration for all stages, from YAML, the CLI and Python.
+"""One typed, validated configuration for all stages (`config_loading` builds it).
 
-Options whose default is `"auto"` are chosen when their stage starts, from the device and the data (`defaults.py`); the
-manifest records both what was asked and what was chosen. Options marked as execution options (workers, actors, block
-sizes) change how fast a result comes, not which; they are left out of the fingerprints that decide what is redone.
+Options whose default is `"auto"` are chosen when their stage starts, from the device and the data
+(`planning.auto_options`); the manifest records both what was asked and what was chosen. Options marked as execution
+options (workers, actors, block sizes) change how fast a result comes, not which; they are left out of the fingerprints
+that decide what is redone.
 """
 
 import contextlib
-import difflib
 import hashlib
 import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from elfs_ray.errors import UsageError, one_line, wrong_value
 from elfs_ray.locations import absolute
 
 Auto = Literal["auto"]
@@ -184,6 +180,9 @@ class BetaSearchConfig(Section):
     steps: AutoInt = Field(
         "auto", description="optimizer steps of each training; auto: 500, or ten passes over the coreset if more"
     )
+    batch_size: AutoInt = Field("auto", description="samples in one step; auto: as `evaluate` trains this model")
+    learning_rate: AutoFloat = Field("auto", description="SGD; auto: as `evaluate` trains this model")
+    weight_decay: Annotated[float, Field(ge=0)] | Auto = Field("auto", description="of SGD; auto: the same")
     scheduler: Literal["none", "asha"] = Field(
         "none",
         description="asha: stop the worse two thirds of the candidates early, twice. Saves up to three quarters of the "
@@ -294,112 +293,6 @@ class RunConfig(Section):
         return self.input or str(self.embed.vectors)
 
 
-def load_config(
-    values: dict[str, Any],
-    files: str | Path | Sequence[str | Path] | None = None,
-    overrides: list[str] | None = None,
-    base: dict[str, Any] | None = None,
-) -> RunConfig:
-    """Merge `base`, YAML files, `stage.option=value` overrides and explicit values, in this order, and validate.
-
-    Raises:
-        UsageError: an unknown option (with the closest known one), a wrong type or range, or an unreadable file.
-    """
-    merged = _overlay(base or {}, {})
-    for file in [files] if isinstance(files, (str, Path)) else files or []:
-        merged = _overlay(merged, _read_yaml(Path(file)))
-    for override in overrides or []:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise UsageError(f"--set {override!r} is not of the form stage.option=value, such as embed.batch_size=64")
-        _assign(merged, key.strip().split("."), _parse_yaml(text, f"--set {override}"), override)
-    for key, value in values.items():
-        _assign(merged, key.split("."), value, key)
-    return validate_config(merged)
-
-
-def validate_config(values: dict[str, Any]) -> RunConfig:
-    """Build a `RunConfig`; raises `UsageError` with one line that names the first wrong option."""
-    try:
-        config = RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(_explain(error)) from None
-    if config.input is None and config.embed.vectors is None:
-        raise UsageError("option 'input' is missing; pass --input or set it in a file; or pass --embeddings alone")
-    return config
-
-
 def fingerprint(*parts: Any) -> str:
     """SHA-256 (hex, 16 characters) of plain JSON values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """A deep copy of `below` with the options of `above` over it."""
-    merged = dict(below)
-    for name, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        merged[name] = _overlay(merged[name], value) if both else value
-    return {name: _overlay(value, {}) if isinstance(value, dict) else value for name, value in merged.items()}
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = _parse_yaml(path.read_bytes(), str(path))
-    except OSError as error:
-        raise UsageError(f"configuration file {path} cannot be read: {error.strerror}; check the path") from None
-    if not isinstance(content, (dict, type(None))):
-        raise UsageError(f"configuration file {path} holds a {type(content).__name__}, not options; write NAME: VALUE")
-    return content or {}
-
-
-def _parse_yaml(text: str | bytes, where: str) -> Any:
-    try:
-        has_alias = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
-        content = None if has_alias else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is in no calendar
-        mark = getattr(error, "problem_mark", None)
-        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or one_line(error)
-        raise UsageError(f"{where} is not valid YAML{place} ({problem}); mend it, or put the value in quotes") from None
-    if has_alias:  # it can stand for itself, or for more than fits in memory
-        raise UsageError(f"{where} has an alias, `*NAME`; write its value out")
-    return content
-
-
-def _assign(target: dict[str, Any], path: list[str], value: Any, where: str) -> None:
-    for name in path[:-1]:
-        target = target.setdefault(name, {})
-        if not isinstance(target, dict):
-            raise UsageError(f"{where!r}: {name!r} is an option, not a section; see `elfs-ray run --help`")
-    target[path[-1]] = value
-
-
-def _explain(error: ValidationError) -> str:
-    """One line for the first problem of a validation error."""
-    first = error.errors(include_url=False)[0]
-    # Which member of a union a value was tried against is no part of the option's name.
-    inner_types = ("function-", "constrained-", "literal[", "list[")
-    location = [str(part) for part in first["loc"] if not str(part).startswith(inner_types)]
-    name = "budget" if location[:1] == ["budgets"] else ".".join(location)
-    if first["type"] == "extra_forbidden":
-        known = _known_options(location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-        return f"unknown option {name!r}; {hint}"
-    if first["type"] == "missing":
-        flag = {"budget": "--budget", "num_classes": "--num-classes"}.get(name, f"--{name}")
-        return f"option {name!r} is missing; pass {flag} or set it in the configuration file"
-    if first["type"] == "model_type":
-        return f"option {name!r} has the value {first['input']!r}, but is a section; set {name}.OPTION=VALUE"
-    return wrong_value(name, first)
-
-
-def _known_options(section: list[str]) -> list[str]:
-    model: type[BaseModel] = RunConfig
-    for name in section:
-        inner = model.model_fields[name].annotation if name in model.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return sorted(model.model_fields)

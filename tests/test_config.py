@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from elfs_ray.config import RunConfig, fingerprint, load_config
+from elfs_ray.config import RunConfig, fingerprint
+from elfs_ray.config_loading import load_config
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import get_method
 

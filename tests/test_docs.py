@@ -21,7 +21,8 @@ from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.cli.options import OPTIONS
 from elfs_ray.cli.runs import configurations
-from elfs_ray.config import RunConfig, load_config
+from elfs_ray.config import RunConfig
+from elfs_ray.config_loading import load_config
 from elfs_ray.data.sources import open_input
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.data.annotations import read_annotations
 from elfs_ray.data.image_kinds import IMAGE_KINDS, ending_of
 from elfs_ray.data.images import ImageError, decode, inspect

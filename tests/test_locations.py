@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.data.columns import beside
 from elfs_ray.errors import UsageError
 from elfs_ray.locations import from_file_uri, plain_path, without_dots

@@ -12,7 +12,7 @@ from PIL import Image
 
 from elfs_ray.artifacts import filesystems
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.data.images import ImageError, decode, inspect
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, export_coreset

@@ -10,7 +10,7 @@ from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.cli.app import app, out, say
 from elfs_ray.cli.options import DebugOption, LogOption, VerboseOption, given_options, takes_options
 from elfs_ray.cli.runs import start
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import LogForm
 from elfs_ray.errors import UsageError
 

@@ -20,7 +20,8 @@ from elfs_ray.cli.options import (
     parts,
     takes_options,
 )
-from elfs_ray.config import RunConfig, load_config
+from elfs_ray.config import RunConfig
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import LogForm, make_reporter
 from elfs_ray.report.summary import comparison_table, coreset_table, steps_table, unlike_trainings
 from elfs_ray.stages import STAGES

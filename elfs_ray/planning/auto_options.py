@@ -60,9 +60,8 @@ TRAINING_OPTIONS = {
 # Of a training in the beta search. After four passes over 15,000 images a search with a small ResNet took the easiest,
 # after eight harder ones, and these made the better coreset (docs/results.md).
 MIN_SEARCH_STEPS, SEARCH_PASSES = 500, 10
-# Of a GPU for one short training, and rows that it tests at once: on embeddings, on images.
+# Of a GPU for one short training: on embeddings, on images.
 GPU_SHARES = {False: 0.25, True: 1.0}
-TEST_ROWS = {False: 4096, True: 512}
 # Pixels a side for images with a median short side up to so many.
 IMAGE_SIZES = ((48, 32), (80, 64), (128, 96), (math.inf, 224))
 
@@ -231,8 +230,21 @@ def choose_evaluation(
     return _fill(section, steps=steps, batch_size=batch_size, learning_rate=learning_rate)
 
 
+def train_as_evaluated(section: BetaSearchConfig, evaluate: EvaluateConfig) -> BetaSearchConfig:
+    """The search trains as the evaluation trains the same model, or would by default where it trains others.
+
+    What the evaluation says for other models is not for this one: a rate that suits a ResNet ruins an MLP.
+    """
+    options = evaluate if section.model in evaluate.models else EvaluateConfig()
+    _, batch_size, learning_rate = EVALUATION_TRAININGS[section.model]
+    options = _fill(options, batch_size=batch_size, learning_rate=learning_rate)
+    same = {name: getattr(options, name) for name in ("batch_size", "learning_rate", "weight_decay")}
+    return _fill(section, **same)
+
+
 def choose_beta_search(
     section: BetaSearchConfig,
+    evaluate: EvaluateConfig,
     median_side: float,
     budget: int,
     *,
@@ -240,8 +252,8 @@ def choose_beta_search(
     vector_dtype: str = "float32",
 ) -> BetaSearchConfig:
     """How the search of beta for a budget trains its model."""
-    _, batch_size, _ = EVALUATION_TRAININGS[section.model]
-    steps = max(MIN_SEARCH_STEPS, math.ceil(SEARCH_PASSES * budget / batch_size))
+    section = train_as_evaluated(section, evaluate)
+    steps = max(MIN_SEARCH_STEPS, math.ceil(SEARCH_PASSES * budget / int(section.batch_size)))
     return _fill(_choose_inputs(section, section.model, median_side, image_dtype, vector_dtype), steps=steps)
 
 

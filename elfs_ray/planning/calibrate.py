@@ -18,6 +18,7 @@ import torch
 from elfs_ray.config import BetaSearchConfig, ClusterConfig, EvaluateConfig, ProxyConfig, RunConfig
 from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import sgd, train_step
+from elfs_ray.core.classifier_training import ClassifierTraining, TrainingOptions
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.networks import build_network
@@ -30,7 +31,6 @@ from elfs_ray.data.vectors import open_vectors
 from elfs_ray.encoders import Encoder, load_encoder
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import (
-    EVALUATION_TRAININGS,
     choose_beta_search,
     choose_cluster,
     choose_embed,
@@ -38,6 +38,7 @@ from elfs_ray.planning.auto_options import (
     choose_proxy,
 )
 from elfs_ray.planning.cost import Rates
+from elfs_ray.stages.parts.training_options import training_options
 from elfs_ray.workers.hardware import Hardware
 
 SAMPLE_IMAGES, SAMPLE_CHUNKS = 96, 3
@@ -105,7 +106,8 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
     evaluate = choose_evaluations(config.evaluate, side, **dtypes)
     # For smaller budgets an upper bound.
     largest = max(budget_count(budget, source.count) for budget in config.budgets)
-    search = choose_beta_search(config.beta_search, side, largest, **dtypes)
+    search = choose_beta_search(config.beta_search, config.evaluate, side, largest, **dtypes)
+    searching = training_options(search, search.model, classes, config.proxy.hidden_dim)
     device = torch.device(hardware.device)
     rates = Rates(
         check=check + read_seconds,
@@ -114,9 +116,11 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
         search_flops=_search_flops(dim, hardware),
         cluster_step=_cluster_step(cluster, dim, classes, device),
         proxy_step=_proxy_step(proxy, dim, classes, device),
-        search_step=_model_step(search.model, search, config.proxy.hidden_dim, dim, classes, device),
+        search_step=_model_step(searching, int(search.image_size), dim, device),
         evaluate_steps={
-            model: _model_step(model, options, options.hidden_dim, dim, classes, device)
+            model: _model_step(
+                training_options(options, model, classes, options.hidden_dim), int(options.image_size), dim, device
+            )
             for model, options in evaluate.items()
             if config.evaluate.labels
         },
@@ -284,29 +288,12 @@ def _proxy_step(options: ProxyConfig, dim: int, num_classes: int, device: torch.
     return _seconds(step)
 
 
-def _model_step(
-    model: str,
-    options: EvaluateConfig | BetaSearchConfig,
-    hidden_dim: int,
-    dim: int,
-    num_classes: int,
-    device: torch.device,
-) -> float:
+def _model_step(options: TrainingOptions, side: int, dim: int, device: torch.device) -> float:
     """Seconds of a step of a model that the evaluation or the search of beta trains, on one core or a GPU."""
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    _, rows, learning_rate = EVALUATION_TRAININGS[model]
-    size, dtype = int(options.image_size), getattr(torch, options.dtype)
-    if isinstance(options, EvaluateConfig):
-        rows = int(options.batch_size)
-    examples = (_pixels(rows, size) if size else _unit_rows(rows, dim)).to(device)
-    network = build_network(model, examples, num_classes, hidden_dim, generator=generator).to(device)
-    optimizer = sgd(network, learning_rate, 0.9, 5e-4)
-    labels = torch.randint(0, num_classes, (rows,), generator=generator).to(device)
-    draws = Draws(0, 0, torch.arange(rows, device=device))
+    rows = options.batch_size
+    samples = (_pixels(rows, side) if side else _unit_rows(rows, dim)).numpy()
+    labels = np.arange(rows) % options.num_classes
+    steps = ClassifierTraining(replace(options, steps=MOST_REPEATS + 1), samples, labels, device=device, seed=0).steps()
 
-    def step() -> None:
-        inputs = prepare_images(examples, draws) if size else examples
-        train_step(network, optimizer, inputs, labels, 1e-4, dtype=dtype)
-
-    return _seconds(step)
+    return _seconds(lambda: next(steps))

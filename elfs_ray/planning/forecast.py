@@ -31,6 +31,24 @@ from elfs_ray.run.graph import all_units, listed_inputs
 from elfs_ray.run.preflight import check_embeddings, check_pictures, check_sizes
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
 
+COSTS = {
+    "ingest": stage_costs.ingest,
+    "labels": stage_costs.labels,
+    "embed": stage_costs.embed,
+    "neighbors": stage_costs.neighbors,
+    "cluster": stage_costs.pseudo_labels,
+    "anchor": stage_costs.anchor,
+    "proxy": stage_costs.proxy,
+    "beta-search": stage_costs.beta_search,
+    "select": stage_costs.select,
+    "evaluate": stage_costs.evaluate,
+    "duplicates": stage_costs.duplicates,
+    "map": stage_costs.map,
+    "coverage": stage_costs.coverage,
+    "report": stage_costs.report,
+}
+"""What each stage costs, by its name."""
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -74,7 +74,7 @@ def beta_search(work: Work, rates: Rates) -> Cost:
     in_a_trial = options.seeds if options.scheduler == "asha" else 1
     rounds = math.ceil(work.search_trainings / in_a_trial / _at_once(work, int(options.image_size)))
     # A step goes forward and back; testing goes forward alone, a third of it.
-    steps = int(options.steps) + options.validation_fraction * work.images / (3 * 128)
+    steps = int(options.steps) + options.validation_fraction * work.images / (3 * int(options.batch_size))
     return Cost(
         6.0 + rounds * in_a_trial * rates.search_step * steps,
         work.search_trainings,

@@ -23,17 +23,14 @@ from elfs_ray.artifacts.run_folder import LOGS, RunFolder
 from elfs_ray.artifacts.samples import median_side
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import BetaSearchConfig, RunConfig, SelectConfig
-from elfs_ray.core.augmentation import prepare_images
-from elfs_ray.core.classifier import Prepare, accuracy, training_steps, unprepared
-from elfs_ray.core.device_rows import DeviceRows, Room
+from elfs_ray.core.classifier_training import ClassifierTraining
 from elfs_ray.core.metrics import best_candidate
-from elfs_ray.core.networks import build_network
 from elfs_ray.core.pruning import beta_grid
 from elfs_ray.core.splits import stratified_split
 from elfs_ray.data.images import read_pixels
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
-from elfs_ray.planning.auto_options import EVALUATION_TRAININGS, GPU_SHARES, TEST_ROWS, choose_beta_search
+from elfs_ray.planning.auto_options import GPU_SHARES, choose_beta_search
 from elfs_ray.stages.parts.method_inputs import (
     count_classes,
     labeled_mask,
@@ -41,6 +38,7 @@ from elfs_ray.stages.parts.method_inputs import (
     read_inputs,
     read_known_labels,
 )
+from elfs_ray.stages.parts.training_options import training_options
 from elfs_ray.stages.stage import StageContext, StageResult
 from elfs_ray.workers.base import Search
 from elfs_ray.workers.compute import device_of_task
@@ -73,11 +71,6 @@ class SearchData:
     seed: int
 
     @property
-    def on_images(self) -> bool:
-        """Whether the network sees pixels."""
-        return isinstance(self.samples, np.ndarray)
-
-    @property
     def steps(self) -> int:
         """Optimizer steps of a training that runs to its end."""
         return int(self.options.steps)
@@ -94,8 +87,9 @@ def run(context: StageContext) -> StageResult:
     A method may ask that candidates within the noise count as ties. Candidates of which a trial was stopped early count
     only where no other came farther.
     """
-    store, select, budget = context.store, context.config.select, int(context.budget or 0)
-    options = choose_beta_search(context.config.beta_search, median_side(store), budget, **context.hardware.dtypes)
+    config, store, select = context.config, context.store, context.config.select
+    budget, dtypes = int(context.budget or 0), context.hardware.dtypes
+    options = choose_beta_search(config.beta_search, config.evaluate, median_side(store), budget, **dtypes)
     options = context.as_begun(options)
     context.begin(options)
     betas = _betas(options, budget / context.table("samples").rows)
@@ -239,50 +233,28 @@ def run_trial(data: SearchData, trial: dict[str, Any]) -> Iterator[dict[str, Any
 
 def _train(data: SearchData, found: dict[str, Any], seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
     """Select with one seed, train, and yield a row of the artifact after each part."""
-    generator = torch.Generator().manual_seed(data.seed + seed)
-    training, validation = data.splits[seed]
-    rows = _coreset(data, found, training, np.random.default_rng([data.seed, seed]))
-    inputs, test, room = _inputs(data, rows), _inputs(data, validation), Room(device)
-    options, sizes = data.options, (data.num_classes, data.hidden_dim)
-    network = build_network(options.model, inputs, *sizes, generator=generator).to(device)
-    judged = DeviceRows(test, room), _labels(data, validation, device), TEST_ROWS[data.on_images]
-    _, batch_size, learning_rate = EVALUATION_TRAININGS[options.model]
-    prepare: Prepare = prepare_images if data.on_images else unprepared
-    reports = {-(-data.steps * part // data.parts) for part in range(1, data.parts + 1)}
-    for step in training_steps(
-        network,
-        DeviceRows(inputs, room),
-        _labels(data, rows, device),
-        steps=data.steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        generator=generator,
-        prepare=prepare,
-        dtype=getattr(torch, options.dtype),
-    ):
-        if step in reports:
-            yield {
-                "budget": data.budget,
-                "method": found.get("choice", data.select.name),
-                "beta": found.get("beta"),
-                "seed": seed,
-                "validation_accuracy": accuracy(network, *judged, prepare),
-                "steps": step,
-                "epochs": step * batch_size / len(rows),
-                "device": device.type,
-            }
-            network.train()
-
-
-def _inputs(data: SearchData, rows: np.ndarray) -> torch.Tensor:
-    """What the network sees of some samples, in main memory."""
-    samples = data.samples
-    return torch.from_numpy((samples.mapped_unit_vectors() if isinstance(samples, Embeddings) else samples)[rows])
-
-
-def _labels(data: SearchData, rows: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Labels of some samples, int64 [n], on the device."""
-    return torch.from_numpy(data.labels[rows]).to(device)
+    options, (split, validation) = data.options, data.splits[seed]
+    rows = _coreset(data, found, split, np.random.default_rng([data.seed, seed]))
+    samples = data.samples.mapped_unit_vectors() if isinstance(data.samples, Embeddings) else data.samples
+    training = ClassifierTraining(
+        training_options(options, options.model, data.num_classes, data.hidden_dim),
+        samples[rows],
+        data.labels[rows],
+        device=device,
+        seed=data.seed + seed,
+    )
+    judged = training.held_out(samples[validation], data.labels[validation])
+    for step in training.parts(data.parts):
+        yield {
+            "budget": data.budget,
+            "method": found.get("choice", data.select.name),
+            "beta": found.get("beta"),
+            "seed": seed,
+            "validation_accuracy": training.accuracy(judged),
+            "steps": step,
+            "epochs": step * int(options.batch_size) / len(rows),
+            "device": device.type,
+        }
 
 
 def _coreset(data: SearchData, found: dict[str, Any], training: np.ndarray, rng: np.random.Generator) -> np.ndarray:

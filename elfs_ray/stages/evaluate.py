@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -27,16 +26,13 @@ from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import EvaluateConfig, RunConfig
-from elfs_ray.core.augmentation import prepare_images
-from elfs_ray.core.classifier import Prepare, accuracy, train_for_steps, unprepared
-from elfs_ray.core.device_rows import DeviceRows, Room
-from elfs_ray.core.hiding import train_with_hiding
+from elfs_ray.core.classifier_training import ClassifierTraining
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
-from elfs_ray.core.networks import build_network
 from elfs_ray.data.images import read_pixels
-from elfs_ray.planning.auto_options import GPU_SHARES, TEST_ROWS
+from elfs_ray.planning.auto_options import GPU_SHARES
 from elfs_ray.stages.parts.evaluation_sets import Sets, Training, class_names, draw_sets
 from elfs_ray.stages.parts.method_inputs import labels_in_use
+from elfs_ray.stages.parts.training_options import training_options
 from elfs_ray.stages.stage import StageContext, StageResult
 from elfs_ray.workers.base import Handle
 from elfs_ray.workers.compute import device_of_task
@@ -213,38 +209,22 @@ def train_one(shared: Trainings, training: Training, key: str, seed: int, counte
     """Train on some samples with true labels, test, and save the result."""
     torch.set_num_threads(1)
     started, options, sets = time.monotonic(), shared.options[training.model], shared.sets
-    device = device_of_task()
-    room = Room(device)
-    positions = sets.rows[training.subset, training.seed]
-    rows = np.searchsorted(shared.used, positions)
-    size = int(options.image_size)
-    inputs = torch.from_numpy(shared.inputs[size][rows])
-    labels = torch.from_numpy(sets.labels[positions]).to(device)
-    generator = torch.Generator().manual_seed(seed)
-    network = build_network(training.model, inputs, shared.num_classes, options.hidden_dim, generator=generator)
-    prepare: Prepare = prepare_images if size else unprepared
-    steps = int(options.steps)
-    train = partial(train_with_hiding, largest=options.hide) if options.hide else train_for_steps
-    taken = train(
-        network.to(device),
-        DeviceRows(inputs, room),
-        labels,
-        steps=steps,
-        batch_size=int(options.batch_size),
-        learning_rate=float(options.learning_rate),
-        weight_decay=options.weight_decay,
-        generator=generator,
-        prepare=prepare,
-        dtype=getattr(torch, options.dtype),
+    device, positions = device_of_task(), sets.rows[training.subset, training.seed]
+    size, rows = int(options.image_size), np.searchsorted(shared.used, positions)
+    classifier = ClassifierTraining(
+        training_options(options, training.model, shared.num_classes, options.hidden_dim),
+        shared.inputs[size][rows],
+        sets.labels[positions],
+        device=device,
+        seed=seed,
     )
-    test_inputs = DeviceRows(torch.from_numpy(shared.test_inputs[size]), room)
-    test_labels = torch.tensor(sets.test_labels).to(device)
+    steps = classifier.train()
     row = {
         "training": key,
         "train_samples": len(positions),
         "device": device.type,
-        "steps": steps if taken is None else taken,
-        "test_accuracy": accuracy(network, test_inputs, test_labels, TEST_ROWS[size > 0], prepare),
+        "steps": steps,
+        "test_accuracy": classifier.accuracy(classifier.held_out(shared.test_inputs[size], sets.test_labels)),
         "seconds": round(time.monotonic() - started, 3),
     }
     shared.store.write_json(row, shared.work, TRAININGS, f"{key}.json")

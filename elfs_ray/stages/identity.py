@@ -11,7 +11,7 @@ from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import Needs, SelectionMethod, balances, get_method
-from elfs_ray.planning.auto_options import ON_EMBEDDINGS
+from elfs_ray.planning.auto_options import ON_EMBEDDINGS, train_as_evaluated
 from elfs_ray.stages.descriptor import Case
 
 
@@ -133,7 +133,8 @@ def of_select(case: Case) -> list[Any]:
 def of_search(case: Case) -> Any:
     """Of the trials, and what they select."""
     config = case.config
-    return [config.beta_search.identity(), config.proxy.hidden_dim, *of_select(case)]
+    trained = train_as_evaluated(config.beta_search, config.evaluate).identity()
+    return [trained, config.proxy.hidden_dim, *of_select(case)]
 
 
 def of_evaluate(case: Case) -> Any:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.data.datasets import write_dataset
 from elfs_ray.data.labels import read_labels
 from elfs_ray.data.sources import open_source

@@ -17,7 +17,7 @@ from kinds_of_input import IMAGES, png, write_hugging_face
 
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.listing import list_folder
 from elfs_ray.data.sources import open_input, open_source

@@ -15,7 +15,7 @@ from kinds_of_input import COUNT, IMAGES, KINDS, LABELS, NAMES, hugging_face_dat
 from elfs_ray.artifacts import filesystems
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.images import inspect
 from elfs_ray.data.labels import read_labels

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.planning import doctor
 from elfs_ray.planning.doctor import LIBRARIES, NO_INPUT, examine
 from elfs_ray.workers.on_ray import session
@@ -61,7 +61,7 @@ def test_little_room_is_weak(ray_session, monkeypatch):
 
 
 EARLY = """
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.planning.doctor import NO_INPUT, examine
 config = load_config({"input": NO_INPUT, "num_classes": 2, "budgets": [1]})
 for found in examine(config):

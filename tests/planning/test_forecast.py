@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.errors import UsageError
 from elfs_ray.planning import stage_costs
 from elfs_ray.planning.auto_options import (

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.sources import open_input
 from elfs_ray.run.graph import first_steps, later_steps

@@ -14,7 +14,7 @@ from PIL import Image
 
 from elfs_ray import select
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.errors import ElfsRayError, RunError, UsageError
 from elfs_ray.planning import doctor
 from elfs_ray.run.errors_seen import as_expected, behind, expected_errors

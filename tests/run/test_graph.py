@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from elfs_ray import stages
 from elfs_ray.artifacts.record import Record, Records, Unit
-from elfs_ray.config import RunConfig, Section, load_config
+from elfs_ray.config import RunConfig, Section
+from elfs_ray.config_loading import load_config
 from elfs_ray.data.sources import open_input
 from elfs_ray.run.graph import all_units, listed_inputs
 

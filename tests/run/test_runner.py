@@ -12,7 +12,7 @@ from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.core.knn import exact_top_k
 from elfs_ray.errors import UsageError

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.samples import join_contents, samples_content
 from elfs_ray.artifacts.table import Table
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.unusable import Unusable, UnusableImagesError
 from elfs_ray.errors import RunError, UsageError

@@ -13,7 +13,7 @@ import pytest
 from elfs_ray import cli, select  # noqa: F401 - what the calls in the file name, here and below
 from elfs_ray.api import Result  # noqa: F401
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import export_coreset
 from elfs_ray.exports.labels import write_labels  # noqa: F401

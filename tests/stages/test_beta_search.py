@@ -16,6 +16,7 @@ from elfs_ray.artifacts.table import Table
 from elfs_ray.config import BetaSearchConfig, RunConfig
 from elfs_ray.console import Reporter
 from elfs_ray.planning.auto_options import choose_beta_search
+from elfs_ray.run.graph import Step, later_steps
 from elfs_ray.stages.stage import StageContext
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
 from elfs_ray.workers.on_ray.workers import OnRay
@@ -53,6 +54,12 @@ def events(path):
         start += 12 + length + 4
 
 
+def chosen(evaluate=None, budget=100, dtype="float32", **options):
+    """Options of a search as it would choose them, over images of 32 pixels."""
+    section = EvaluateConfig(**(evaluate or {}))
+    return choose_beta_search(BetaSearchConfig(**options), section, 32, budget, image_dtype=dtype)
+
+
 @pytest.mark.parametrize(
     ("options", "budget", "steps"),
     [
@@ -60,11 +67,46 @@ def events(path):
         ({}, 6_400, 500),
         ({}, 15_000, 1172),  # ten passes in batches of 128
         ({"model": "resnet18"}, 15_000, 586),  # of 256
+        ({"batch_size": 64}, 15_000, 2344),
         ({"steps": 30}, 15_000, 30),
     ],
 )
 def test_trials_pass_over_the_coreset_ten_times(options, budget, steps):
-    assert choose_beta_search(BetaSearchConfig(**options), 32, budget, image_dtype="float32").steps == steps
+    assert chosen(budget=budget, **options).steps == steps
+
+
+@pytest.mark.parametrize(
+    ("options", "evaluate", "trained"),
+    [
+        ({}, {}, (128, 0.02, 5e-4)),
+        ({}, {"batch_size": 64, "learning_rate": 0.05, "weight_decay": 0}, (64, 0.05, 0)),
+        ({"model": "resnet18"}, {"models": ["mlp", "resnet18"], "learning_rate": 0.05}, (256, 0.05, 5e-4)),
+        # Those of the evaluation are another model's.
+        ({}, {"models": ["resnet18"], "batch_size": 256, "learning_rate": 0.1, "weight_decay": 0}, (128, 0.02, 5e-4)),
+        ({"learning_rate": 0.01, "weight_decay": 0}, {"batch_size": 64, "learning_rate": 0.05}, (64, 0.01, 0)),
+    ],
+)
+def test_trials_train_as_the_evaluation_trains_their_model(options, evaluate, trained):
+    found = chosen(evaluate, **options)
+    assert (found.batch_size, found.learning_rate, found.weight_decay) == trained
+
+
+@pytest.mark.parametrize(
+    ("overrides", "again"),
+    [
+        (["evaluate.learning_rate=0.05"], True),
+        (["beta_search.batch_size=64"], True),
+        (["evaluate.learning_rate=0.02", "beta_search.batch_size=128"], False),  # what `auto` is
+        (["evaluate.models=[resnet18]", "evaluate.weight_decay=0"], False),
+    ],
+)
+def test_a_search_is_done_again_where_its_trials_train_differently(overrides, again):
+    def fingerprint(overrides):
+        config = load_config({"input": "photos", "num_classes": 2, "budgets": [10]}, overrides=overrides)
+        steps = later_steps(config, [Step("ingest", "ingest", "listed", ())], 100)
+        return {step.stage: step.fingerprint for step in steps}["beta-search"]
+
+    assert (fingerprint(overrides) != fingerprint([])) == again
 
 
 def test_asha_stops_the_worse_trials(search):
@@ -96,7 +138,10 @@ def test_asha_changes_nothing_for_those_that_it_lets_go_on(search):
 
 @pytest.mark.parametrize(("model", "dtype"), [("mlp", "float32"), ("resnet-small", "bfloat16")])
 def test_only_networks_on_images_take_the_arithmetic_of_the_hardware(model, dtype):
-    assert choose_beta_search(BetaSearchConfig(model=model), 32, 100, image_dtype="bfloat16").dtype == dtype
+    assert (
+        choose_beta_search(BetaSearchConfig(model=model), EvaluateConfig(), 32, 100, image_dtype="bfloat16").dtype
+        == dtype
+    )
 
 
 @pytest.mark.parametrize("model", ["mlp", "resnet-small"])

@@ -16,7 +16,8 @@ from torch import nn
 from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
-from elfs_ray.config import EmbedConfig, load_config
+from elfs_ray.config import EmbedConfig
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.encoders import Encoder, Preprocessing
 from elfs_ray.errors import RunError, UsageError

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table, fixed_size_matrix, matrix_column
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.core.features import unit_half
 from elfs_ray.data import vectors as data_vectors

@@ -9,7 +9,7 @@ from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.artifacts.writing import write_table
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.sources import open_input
 from elfs_ray.errors import UsageError

@@ -32,7 +32,7 @@ def on_card(card, monkeypatch):
 
     for module in (beta_search, evaluate):
         monkeypatch.setattr(module, "device_of_task", lambda: CARD)
-        monkeypatch.setattr(module, "accuracy", judged)
+    monkeypatch.setattr("elfs_ray.core.classifier_training.accuracy", judged)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**30))
     monkeypatch.setattr("elfs_ray.core.classifier.generator_on", lambda *_: torch.Generator())
     monkeypatch.setattr("elfs_ray.core.classifier.torch.randperm", lambda count, **_: torch.arange(count, device=CARD))
@@ -65,7 +65,8 @@ def test_a_training_of_the_evaluation_stays_on_the_card(model, on_card, tmp_path
 @pytest.mark.parametrize("model", NETWORKS)
 def test_a_trial_of_the_search_stays_on_the_card(model, on_card):
     inputs = samples(model)
-    options = choose_beta_search(BetaSearchConfig(model=model, steps=STEPS), SIDE, 10, **DTYPES)
+    section = BetaSearchConfig(model=model, steps=STEPS, batch_size=5)
+    options = choose_beta_search(section, EvaluateConfig(), SIDE, 10, **DTYPES)
     data = beta_search.SearchData(
         options=options,
         select=SelectConfig(method="random"),
@@ -80,4 +81,5 @@ def test_a_trial_of_the_search_stays_on_the_card(model, on_card):
     )
     [report] = beta_search.run_trial(data, {"number": 0, "found": {}, "seeds": [0]})
     assert report["done"]
+    assert report["seeds"]["0"]["epochs"] == STEPS * 5 / 8  # of a coreset of 8, a share of 10
     assert on_card == [CARD]

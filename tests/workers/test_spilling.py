@@ -14,7 +14,7 @@ import torch
 
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
-from elfs_ray.config import load_config
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.run.runner import run
 from small import BUDGET, NUM_IMAGES, OPTIONS, TIMEOUT_SECONDS, command_line
