@@ -17,7 +17,7 @@ from elfs_ray.config import BetaSearchConfig, RunConfig
 from elfs_ray.console import Reporter
 from elfs_ray.planning.auto_options import choose_beta_search
 from elfs_ray.run.graph import Step, later_steps
-from elfs_ray.stages.stage import StageContext
+from elfs_ray.stages.context import StageContext
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
 from elfs_ray.workers.on_ray.workers import OnRay
 from nodes import workers
