@@ -29,7 +29,7 @@ def test_a_unit_comes_back_from_its_text(unit):
 
 @pytest.mark.parametrize("text", ["select/elfs", "select/elfs/many", "a/b/c/d", "select/elfs/05"])
 def test_other_texts_name_no_unit(text):
-    with pytest.raises(ValueError, match="no unit of work|invalid literal"):
+    with pytest.raises(ValueError, match=r"no unit of work|invalid literal"):
         Unit.parse(text)
 
 
