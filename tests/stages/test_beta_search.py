@@ -137,10 +137,7 @@ def test_asha_changes_nothing_for_those_that_it_lets_go_on(search):
 
 @pytest.mark.parametrize(("model", "dtype"), [("mlp", "float32"), ("resnet-small", "bfloat16")])
 def test_only_networks_on_images_take_the_arithmetic_of_the_hardware(model, dtype):
-    assert (
-        choose_beta_search(BetaSearchConfig(model=model), EvaluateConfig(), 32, 100, image_dtype="bfloat16").dtype
-        == dtype
-    )
+    assert chosen(model=model, dtype="bfloat16").dtype == dtype
 
 
 @pytest.mark.parametrize("model", ["mlp", "resnet-small"])
@@ -148,12 +145,8 @@ def test_goes_on_as_it_began_on_another_machine(tmp_path, model):
     """Trials that ended there stand beside those from here; how often one is tried again changes nothing."""
     config = RunConfig(input="photos", num_classes=2, budgets=[1])
     context = StageContext(config, RunFolder(str(tmp_path)), "unit", "work", Hardware("cpu", 2, 0), Reporter())
-    here = choose_beta_search(
-        BetaSearchConfig(model=model, max_failures=5), EvaluateConfig(), 32, 100, image_dtype="bfloat16"
-    )
-    there = choose_beta_search(
-        BetaSearchConfig(model=model, max_failures=2), EvaluateConfig(), 32, 100, image_dtype="float32"
-    )
+    here = chosen(model=model, max_failures=5, dtype="bfloat16")
+    there = chosen(model=model, max_failures=2)
     assert context.as_begun(here) == here
     context.begin(there)
     assert context.as_begun(here) == here.model_copy(update={"dtype": "float32"})
