@@ -18,7 +18,7 @@ from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
 from elfs_ray.stages.stage import StageContext
-from elfs_ray.workers.hardware import Hardware
+from elfs_ray.workers.base import Workers
 from elfs_ray.workers.usage import sampling
 
 TINY_SIDE, TINY_KINDS = 8, 64
@@ -85,9 +85,9 @@ def driver_memory() -> Iterator[DriverMemory]:
         yield found
 
 
-def stage_context(config: RunConfig, store: RunFolder, unit: str, hardware: Hardware, **options: Any) -> StageContext:
+def stage_context(config: RunConfig, store: RunFolder, unit: str, workers: Workers, **options: Any) -> StageContext:
     """What a stage is given, in a work folder that no pipeline knows."""
-    return StageContext(config, store, unit, f".work/{unit}-benchmark", hardware, Reporter(), **options)
+    return StageContext(config, store, unit, f".work/{unit}-benchmark", workers, Reporter(), **options)
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -43,12 +43,11 @@ from PIL import Image
 from scale import write_embeddings
 from sklearn.datasets import load_sample_image
 
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import read_vectors
 from elfs_ray.config import EmbedConfig, NeighborsConfig, RayConfig, RunConfig
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Meter, Reporter
-from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import shard_ranges
 from elfs_ray.data.digits import write_digits
 from elfs_ray.data.images import decode, to_square, to_uint8
@@ -97,8 +96,8 @@ def encoder_options(options: argparse.Namespace, folder: Path) -> dict[str, Any]
 def prepared(config: RunConfig, run_dir: Path) -> None:
     """Ingest into a run folder, in a process of its own."""
     store = RunFolder(str(run_dir))
-    with ray_session(RayConfig(num_cpus=os.cpu_count())) as hardware:
-        _publish(store, "ingest", ingest.run(stage_context(config, store, "ingest", hardware)))
+    with ray_session(RayConfig(num_cpus=os.cpu_count())) as workers:
+        _publish(store, "ingest", ingest.run(stage_context(config, store, "ingest", workers)))
 
 
 def _publish(store: RunFolder, unit: str, result: StageResult) -> None:
@@ -109,8 +108,9 @@ def staged(config: RunConfig, run_dir: Path, unit: str, cpus: int, ray_cpus: int
     """Run embed or neighbours; returns seconds with and without Ray's start, the steady rate, options and metrics."""
     store, module, begun = RunFolder(str(run_dir)), {"embed": embed, "neighbors": neighbors}[unit], time.time()
     timeline = Timeline()
-    with ray_session(RayConfig(num_cpus=ray_cpus)) as hardware:
-        context = replace(stage_context(config, store, unit, replace(hardware, cpus=cpus)), reporter=timeline)
+    with ray_session(RayConfig(num_cpus=ray_cpus)) as workers:
+        planned = replace(workers, planned=replace(workers.planned, cpus=cpus))
+        context = replace(stage_context(config, store, unit, planned), reporter=timeline)
         store.delete(context.work)
         started = time.time()
         result = module.run(context)
@@ -184,10 +184,10 @@ def bare_search(
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     store, options = RunFolder(str(run_dir)), NeighborsConfig.model_validate(chosen)
-    count = store.count_rows("embeddings")
+    count = Table(store, "embeddings").rows
     start, stop = shard_ranges(count, together)[number]
     index = build_index(store, start, stop, options, None, on_gpu=False)
-    blocks = [normalize_rows(read_vectors(store, start=row, stop=min(row + QUERY_ROWS, count)))
+    blocks = [Embeddings(store).unit_vectors(start=row, stop=min(row + QUERY_ROWS, count))
               for row in range(0, count, QUERY_ROWS)]  # fmt: skip
     meet(folder, number, together)
     begun = time.time()
@@ -317,10 +317,10 @@ def memory_of(rows: int, folder: Path, weights: Path) -> dict[str, Any]:
     config = configured(images, embed__encoder=TINY_ENCODER, embed__weights=str(weights), embed__image_size=TINY_SIDE,
                         embed__batch_size=256)  # fmt: skip
     found: dict[str, Any] = {"rows": rows}
-    with ray_session(RayConfig(num_cpus=os.cpu_count())) as hardware:
+    with ray_session(RayConfig(num_cpus=os.cpu_count())) as workers:
         for unit, module in {"ingest": ingest, "embed": embed}.items():
             with driver_memory() as driver, measured() as usage:
-                result = module.run(stage_context(config, store, unit, hardware))
+                result = module.run(stage_context(config, store, unit, workers))
             _publish(store, unit, result)
             found[unit] = (usage.seconds, driver.start, driver.peak, driver.peak_own, usage.peak_memory_mb)
             print(f"{rows:,} rows, {unit}: {usage.seconds:.1f} s, driver {driver.start} -> {driver.peak} MB "

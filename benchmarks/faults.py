@@ -29,6 +29,7 @@ from pathlib import Path
 import psutil
 
 from elfs_ray.artifacts.run_folder import LOGS, RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.data.digits import write_digits
 
 BUDGET, TIMEOUT_SECONDS, POLL_SECONDS = 40, 900, 0.02
@@ -78,16 +79,16 @@ FAULTS = {
         "Ray Data starts a new actor, which encodes the batches that were lost",
     ),
     "neighbors": Fault(
-        "neighbors", "neighbors", "neighbors/*.parquet", "ray::_Shard",
+        "neighbors", "neighbors", "neighbors/*.parquet", "ray::_Holder",
         "Ray starts the actor again: it builds its index and answers the queries that wait",
     ),
     "cluster": Fault("cluster", "cluster", "training/checkpoint*", "ray::RayTrainWorker", TRAIN_AGAIN),
     "proxy": Fault("proxy", "proxy", "training/checkpoint*", "ray::RayTrainWorker", TRAIN_AGAIN),
     "beta-search": Fault(
-        "beta-search", SEARCH, "trials/*.json", "ray::_BetaTrial", "Tune runs the trial again in a new actor"
+        "beta-search", SEARCH, "trials/*.json", "ray::_Trials", "Tune runs the trial again in a new actor"
     ),
     "evaluate": Fault(
-        "evaluate", EVALUATION, "trainings/*.json", "ray::_train_one", "Ray runs the task again in another process"
+        "evaluate", EVALUATION, "trainings/*.json", "ray::train_one", "Ray runs the task again in another process"
     ),
     "driver-embed": Fault("embed", "embed", "encoded/*.parquet", None, AGAIN.format("the saved rows")),
     "driver-cluster": Fault("cluster", "cluster", "training/checkpoint*", None, AGAIN.format("the last checkpoint")),
@@ -273,7 +274,7 @@ class Bench:
         ours, theirs = RunFolder(str(run_dir)), RunFolder(str(self.whole))
         record = theirs.record(fault.unit)
         names = [name for name in record["artifacts"] if not name.startswith(LOGS)] if record else []
-        tables = [[store.read_table(name) for name in names] for store in (ours, theirs)]
+        tables = [[Table(store, name).read() for name in names] for store in (ours, theirs)]
         both = [[table.drop([n for n in table.column_names if n == "seconds"]) for table in some] for some in tables]
         return bool(names) and all(mine.equals(other) for mine, other in zip(*both, strict=True))
 

@@ -25,8 +25,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import spearmanr
 from weak_labels import BETAS, Data, Scored, Task, classify, select, train_proxy
 
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import read_column, read_vectors
+from elfs_ray.artifacts.table import Table
 from elfs_ray.core.features import PrincipalComponents, normalize_rows
 from elfs_ray.core.metrics import cluster_accuracy, contingency, mean_and_interval
 from elfs_ray.core.pruning import budget_count
@@ -58,12 +59,12 @@ class Row:
 def load(run_dir: str, dims: int) -> Data:
     """Embeddings, pseudo-labels numbered as the classes that they match, labels and test set of a run."""
     store = RunFolder(run_dir)
-    vectors, test = normalize_rows(read_vectors(store)), normalize_rows(read_vectors(store, "test/embeddings"))
+    vectors, test = Embeddings(store).unit_vectors(), Embeddings(store, "test/embeddings").unit_vectors()
     if dims:
         components = PrincipalComponents(vectors, dims)
         vectors, test = (normalize_rows(components.project(rows)) for rows in (vectors, test))
-    labels, test_labels = (read_column(store, f"{part}labels_true", "label") for part in ("", "test/"))
-    pseudo = read_column(store, "pseudo_labels", "label").astype(np.int64)
+    labels, test_labels = (Table(store, f"{part}labels_true").column("label") for part in ("", "test/"))
+    pseudo = Table(store, "pseudo_labels").column("label").astype(np.int64)
     rows, columns = linear_sum_assignment(contingency(labels, pseudo), maximize=True)
     matched = np.zeros(int(columns.max()) + 1, dtype=np.int64)
     matched[columns] = rows

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 from weak_labels import classify
 
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import read_column, read_vectors
+from elfs_ray.artifacts.table import Table
 from elfs_ray.core.features import PrincipalComponents, normalize_rows
 from elfs_ray.core.metrics import mean_and_interval
 from elfs_ray.core.pruning import budget_count
@@ -72,11 +73,11 @@ class Row:
 def load(run_dir: str, dims: int) -> Data:
     """Read a run."""
     store = RunFolder(run_dir)
-    vectors, test = normalize_rows(read_vectors(store)), normalize_rows(read_vectors(store, "test/embeddings"))
+    vectors, test = Embeddings(store).unit_vectors(), Embeddings(store, "test/embeddings").unit_vectors()
     components = PrincipalComponents(vectors, dims)
     vectors, test = (normalize_rows(components.project(rows)) for rows in (vectors, test))
-    labels, test_labels = (read_column(store, f"{part}labels_true", "label") for part in ("", "test/"))
-    pseudo, aum = read_column(store, "pseudo_labels", "label"), read_column(store, "dynamics", "aum")
+    labels, test_labels = (Table(store, f"{part}labels_true").column("label") for part in ("", "test/"))
+    pseudo, aum = Table(store, "pseudo_labels").column("label"), Table(store, "dynamics").column("aum")
     inputs, test_inputs = torch.from_numpy(vectors), torch.from_numpy(test)
     return Data(inputs, labels, pseudo.astype(np.int64), aum, test_inputs, test_labels)
 

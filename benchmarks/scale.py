@@ -27,7 +27,8 @@ from common import driver_memory, stage_context, write_tiny_images
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import fixed_size_matrix, matrix_column, part_name
+from elfs_ray.artifacts.table import Table, matrix_column
+from elfs_ray.artifacts.writing import write_index, write_part
 from elfs_ray.config import RayConfig
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import ConsoleReporter
@@ -62,19 +63,18 @@ def main() -> None:
         if options.ingest:
             ingest_tiny_images(store, options)
             return
-        if store.count_rows("embeddings") != options.rows:
+        if not store.exists("embeddings") or Table(store, "embeddings").rows != options.rows:
             write_embeddings(store, options)
         overrides = [f"neighbors.{one}" for one in [f"search={options.search}", *options.set]]
         config = load_config({"input": "/none", "num_classes": CLASSES, "budgets": [options.budget]}, None, overrides)
-        with ray_session(RayConfig(num_cpus=options.cpus)) as hardware, measured() as usage:
-            context = StageContext(config, store, "neighbors", ".work/scale", hardware, ConsoleReporter(Console()))
+        with ray_session(RayConfig(num_cpus=options.cpus)) as workers, measured() as usage:
+            context = StageContext(config, store, "neighbors", ".work/scale", workers, ConsoleReporter(Console()))
             result = neighbors.run(context)
         print(f"neighbors: {usage.seconds:.0f} s, peak {usage.peak_memory_mb:,} MB, load {os.getloadavg()[0]:.1f}")
         print("  " + ", ".join(f"{name} {value}" for name, value in result.metrics.items()))
         print("  " + ", ".join(f"{name}={value}" for name, value in result.chosen.items()), flush=True)
-        table = store.read_table(context.work, neighbors.FOUND)
-        ids, similarity = fixed_size_matrix(table["ids"]), fixed_size_matrix(table["similarity"])
-        del table
+        table = Table(store, f"{context.work}/{neighbors.FOUND}")
+        ids, similarity = table.matrix("ids"), table.matrix("similarity")
         select_by_every_rank(ids, similarity, options)
         store.delete(context.work)
 
@@ -86,8 +86,8 @@ def ingest_tiny_images(store: RunFolder, options: argparse.Namespace) -> None:
     print(f"{options.ingest:,} images in {time.monotonic() - started:.0f} s", flush=True)
     overrides = [f"ingest.{one}" for one in options.set]
     config = load_config({"input": str(folder), "num_classes": CLASSES, "budgets": [1]}, None, overrides)
-    with ray_session(RayConfig(num_cpus=options.cpus)) as hardware:
-        context = stage_context(config, store, "ingest", hardware)
+    with ray_session(RayConfig(num_cpus=options.cpus)) as workers:
+        context = stage_context(config, store, "ingest", workers)
         store.delete(context.work)
         begun = time.time()
         with driver_memory() as driver, measured() as usage:
@@ -112,6 +112,7 @@ def write_embeddings(store: RunFolder, options: argparse.Namespace) -> None:
     axes = rng.normal(size=(options.intrinsic, options.dim)) / np.sqrt(options.dim)
     centres = rng.normal(size=(BLOBS, options.intrinsic))
     store.delete("embeddings")
+    layout, parts = schema.embeddings(options.dim), []
     for number, start in enumerate(range(0, options.rows, PART_ROWS)):
         index = np.arange(start, min(start + PART_ROWS, options.rows))
         blob = rng.integers(BLOBS, size=len(index))
@@ -125,7 +126,8 @@ def write_embeddings(store: RunFolder, options: argparse.Namespace) -> None:
                 "norm": np.ones(len(vectors)),
             }
         )
-        store.write_table(table, schema.embeddings(options.dim), "embeddings", part_name(number))
+        parts.append(write_part(store, "embeddings", number, start, table, layout))
+    write_index(store, "embeddings", parts, layout)
     print(f"embeddings: {options.rows:,} x {options.dim} in {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.report.comparison import RANDOM, compare
 
 SHOWN = ("elfs", "mixed", "ccs", "dual", "d2", "zcore", "stratified", "typiclust", "auto", "elfs-supervised")
@@ -33,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     store = RunFolder(options.run_dir)
     rows = pd.DataFrame(compare(store))
-    images = store.count_rows("samples")
+    images = Table(store, "samples").rows
     for model, part in rows.groupby("model", sort=False):
         print(f"\n{model}, {int(part['seeds'].max())} seeds:\n")
         print(table(part, images))

@@ -25,8 +25,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 from torch import Tensor
 
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import fixed_size_matrix, read_column, read_vectors
+from elfs_ray.artifacts.table import Table
 from elfs_ray.core.anchoring import spread_by_probes
 from elfs_ray.core.centers import k_means
 from elfs_ray.core.classifier import accuracy, cosine_factor, epoch_batches, sgd, train_for_steps
@@ -89,12 +90,12 @@ class Scored:
 def load(run_dir: str, heads: str, dims: int) -> Data:
     """Read a run, and what the heads say."""
     store = RunFolder(run_dir)
-    vectors, test = normalize_rows(read_vectors(store)), normalize_rows(read_vectors(store, "test/embeddings"))
+    vectors, test = Embeddings(store).unit_vectors(), Embeddings(store, "test/embeddings").unit_vectors()
     if dims:
         components = PrincipalComponents(vectors, dims)
         vectors, test = (normalize_rows(components.project(rows)) for rows in (vectors, test))
     saved = np.load(heads)
-    labels, test_labels = (read_column(store, f"{part}labels_true", "label") for part in ("", "test/"))
+    labels, test_labels = (Table(store, f"{part}labels_true").column("label") for part in ("", "test/"))
     return Data(torch.from_numpy(vectors), saved["heads"], saved["soft"], labels, torch.from_numpy(test), test_labels)
 
 
@@ -103,10 +104,10 @@ def train_heads(run_dir: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     store = RunFolder(run_dir)
     options = store.record("cluster")["chosen"]
     classes = store.manifest()["config"]["num_classes"]
-    features = normalize_rows(read_vectors(store))
+    features = Embeddings(store).unit_vectors()
     if options["pca_dim"]:
         features = normalize_rows(PrincipalComponents(features, options["pca_dim"]).project(features))
-    neighbors = torch.from_numpy(fixed_size_matrix(store.read_table("neighbors")["ids"]))
+    neighbors = torch.from_numpy(Table(store, "neighbors").matrix("ids"))
     inputs = torch.from_numpy(features)
     sizes = (options["heads"], inputs.shape[1], classes, options["hidden_dim"], options["bottleneck_dim"])
     generator = torch.Generator().manual_seed(seed)

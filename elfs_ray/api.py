@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import REPORT, RunFolder
 from elfs_ray.config import SelectConfig
 from elfs_ray.config_loading import load_config
@@ -86,14 +87,15 @@ def select(
         from elfs_ray.run import runner
 
         manifest = runner.run(run, store, reporter or Reporter())
-    return Result(store.uri, read_coresets(store, manifest), manifest)
+    return Result(store.uri, read_coresets(store), manifest)
 
 
-def read_coresets(store: RunFolder, manifest: dict[str, Any]) -> dict[int, pa.Table]:
-    """The coresets of the manifest's method and budgets, by count of images."""
+def read_coresets(store: RunFolder) -> dict[int, pa.Table]:
+    """The coresets of the method and budgets that the run folder remembers, by count of images."""
+    from elfs_ray.artifacts.table import Table
     from elfs_ray.core.pruning import budget_count
 
-    method = SelectConfig(**manifest["config"]["select"]).name
-    num_samples = manifest["stages"]["ingest"]["rows"]["samples"]
-    counts = [budget_count(budget, num_samples) for budget in manifest["config"]["budgets"]]
-    return {count: store.read_table(f"coresets/{method}/{count}") for count in counts}
+    config, records = store.manifest()["config"], store.records().current
+    method, num_samples = SelectConfig(**config["select"]).name, records[Unit("ingest")].rows["samples"]
+    units = [Unit("select", method=method, budget=budget_count(budget, num_samples)) for budget in config["budgets"]]
+    return {unit.budget: Table(store, unit.artifact("coresets")).read() for unit in units}

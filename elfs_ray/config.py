@@ -17,6 +17,7 @@ from elfs_ray.locations import absolute
 
 Auto = Literal["auto"]
 EXECUTION = "execution_only"
+_SUPERVISED = "-supervised"
 _BUDGET_FORMS = "a budget is a count (5000) or a fraction to keep (0.1)"
 
 
@@ -208,7 +209,12 @@ class SelectConfig(Section):
     @property
     def name(self) -> str:
         """What its coresets are called: a coreset that saw labels is never taken for one that did not."""
-        return f"{self.method}-supervised" if self.supervised else self.method
+        return f"{self.method}{_SUPERVISED}" if self.supervised else self.method
+
+
+def is_supervised(name: str) -> bool:
+    """Whether a `SelectConfig.name` is that of a supervised baseline."""
+    return name.endswith(_SUPERVISED)
 
 
 class EvaluateConfig(Section):

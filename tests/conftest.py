@@ -79,8 +79,8 @@ def ray_session():
     from elfs_ray.config import RayConfig
     from elfs_ray.workers.on_ray.session import ray_session
 
-    with ray_session(RayConfig(num_cpus=2, object_store_mb=200)) as hardware:
-        yield hardware
+    with ray_session(RayConfig(num_cpus=2, object_store_mb=200)) as workers:
+        yield workers
 
 
 @pytest.fixture
@@ -125,11 +125,16 @@ def small_input(tmp_path_factory):
 def small_run(ray_session, small_input, tmp_path_factory):
     """Result of the whole pipeline on the small input, shared by the tests that look at it and change nothing."""
     from elfs_ray import select
+    from elfs_ray.artifacts import writing
     from small import BUDGET, OPTIONS
 
     images, labels = small_input
     out = tmp_path_factory.mktemp("runs") / "small"
-    return select(images, budget=BUDGET, num_classes=10, out=out, **OPTIONS, **{"evaluate.labels": str(labels)})
+    with pytest.MonkeyPatch.context() as patch:
+        # Several parts of each large artifact.
+        patch.setattr(writing, "PART_BYTES", 30_000)
+        patch.setattr(writing, "ROW_GROUP_ROWS", 50)
+        return select(images, budget=BUDGET, num_classes=10, out=out, **OPTIONS, **{"evaluate.labels": str(labels)})
 
 
 @pytest.fixture(scope="session")

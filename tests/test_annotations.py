@@ -10,6 +10,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
+from elfs_ray.artifacts.writing import write_table
 from elfs_ray.data.labels import read_labels
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import export_coreset
@@ -205,8 +207,8 @@ class TestLabelStudio:
 
     def test_two_rounds_in_one_project(self, tasks, run, importing, tmp_path):
         """The tasks of two exports; each is known by its own key, and both are expected."""
-        run.write_table(run.read_table(f"coresets/{NAME}").slice(0, 1), run.read_table(f"coresets/{NAME}").schema,
-                        "coresets/random/1", "part-000000.parquet")  # fmt: skip
+        coreset = Table(run, f"coresets/{NAME}")
+        write_table(run, "coresets/random/1", coreset.read(0, 1), coreset.schema)
         stages = run.manifest()["stages"]
         run.update_manifest(stages={**stages, "coresets/random/1": {"fingerprint": "y"}})
         second = json.loads(
@@ -438,9 +440,9 @@ class TestSeveralExports:
     def store(self, tmp_path):
         store = make_run(tmp_path, in_table=True, ids=["1", "1.png", "2"])
         export_coreset(store, NAME, "cvat", tmp_path / "first")
-        table = store.read_table(f"coresets/{NAME}")
+        table = Table(store, f"coresets/{NAME}").read()
         alone = table.filter([one == "1.png" for one in table["sample_id"].to_pylist()])
-        store.write_table(alone, table.schema, "coresets/random/1", "part-000000.parquet")
+        write_table(store, "coresets/random/1", alone, table.schema)
         store.update_manifest(stages={**store.manifest()["stages"], "coresets/random/1": {"fingerprint": "y"}})
         export_coreset(store, "random/1", "cvat", tmp_path / "second")
         return store

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.core import graph, knn, zcore
 from elfs_ray.errors import UsageError
 from elfs_ray.workers import machine, search_path
@@ -179,7 +180,7 @@ def test_a_run_where_files_hide_modules_and_a_plugin_lies(hiding, small_input):
     )
     assert (ended.stderr, ended.returncode) == ("", 0)
     run = RunFolder(str(hiding / "run"))
-    assert [run.count_rows(f"coresets/{name}/5") for name in ("here", "stratified")] == [5, 5]
+    assert [Table(run, f"coresets/{name}/5").rows for name in ("here", "stratified")] == [5, 5]
 
 
 # Users, homes and caches.
@@ -204,7 +205,7 @@ def test_a_run_of_somebody_without_a_name_a_home_or_a_terminal(room, small_input
     assert "  Bilder f\\xfcr K\\xe4se/: 12 images read" in lines
     assert lines[-1].startswith("coresets/random/4: 4 coresets/random/4 in ")
     assert sorted(path.name for path in room.iterdir()) == sorted([images.name, temporary.name, "Läufe"])
-    uris = RunFolder(str(room / "Läufe")).read_table("samples")["uri"].to_pylist()
+    uris = Table(RunFolder(str(room / "Läufe")), "samples").read()["uri"].to_pylist()
     assert sorted(uris) == sorted(map(str, images.iterdir()))
 
 

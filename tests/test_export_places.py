@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from elfs_ray.artifacts.table import Table
+from elfs_ray.artifacts.writing import write_table
 from elfs_ray.data.files import read_uri
 from elfs_ray.data.image_kinds import IMAGE_KINDS
 from elfs_ray.errors import UsageError
@@ -50,10 +52,10 @@ def run_of(folder, ids, *, in_table=False, uri_of=None):
     store = make_run(folder, in_table=in_table, ids=ids, ranked=range(len(ids)))
     if uri_of is not None:
         for name in ("samples", f"coresets/{NAME}"):
-            table = store.read_table(name)
+            table = Table(store, name).read()
             uris = pa.array([uri_of(Path(uri)) for uri in table["uri"].to_pylist()])
             changed = table.set_column(table.schema.get_field_index("uri"), table.schema.field("uri"), uris)
-            store.write_table(changed, table.schema, name, "part-000000.parquet")
+            write_table(store, name, changed, table.schema)
     return store
 
 

@@ -21,6 +21,7 @@ from pycocotools.coco import COCO
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.writing import write_table
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, export_coreset, only_coreset
 from elfs_ray.exports.records import read_records
@@ -62,7 +63,7 @@ def make_run(folder, *, in_table, ids=IDS, names=None, pictures=None, ranked=Non
         }
         samples.append({**row, "image": pictures[index]} if in_table else row)
     table = pa.Table.from_pylist(samples)
-    store.write_table(table, schema.samples(carries_bytes=in_table), "samples", "part-000000.parquet")
+    write_table(store, "samples", table, schema.samples(carries_bytes=in_table))
     ranked = ranked or [2, 0, 1, *range(3, len(ids))]
     coreset = [
         {
@@ -71,7 +72,7 @@ def make_run(folder, *, in_table, ids=IDS, names=None, pictures=None, ranked=Non
         }
         for rank, index in enumerate(ranked)
     ]  # fmt: skip
-    store.write_table(pa.Table.from_pylist(coreset), schema.CORESET, f"coresets/{NAME}", "part-000000.parquet")
+    write_table(store, f"coresets/{NAME}", pa.Table.from_pylist(coreset), schema.CORESET)
     stages = {f"coresets/{NAME}": {"fingerprint": "x"}}
     store.update_manifest(input=str(images), config={"num_classes": 3}, stages=stages)
     return store

@@ -11,30 +11,32 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from elfs_ray.artifacts import filesystems
+from elfs_ray.artifacts.parquet import encode
+from elfs_ray.artifacts.record import Record, Records, Unit
 from elfs_ray.errors import UsageError
 
 MANIFEST = "manifest.json"
+FORMAT = 2
+"""Of the run folder; those of another one are refused."""
 REPORT = "report.html"
 WORK = ".work"
 LOGS = "logs/"
 """Artifacts below it are for people, and no stage needs them."""
-ROW_GROUP_ROWS = 8192
-"""Who reads some rows of a large part reads the groups that hold them, not the part."""
+INDEX_FILE = "_index.json"
+"""Beside the parts of an artifact: what they hold (`artifacts.table`)."""
 _PENDING_RECORD = "record.json"
-_COPIES_AT_ONCE = 16
+_FILES_AT_ONCE = 16
 _READINGS = 4
 
 
@@ -136,29 +138,17 @@ class RunFolder:
         Raises:
             ValueError: the table lacks a column, or a column that may not be null holds nulls.
         """
-        table = table.select(schema.names).cast(schema)
-        sink = pa.BufferOutputStream()
-        columns = _columns_that_repeat(schema)
-        pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS, use_dictionary=columns)
-        self.write_bytes(sink.getvalue(), *parts)
+        self.write_bytes(encode(table, schema).data, *parts)
 
-    def dataset(self, *parts: str) -> pads.Dataset:
-        """A lazily read artifact (its Parquet parts in order)."""
-        return pads.dataset(self.part_paths(*parts), filesystem=self.filesystem, format="parquet")
+    def read_table(self, *parts: str, columns: list[str] | None = None) -> pa.Table:
+        """Read one Parquet file: all columns or some."""
+        return pq.read_table(self.path(*parts), columns=columns, filesystem=self.filesystem, partitioning=None)
 
-    def part_paths(self, *parts: str) -> list[str]:
-        """Paths of the Parquet files of an artifact, in order; or the path of one file that is named."""
-        if parts[-1].endswith(".parquet"):
-            return [self.path(*parts)]
-        return [self.path(*parts, name) for name in self.names(*parts) if name.endswith(".parquet")]
-
-    def read_table(self, *parts: str, columns: list[str] | None = None, rows: pc.Expression | None = None) -> pa.Table:
-        """Read an artifact into memory: all columns or some, all rows or those that an expression keeps."""
-        return self.dataset(*parts).to_table(columns=columns, filter=rows)
-
-    def count_rows(self, *parts: str) -> int:
-        """Rows of an artifact; 0 when it has no part."""
-        return self.dataset(*parts).count_rows() if self.part_paths(*parts) else 0
+    def read_tables(self, *parts: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Read the Parquet files of a folder in order of their names; several at once."""
+        names = [name for name in self.names(*parts) if name.endswith(".parquet")]
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            yield from pool.map(lambda name: self.read_table(*parts, name, columns=columns), names)
 
     def delete(self, *parts: str) -> None:
         """Remove a file or a folder if it is there."""
@@ -172,41 +162,40 @@ class RunFolder:
     def manifest(self) -> dict[str, Any]:
         """The content of `manifest.json`; empty when there is none yet."""
         try:
-            return self.read_json(MANIFEST) if self.exists(MANIFEST) else {}
+            found: dict[str, Any] = self.read_json(MANIFEST) if self.exists(MANIFEST) else {}
         except OSError as error:
             expected = filesystems.as_expected(error, "reading the manifest", self.uri)
             if expected is None:
                 raise
             raise expected from error
+        if found and found.get("format") != FORMAT:
+            raise UsageError(
+                f"{self.uri} holds a run of elfs_ray 0.{found.get('format', 1)}, which this version cannot go on with; "
+                "choose another --out, or use that version there"
+            )
+        return found
 
     def update_manifest(self, **entries: Any) -> None:
         """Set top-level entries of the manifest. One driver writes a run folder at a time."""
-        self.write_json({**self.manifest(), **entries}, MANIFEST)
+        self.write_json({"format": FORMAT, **self.manifest(), **entries}, MANIFEST)
 
-    def record(self, unit: str) -> dict[str, Any] | None:
-        """What the manifest says of a published stage."""
-        found: dict[str, Any] | None = self.manifest().get("stages", {}).get(unit)
-        return found
+    def records(self) -> Records:
+        """What the manifest says of finished units."""
+        return Records.from_json(self.manifest().get("records", {}))
 
-    def is_complete(self, unit: str, fingerprint: str) -> bool:
-        """Whether a stage was published with exactly this fingerprint and its artifacts are in place."""
-        record = self.record(unit)
+    def is_complete(self, record: Record | None, fingerprint: str) -> bool:
+        """Whether a record is of a unit with exactly this fingerprint, and its artifacts are in place."""
         return (
             record is not None
-            and record["fingerprint"] == fingerprint
-            and all(self.exists(name) for name in record["artifacts"] if not name.startswith(LOGS))
+            and record.fingerprint == fingerprint
+            and all(self.exists(name) for name in record.artifacts if not name.startswith(LOGS))
         )
 
-    def content(self, unit: str) -> str | None:
-        """What stands for the content of a published stage where others depend on it."""
-        record = self.record(unit)
-        return None if record is None else record.get("content", record["fingerprint"])
-
-    def work_folder(self, unit: str, fingerprint: str) -> str:
+    def work_folder(self, unit: Unit, fingerprint: str) -> str:
         """Name, below the run folder, of the work folder of one stage."""
         return f"{WORK}/{_work_name(unit, fingerprint)}"
 
-    def sole_work_folder(self, unit: str, fingerprint: str) -> str:
+    def sole_work_folder(self, unit: Unit, fingerprint: str) -> str:
         """The same; work of the stage under other fingerprints is removed."""
         own, prefix = _work_name(unit, fingerprint), _work_name(unit, "")
         for name in self.names(WORK):
@@ -218,45 +207,55 @@ class RunFolder:
         """Put in order what a kill left: complete publications, and remove the work of those that were complete."""
         for name in self.names(WORK):
             self.finish_publishing(f"{WORK}/{name}")
-        stages = self.manifest().get("stages", {})
-        published = {_work_name(unit, record["fingerprint"]) for unit, record in stages.items()}
+        published = {_work_name(unit, record.fingerprint) for unit, record in self.records().items()}
         for name in published.intersection(self.names(WORK)):
             self.delete(WORK, name)
 
-    def publish(self, unit: str, work: str, artifacts: Mapping[str, str], record: dict[str, Any]) -> None:
-        """Make the artifacts of a stage visible and complete.
+    def publish(self, work: str, record: Record, folders: Mapping[str, str]) -> None:
+        """Make the artifacts of a unit visible and complete.
 
         Args:
-            unit: name of the stage in the manifest, such as `embed` or `coresets/elfs/5000`.
             work: its work folder.
-            artifacts: name of each artifact below the run folder -> folder below `work` that holds it.
-            record: what the manifest shall say of the stage; must hold `fingerprint`.
+            record: what the manifest shall say of it.
+            folders: name of each of its artifacts -> folder below `work` that holds it.
+
+        Raises:
+            ValueError: a table has no part index, so that somebody may still write parts of it.
         """
-        self.write_json({**record, "unit": unit, "artifacts": dict(artifacts)}, work, _PENDING_RECORD)
+        for name, folder in folders.items():
+            if not name.startswith(LOGS) and not self.exists(work, folder, INDEX_FILE):
+                raise ValueError(f"{name} has no part index")
+        self.write_json({"record": record.as_json(), "folders": dict(folders)}, work, _PENDING_RECORD)
         self.finish_publishing(work)
 
     def finish_publishing(self, work: str) -> bool:
         """Complete a publication that a kill interrupted; returns whether there was one."""
         if not self.exists(work, _PENDING_RECORD):
             return False
-        record = self.read_json(work, _PENDING_RECORD)
-        for artifact, source in record["artifacts"].items():
+        pending = self.read_json(work, _PENDING_RECORD)
+        for artifact, source in pending["folders"].items():
             if self.exists(work, source):
                 self.delete(artifact)
                 self._bring(self.path(work, source), self.path(artifact))
-        unit = record.pop("unit")
-        record["artifacts"] = sorted(record["artifacts"])
-        self.update_manifest(stages={**self.manifest().get("stages", {}), unit: record})
+        record = pending["record"]
+        self.update_manifest(records={**self.manifest().get("records", {}), record["unit"]: record})
         # First of all: a folder that is deleted in part must not be taken for one to publish.
         self.delete(work, _PENDING_RECORD)
         self.delete(work)
         return True
 
-    def forget(self, unit: str) -> None:
+    def forget(self, unit: Unit) -> None:
         """Take a unit out of the manifest, so that it is done again; its artifacts stay until then."""
-        stages = self.manifest().get("stages", {})
-        if stages.pop(unit, None) is not None:
-            self.update_manifest(stages=stages)
+        records = self.manifest().get("records", {})
+        if records.pop(str(unit), None) is not None:
+            self.update_manifest(records=records)
+
+    def remove(self, unit: Unit) -> None:
+        """Take a unit out of the manifest, and its artifacts out of the folder."""
+        record = self.records().get(unit)
+        self.forget(unit)
+        for name in record.artifacts if record else ():
+            self.delete(name)
 
     def _kind(self, path: str) -> pafs.FileType:
         return self.filesystem.get_file_info(path).type
@@ -269,16 +268,9 @@ class RunFolder:
             return
         found = self.filesystem.get_file_info(pafs.FileSelector(source, recursive=True))
         files = [info.path for info in found if info.type == pafs.FileType.File]
-        with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             list(pool.map(self.filesystem.copy_file, files, [target + path[len(source) :] for path in files]))
 
 
-def _columns_that_repeat(schema: pa.Schema) -> list[str]:
-    """Parquet's names of all columns but vectors of fractions, which take four times as long to read as codes."""
-    lists = {field.name: field.type.value_type for field in schema if pa.types.is_fixed_size_list(field.type)}
-    vectors = {name for name, value in lists.items() if pa.types.is_floating(value)}
-    return [f"{name}.list.element" if name in lists else name for name in schema.names if name not in vectors]
-
-
-def _work_name(unit: str, fingerprint: str) -> str:
-    return f"{unit.replace('/', '-')}-{fingerprint}"
+def _work_name(unit: Unit, fingerprint: str) -> str:
+    return f"{str(unit).replace('/', '-')}-{fingerprint}"

@@ -157,9 +157,9 @@ def complete_methods(incomplete: str) -> list[str]:
 
 def complete_stages(incomplete: str) -> list[str]:
     """Names of stages, for the shell."""
-    from elfs_ray.run.graph import STAGES
+    from elfs_ray.stages import STAGES
 
-    return [name for name in STAGES if name.startswith(incomplete)]
+    return [name for name in (*(stage.command for stage in STAGES), "report") if name.startswith(incomplete)]
 
 
 def complete_formats(incomplete: str) -> list[str]:

@@ -11,14 +11,17 @@ from elfs_ray.cli.options import DebugOption, RunArgument, complete_formats
 
 @app.command()
 def status(run_dir: RunArgument) -> None:
-    """Show what a run folder holds and what is missing."""
-    manifest = run_folder(run_dir).manifest()
+    """Show what a run folder holds, what of it is stale, and what is missing."""
+    store = run_folder(run_dir)
+    manifest, records = store.manifest(), store.records()
     table = Table("stage", "rows", "seconds", "memory MB", box=None, pad_edge=False)
-    for unit, record in manifest.get("stages", {}).items():
-        rows = ", ".join(f"{count:,} {name}" for name, count in record["rows"].items())
-        table.add_row(unit, rows, f"{record['seconds']:.1f}", f"{record['peak_memory_mb']:,}")
+    for unit, record in records.current.items():
+        rows = ", ".join(f"{count:,} {name}" for name, count in record.rows.items())
+        table.add_row(str(unit), rows, f"{record.seconds:.1f}", f"{record.peak_memory_mb:,}")
     say(f"run {manifest['name']} over {manifest['input']}")
     out.print(table)
+    for unit, why in records.stale.items():
+        say(f"stale: {unit}, because {why}; it is hidden until the next run redoes it or removes it")
     finished = manifest["finished"]
     say(f"finished {finished}" if finished else "not finished: run the same command to go on")
 
@@ -45,12 +48,13 @@ def export(
     debug: DebugOption = False,
 ) -> None:
     """Write a coreset in the form that an annotation tool or training code reads."""
+    from elfs_ray.artifacts.table import Table as Artifact
     from elfs_ray.exports import export_coreset, only_coreset
 
     store = run_folder(run_dir)
     name = coreset or only_coreset(store)
     written = export_coreset(store, name, to, out_dir, pre_annotations=pre_annotations, url=url)
-    say(f"{store.count_rows('coresets', name):,} images of {name} in {written}")
+    say(f"{Artifact(store, f'coresets/{name}').rows:,} images of {name} in {written}")
 
 
 @app.command(name="import-labels")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import REPORT, RunFolder
 from elfs_ray.cli.app import app, out, run_folder, say
 from elfs_ray.cli.options import (
@@ -23,6 +24,8 @@ from elfs_ray.config import RunConfig
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import LogForm, make_reporter
 from elfs_ray.report.summary import comparison_table, coreset_table, steps_table, unlike_trainings
+from elfs_ray.stages import STAGES
+from elfs_ray.stages.descriptor import Stage
 
 
 @app.command()
@@ -85,33 +88,21 @@ def _saved(run_dir: str, *given: Any) -> tuple[RunFolder, dict[str, Any]]:
     return store, {name: value for name, value in config.items() if name != "ray"}
 
 
-def _add_stage_command(stage: str, summary: str) -> None:
+def _add_stage_command(stage: Stage) -> None:
     """Add `elfs-ray STAGE RUN_DIR`, which works with the configuration that the run folder holds."""
 
     @takes_options("input_", "budget", "num_classes", "allow_unmatched", "address")
     def command(*, run_dir: RunArgument, **options: Any) -> None:
         store, saved = _saved(run_dir, options["config"], options["input_"])
-        start(configurations(None, options, saved), store, stage, options)
+        start(configurations(None, options, saved), store, stage.command, options)
 
-    command.__doc__ = f"{summary} Stages before it that are not complete run first."
-    app.command(name=stage, rich_help_panel="One stage")(command)
+    command.__doc__ = f"{stage.summary} Stages before it that are not complete run first."
+    app.command(name=stage.command, rich_help_panel="One stage")(command)
 
 
-for _stage, _summary in {
-    "ingest": "List, check and number the images.",
-    "labels": "Bring true labels into the run folder, for the evaluation.",
-    "embed": "Turn the images into embeddings.",
-    "neighbors": "Find the nearest neighbours of each image.",
-    "cluster": "Cluster the embeddings into pseudo-labels (TEMI).",
-    "anchor": "Improve the pseudo-labels with the labels that some images have (select.labeled).",
-    "proxy": "Train the proxy classifier and record its training dynamics.",
-    "beta-search": "Search the share of hardest images to drop.",
-    "select": "Select the coreset.",
-    "duplicates": "Find the images that are most alike, for the report.",
-    "map": "Place the images in the plane, for the report.",
-    "coverage": "Judge how well the coreset stands for all images, for the report.",
-}.items():
-    _add_stage_command(_stage, _summary)
+for _stage in STAGES:
+    if _stage.name != "evaluate":  # which has options of its own
+        _add_stage_command(_stage)
 
 
 @app.command(rich_help_panel="One stage")
@@ -201,21 +192,20 @@ def start(
         return
     form = LogForm(options["log"])
     reporter = make_reporter(form, out)
-    manifest = runner.run_methods(configs, store, reporter, until=until, verbose=options["verbose"], keep=keep)
+    runner.run_methods(configs, store, reporter, until=until, verbose=options["verbose"], keep=keep)
     if until not in ("evaluate", "report"):
         return
     methods = {config.select.name for config in configs}
-    found = [unit.removeprefix("coresets/") for unit in manifest["stages"] if unit.startswith("coresets/")]
-    wanted = [name for name in found if name.split("/")[0] in methods]
+    wanted = [unit for unit in store.records().current.of("select") if unit.method in methods]
     if form is LogForm.auto:
-        _summarise(store, manifest, wanted)
+        _summarise(store, wanted)
     else:
         _say_places(store, wanted, form)
 
 
-def _say_places(store: RunFolder, coresets: Sequence[str], form: LogForm) -> None:
+def _say_places(store: RunFolder, coresets: Sequence[Unit], form: LogForm) -> None:
     """Where the results are, for a program to read."""
-    places = {"coresets": [store.location(f"coresets/{name}") for name in coresets]}
+    places = {"coresets": [store.location(unit.artifact("coresets")) for unit in coresets]}
     if store.exists(REPORT):
         places["report"] = [store.location(REPORT)]
     if form is LogForm.json:
@@ -225,23 +215,25 @@ def _say_places(store: RunFolder, coresets: Sequence[str], form: LogForm) -> Non
         say(place)
 
 
-def _summarise(store: RunFolder, manifest: dict[str, Any], coresets: Sequence[str]) -> None:
+def _summarise(store: RunFolder, coresets: Sequence[Unit]) -> None:
     """Say where the results are and what they are worth; in detail for one coreset, side by side for several."""
-    stages = manifest["stages"]
+    from elfs_ray.report.comparison import read_comparison
+
+    records = store.records().current
     out.print()
-    for name in coresets:
-        _say_place("coreset", store.location(f"coresets/{name}"))
+    for unit in coresets:
+        _say_place("coreset", store.location(unit.artifact("coresets")))
     if store.exists(REPORT):
         _say_place("report", store.location(REPORT))
     if len(coresets) == 1:
-        evaluation = stages.get(f"evaluation/{coresets[0]}")
+        evaluation = records.beside(coresets[0], "evaluate")
         if evaluation:
-            _say_place("evaluation", store.location(f"evaluation/{coresets[0]}"))
-        out.print(coreset_table(stages[f"coresets/{coresets[0]}"], evaluation))
+            _say_place("evaluation", store.location(coresets[0].artifact("evaluation")))
+        out.print(coreset_table(records[coresets[0]], evaluation))
     elif store.exists("comparison"):
         _say_place("comparison", store.location("comparison"))
-        out.print(comparison_table(store.read_table("comparison").to_pylist()))
-        for line in unlike_trainings(stages):
+        out.print(comparison_table(read_comparison(store)))
+        for line in unlike_trainings(records):
             say(line)
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from elfs_ray.core.augmentation import prepare_images
 from elfs_ray.core.classifier import Prepare, accuracy, training_steps, unprepared
 from elfs_ray.core.device_rows import DeviceRows, Room
-from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.hiding import train_with_hiding
 from elfs_ray.core.networks import build_network
 
@@ -77,7 +76,7 @@ class ClassifierTraining:
 
         Args:
             options: of the training.
-            samples: embeddings [N, d] of any length, or pixels uint8 [N, 3, s, s].
+            samples: embeddings of unit length, float32 [N, d], or pixels uint8 [N, 3, s, s].
             labels: int64 [N].
             device: to train on.
             seed: of all that is drawn.
@@ -86,7 +85,7 @@ class ClassifierTraining:
         self._on_images = samples.ndim > 2
         self._prepare: Prepare = prepare_images if self._on_images else unprepared
         self._generator = torch.Generator().manual_seed(seed)
-        inputs, sizes = self._inputs(samples), (options.num_classes, options.hidden_dim)
+        inputs, sizes = torch.from_numpy(samples), (options.num_classes, options.hidden_dim)
         self.network = build_network(options.model, inputs, *sizes, generator=self._generator).to(device)
         self._rows, self._labels = DeviceRows(inputs, self._room), torch.tensor(labels, device=device)
 
@@ -110,15 +109,13 @@ class ClassifierTraining:
 
     def held_out(self, samples: Shaped[np.ndarray, "M ..."], labels: Int64[np.ndarray, " M"]) -> HeldOut:
         """Place samples of the same kind for tests."""
-        return HeldOut(DeviceRows(self._inputs(samples), self._room), torch.tensor(labels, device=self._room.device))
+        return HeldOut(
+            DeviceRows(torch.from_numpy(samples), self._room), torch.tensor(labels, device=self._room.device)
+        )
 
     def accuracy(self, held_out: HeldOut) -> float:
         """Share of these samples whose most probable class is their label."""
         return accuracy(self.network, held_out.inputs, held_out.labels, TEST_ROWS[self._on_images], self._prepare)
-
-    def _inputs(self, samples: np.ndarray) -> Tensor:
-        """What the network sees, in main memory."""
-        return torch.from_numpy(samples if self._on_images else normalize_rows(samples))
 
     def _given(self) -> dict[str, Any]:
         """Arguments of the loops that train."""

@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from elfs_ray.artifacts.filesystems import is_outage, reason
+from elfs_ray.artifacts.table import KEY, Table
 from elfs_ray.data import pixels
 from elfs_ray.data.files import read_uri
 from elfs_ray.data.orientation import FROM_THE_BOTTOM, FROM_THE_RIGHT, QUARTER_TURNS, TURNS, UPRIGHT, orientation
@@ -156,7 +155,7 @@ def resized_sides(sides: tuple[int, int], size: int, crop_fraction: float) -> tu
 
 
 def read_pixels(
-    samples: pads.Dataset,
+    samples: Table,
     size: int,
     max_pixels: int,
     *,
@@ -168,7 +167,7 @@ def read_pixels(
     """Images of the samples artifact in memory, uint8 [n, 3, size, size], for networks that train on images.
 
     Args:
-        samples: the artifact.
+        samples: the artifact, of candidates or of separate test images.
         size: pixels a side.
         max_pixels: larger images are refused.
         positions: of some samples, int64 [n] in ascending order; without: all.
@@ -180,22 +179,23 @@ def read_pixels(
         UnusableImagesError: some cannot be read any more; all of them are named.
     """
     column = "image" if "image" in samples.schema.names else "uri"
-    wanted = None if positions is None else pc.field("index").isin(pa.array(positions))
-    images = np.empty((samples.count_rows(filter=wanted), 3, size, size), dtype=np.uint8)
+    count = samples.rows if positions is None else len(positions)
+    images = np.empty((count, 3, size, size), dtype=np.uint8)
 
-    def load(source: bytes | str) -> np.ndarray | str:
-        return load_with(source, location, partial(to_square, size=size, max_pixels=max_pixels))
+    def load(row: int, source: bytes | str) -> str | None:
+        loaded = load_with(source, location, partial(to_square, size=size, max_pixels=max_pixels))
+        if isinstance(loaded, str):
+            return loaded
+        images[row] = loaded
+        return None
 
-    row, failed = 0, list[Unusable]()
+    rows, failed = iter(range(count)), list[Unusable]()
     with ThreadPoolExecutor(threads) as pool:
-        for batch in samples.to_batches(columns=["index", "sample_id", column], batch_size=4096, filter=wanted):
+        for batch in samples.batches([*KEY, column], positions):
+            sources = batch[column].to_pylist()
+            why = pool.map(load, islice(rows, len(sources)), sources)
             keys = zip(batch["index"].to_pylist(), batch["sample_id"].to_pylist(), strict=True)
-            for key, loaded in zip(keys, pool.map(load, batch[column].to_pylist()), strict=True):
-                if isinstance(loaded, str):
-                    failed.append(Unusable(*key, loaded))
-                else:
-                    images[row] = loaded
-                    row += 1
+            failed += [Unusable(*key, told) for key, told in zip(keys, why, strict=True) if told]
     if failed:
         raise UnusableImagesError(failed, prefix)
     return images

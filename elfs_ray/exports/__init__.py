@@ -22,6 +22,7 @@ from pathlib import Path
 from elfs_ray.artifacts.filesystems import refuse_credentials
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.schema import shows_pictures
+from elfs_ray.artifacts.table import Table
 from elfs_ray.data.annotations import LABEL_CONTROL
 from elfs_ray.data.files import new_folder
 from elfs_ray.errors import UsageError
@@ -78,7 +79,7 @@ def export_coreset(
     """
     if form not in FORMATS:
         raise UsageError(f"unknown export format {form!r}; known: {', '.join(FORMATS)}")
-    if form not in TABLES and store.exists("samples") and not shows_pictures(store.dataset("samples").schema):
+    if form not in TABLES and store.exists("samples") and not shows_pictures(Table(store, "samples").schema):
         raise UsageError(
             f"export format {form!r} shows images, and {store.uri} has embeddings alone; use {', '.join(TABLES)}"
         )

@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
 
 from elfs_ray.artifacts.filesystems import without_options
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.schema import shows_pictures
+from elfs_ray.artifacts.table import Table
 from elfs_ray.data.files import read_uri
 from elfs_ray.data.image_kinds import IMAGE_KINDS, ending_of
 from elfs_ray.errors import UsageError
@@ -86,12 +86,10 @@ class Coreset:
         Raises:
             UsageError: a file that cannot be read any more.
         """
-        dataset = self.store.dataset("samples")
-        column = "image" if self.in_table else "uri"
+        table, column = Table(self.store, "samples"), "image" if self.in_table else "uri"
         for start in range(0, len(self.samples), ROWS_AT_ONCE):
             some = self.samples[start : start + ROWS_AT_ONCE]
-            wanted = pc.field("index").isin(pa.array([sample.index for sample in some]))
-            rows = dataset.to_table(columns=["index", column], filter=wanted).to_pylist()
+            rows = table.take(np.sort([sample.index for sample in some]), ["index", column]).to_pylist()
             found = {row["index"]: row[column] for row in rows}
             for sample in some:
                 yield sample, self._read(sample, found[sample.index])
@@ -186,9 +184,8 @@ def only_coreset(store: RunFolder) -> str:
 
 
 def coreset_names(store: RunFolder) -> list[str]:
-    """METHOD/BUDGET of every coreset of a run folder."""
-    stages = store.manifest().get("stages", {})
-    return [unit.removeprefix("coresets/") for unit in stages if unit.startswith("coresets/")]
+    """METHOD/BUDGET of every current coreset of a run folder."""
+    return [unit.coreset for unit in store.records().current.of("select")]
 
 
 def read_coreset(store: RunFolder, name: str, *, pre_annotations: bool, url: str | None) -> Coreset:
@@ -200,12 +197,15 @@ def read_coreset(store: RunFolder, name: str, *, pre_annotations: bool, url: str
     there = coreset_names(store)
     if name not in there:
         held = ", ".join(there) or "none: run `elfs-ray select` first"
+        stale = {unit.coreset: why for unit, why in store.records().stale.items() if unit.stage == "select"}
+        if name in stale:
+            raise UsageError(f"coreset {name!r} of {store.uri} is stale ({stale[name]}); run the same command again")
         raise UsageError(f"{store.uri} holds no coreset {name!r}; it holds {held}")
-    rows = store.read_table(f"coresets/{name}").to_pylist()
-    wanted = pc.field("index").isin(pa.array([row["index"] for row in rows]))
-    every = store.dataset("samples")
+    unit = next(unit for unit in store.records().of("select") if unit.coreset == name)
+    rows = Table(store, unit.artifact("coresets")).read().to_pylist()
+    every = Table(store, "samples")
     columns = ["index", *(["width", "height"] if shows_pictures(every.schema) else [])]
-    sizes = every.to_table(columns=columns, filter=wanted).to_pylist()
+    sizes = every.take(np.sort([row["index"] for row in rows]), columns).to_pylist()
     by_index = {row["index"]: row for row in sizes}
     labels = {row["pseudo_label"] for row in rows} - {None}
     if pre_annotations and not labels:

@@ -215,15 +215,18 @@ def _encoder(name: str, weights: str | None) -> Finding:
 
 
 def _ray(there: RayConfig) -> Finding:
-    import ray
-
     from elfs_ray.workers.on_ray.session import ray_session
 
-    with ray_session(there) as hardware:
-        ray.get(ray.remote(num_cpus=0)(lambda: None).remote())
+    with ray_session(there) as workers:
+        workers.call(_nothing, cpus=0)
+        hardware = workers.hardware
         address = there.address or os.environ.get("RAY_ADDRESS")
         where = f"cluster at {address}" if address else "started here"
         return Finding("ray", "ok", f"{where}: {hardware.cpus} processors, {hardware.gpus} GPUs, a task ran")
+
+
+def _nothing() -> None:
+    """A task to see whether tasks run."""
 
 
 def _input(config: RunConfig) -> Finding:

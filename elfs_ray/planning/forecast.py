@@ -5,6 +5,7 @@ calibration of a few seconds on this machine (`calibrate`), scaled by counts (`s
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +15,7 @@ from typing import Any
 
 from rich.table import Table
 
+from elfs_ray.artifacts.record import TEST, Records
 from elfs_ray.config import RunConfig
 from elfs_ray.console import told_time
 from elfs_ray.core.pruning import beta_grid, budget_count
@@ -25,7 +27,7 @@ from elfs_ray.planning.auto_options import choose_neighbors
 from elfs_ray.planning.calibrate import Calibration, calibrate
 from elfs_ray.planning.cost import SESSION_SECONDS, StageEstimate, Work, estimate
 from elfs_ray.run.errors_seen import expected_errors
-from elfs_ray.run.graph import first_steps, later_steps
+from elfs_ray.run.graph import all_units, listed_inputs
 from elfs_ray.run.preflight import check_embeddings, check_pictures, check_sizes
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
 
@@ -123,17 +125,15 @@ def _make_plan(config: RunConfig, price_per_hour: float | None) -> Plan:
     for budget in config.budgets:
         budget_count(budget, source.count)
     check_sizes(config, source.count)
-    first = first_steps(config, source)
+    sources = listed_inputs(config, source)
+    units = all_units([config], sources, Records({}), source.count)
     # A stage has one line, for all budgets; its function counts separate test images itself.
-    budgets: dict[str, set[int | None]] = {}
-    for step in [*first, *later_steps(config, first, source.count)]:
-        budgets.setdefault(step.stage, set()).add(step.budget)
-    stages = [(name, COSTS[name], len(times)) for name, times in budgets.items()]
-    tests = config.evaluate.test_input
-    test_images = open_input(config, tests).count if tests else 0
+    budgets = Counter(each.stage for each in units if not each.unit.prefix)
+    stages = [(stage.command, stage.cost, times) for stage, times in budgets.items()]
+    test_images = sources[TEST].count if TEST in sources else 0
     measured = _measure(config, source, hardware)
     work = _work(config, source, test_images, measured, hardware)
-    found = estimate([*stages, ("report", COSTS["report"], 1)], work, measured.rates)
+    found = estimate([*stages, ("report", stage_costs.report, 1)], work, measured.rates)
     seconds = SESSION_SECONDS + sum(stage.seconds for stage in found)
     money = None if price_per_hour is None else price_per_hour * seconds / 3600
     disk = sum(stage.disk_bytes for stage in found)

@@ -6,18 +6,29 @@ import pandas as pd
 import pyarrow as pa
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.record import Records, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.core.metrics import mean_and_interval
 
 COMPARISON = "comparison"
 RANDOM = "random"
+_FILE = "all.parquet"
 
 
 def write_comparison(store: RunFolder) -> None:
-    """Write the artifact `comparison`; nothing where there is no evaluation."""
+    """Write the artifact `comparison` of all current evaluations; where there is none, none is left."""
     rows = compare(store)
-    if rows:
-        store.write_table(pa.Table.from_pylist(rows, schema.COMPARISON), schema.COMPARISON, COMPARISON, "all.parquet")
+    if not rows:
+        store.delete(COMPARISON)
+    else:
+        store.write_table(pa.Table.from_pylist(rows, schema.COMPARISON), schema.COMPARISON, COMPARISON, _FILE)
+
+
+def read_comparison(store: RunFolder) -> list[dict[str, Any]]:
+    """The rows that `write_comparison` wrote; none where it did not."""
+    rows: list[dict[str, Any]] = store.read_table(COMPARISON, _FILE).to_pylist() if store.exists(COMPARISON) else []
+    return rows
 
 
 def compare(store: RunFolder) -> list[dict[str, Any]]:
@@ -26,8 +37,8 @@ def compare(store: RunFolder) -> list[dict[str, Any]]:
     Differences to random are paired by seed. `select_seconds` are those of the search and the selection themselves,
     `total_seconds` with every stage that they rest on, once. Random has no row of its own times unless it was run.
     """
-    stages = store.manifest().get("stages", {})
-    scores = _scores(store, stages)
+    records = store.records().current
+    scores = _scores(store, records)
     rows = []
     for budget, model in sorted({(budget, model) for budget, model, _ in scores}):
         found = [
@@ -36,21 +47,21 @@ def compare(store: RunFolder) -> list[dict[str, Any]]:
         ]
         rows += sorted(found, key=lambda row: (-row["mean"], row["method"]))
     for row in rows:
-        row.update(_seconds(stages, f"{row['method']}/{row['budget']}"))
+        row.update(_seconds(records, Unit("select", method=row["method"], budget=row["budget"])))
     return rows
 
 
-def _scores(store: RunFolder, stages: dict[str, Any]) -> dict[tuple[int, str, str], pd.DataFrame]:
+def _scores(store: RunFolder, records: Records) -> dict[tuple[int, str, str], pd.DataFrame]:
     """Accuracy and that of random by seed, for each budget, model and method whose evaluation is there.
 
     Without separate test images each evaluation has a test set of its own: a method is set against the random subsets
     that were tested on the same one, and the row of random is the mean over all.
     """
-    units = [unit for unit in stages if unit.startswith("evaluation/") and store.part_paths(unit)]
+    units = [name for unit in records.of("evaluate") if store.exists(name := unit.artifact("evaluation"))]
     if not units:
         return {}
     names = ["budget", "model", "subset", "seed", "test_accuracy"]
-    tables = {unit: store.read_table(unit, columns=names).to_pandas() for unit in units}
+    tables = {unit: Table(store, unit).read(columns=names).to_pandas() for unit in units}
     rows = pd.concat(tables, names=["unit"]).reset_index("unit")
     keys = ["unit", "budget", "model", "seed"]
     random = rows[rows["subset"] == RANDOM].set_index(keys)["test_accuracy"].rename("random")
@@ -74,16 +85,15 @@ def _row(names: dict[str, Any], scores: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _seconds(stages: dict[str, Any], coreset: str) -> dict[str, float | None]:
+def _seconds(records: Records, unit: Unit) -> dict[str, float | None]:
     """What a selection took, by itself and with all that it rests on."""
-    unit, search = f"coresets/{coreset}", f"beta_search/{coreset}"
-    if unit not in stages:
+    if unit not in records:
         return {"select_seconds": None, "total_seconds": None}
-    found, waiting = set(), [unit]
+    found, waiting = dict[Unit, float](), [unit]
     while waiting:
-        name = waiting.pop()
-        if name in stages and name not in found:
-            found.add(name)
-            waiting += stages[name].get("upstream", [])
-    own = sum(stages[name]["seconds"] for name in found & {unit, search})
-    return {"select_seconds": round(own, 2), "total_seconds": round(sum(stages[name]["seconds"] for name in found), 2)}
+        each = waiting.pop()
+        if each in records and each not in found:
+            found[each] = records[each].seconds
+            waiting += map(Unit.parse, records[each].rests_on)
+    own = sum(seconds for each, seconds in found.items() if each.method)
+    return {"select_seconds": round(own, 2), "total_seconds": round(sum(found.values()), 2)}

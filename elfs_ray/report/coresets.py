@@ -5,7 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from elfs_ray.artifacts.record import SUPERVISED, Records, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
+from elfs_ray.config import is_supervised
 from elfs_ray.report.thumbnails import Pictures, Thumbnail
 
 FEWEST_OF_A_CLUSTER = 4
@@ -19,6 +22,7 @@ class Coreset:
     Attributes:
         name: METHOD/BUDGET.
         choice: the method that `auto` took.
+        indices: of its samples in order of rank, int64.
         evaluation: metrics of its evaluation, if there is one.
         coverage: how it covers all images, beside random subsets.
         gallery: title and pictures of each cluster.
@@ -32,6 +36,7 @@ class Coreset:
     beta: float | None
     supervised: bool
     path: str
+    indices: np.ndarray
     evaluation: dict[str, Any] | None
     coverage: dict[str, Any] | None
     gallery: list[tuple[str, list[Thumbnail]]] = field(default_factory=list)
@@ -40,38 +45,39 @@ class Coreset:
     easiest: list[Thumbnail] = field(default_factory=list)
 
 
-def describe_coresets(store: RunFolder, manifest: dict[str, Any], pictures: Pictures, limit: int) -> list[Coreset]:
-    """Every coreset of the run.
+def describe_coresets(store: RunFolder, records: Records, pictures: Pictures, limit: int) -> list[Coreset]:
+    """Every current coreset of the run.
 
     Args:
         store: of the run.
-        manifest: its manifest.
+        records: of what is current.
         pictures: makes the pictures.
         limit: pictures in each gallery.
     """
-    units = [unit for unit in manifest.get("stages", {}) if unit.startswith("coresets/")]
-    return [_describe(store, manifest, unit, pictures, limit) for unit in units]
+    return [_describe(store, records, unit, pictures, limit) for unit in records.of("select")]
 
 
-def _describe(store: RunFolder, manifest: dict[str, Any], unit: str, pictures: Pictures, limit: int) -> Coreset:
-    stages, name = manifest["stages"], unit.removeprefix("coresets/")
-    record = stages[unit]["metrics"]
-    table = store.read_table(unit, columns=["index", "pseudo_label"])
+def _describe(store: RunFolder, records: Records, unit: Unit, pictures: Pictures, limit: int) -> Coreset:
+    metrics, supervised = records[unit].metrics, is_supervised(unit.method)
+    table = Table(store, unit.artifact("coresets")).read(columns=["index", "pseudo_label"])
     indices, labels = table["index"].to_numpy(), table["pseudo_label"].to_numpy(zero_copy_only=False)
     gallery, left_out = _by_cluster(indices, labels, limit)
-    dynamics = "dynamics_supervised" if record.get("supervised", False) else "dynamics"
-    hardest, easiest = _pruned(store, dynamics, indices, limit // 4) if store.exists(dynamics) else ({}, {})
-    evaluation, coverage = (stages.get(f"{kind}/{name}") for kind in ("evaluation", "coverage"))
+    proxy = Unit("proxy", SUPERVISED if supervised else "")
+    hardest, easiest = {}, {}
+    if proxy in records:
+        hardest, easiest = _pruned(Table(store, proxy.artifact("dynamics")), indices, limit // 4)
+    evaluation, coverage = (records.beside(unit, stage) for stage in ("evaluate", "coverage"))
     return Coreset(
-        name,
-        name.split("/")[0],
-        record["budget"],
-        record.get("choice"),
-        record["beta"],
-        record.get("supervised", False),
-        store.location(unit),
-        evaluation["metrics"] if evaluation else None,
-        coverage["metrics"] if coverage else None,
+        unit.coreset,
+        unit.method,
+        unit.budget,
+        metrics["choice"],
+        metrics["beta"],
+        supervised,
+        store.location(unit.artifact("coresets")),
+        indices,
+        evaluation.metrics if evaluation else None,
+        coverage.metrics if coverage else None,
         [(title, pictures.make(captions)) for title, captions in gallery],
         left_out,
         pictures.make(hardest),
@@ -100,17 +106,16 @@ def _by_cluster(indices: np.ndarray, labels: np.ndarray, limit: int) -> tuple[li
     return gallery, len(clusters) - len(shown)
 
 
-def _pruned(store: RunFolder, dynamics: str, selected: np.ndarray, limit: int) -> tuple[dict[int, str], dict[int, str]]:
+def _pruned(dynamics: Table, selected: np.ndarray, limit: int) -> tuple[dict[int, str], dict[int, str]]:
     """Indices of the hardest and of the easiest images left out, with their AUM as caption."""
-    table = store.read_table(dynamics, columns=["index", "aum"])
-    indices, aum = table["index"].to_numpy(), table["aum"].to_numpy()
-    is_kept = np.isin(indices, selected)
+    aum = dynamics.column("aum")
+    is_kept = np.isin(np.arange(len(aum)), selected)
     order = np.argsort(aum, kind="stable")
     order = order[~is_kept[order]]
     hard = order[aum[order] <= aum[is_kept].min()][:limit]
     easy = order[aum[order] >= aum[is_kept].max()][::-1][:limit]
 
     def captions(rows: np.ndarray) -> dict[int, str]:
-        return {int(indices[row]): f"AUM {aum[row]:.2f}" for row in rows}
+        return {int(row): f"AUM {aum[row]:.2f}" for row in rows}
 
     return captions(hard), captions(easy)

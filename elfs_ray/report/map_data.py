@@ -1,11 +1,12 @@
 """What the map of the report shows: points, what is known of each, and pictures of some of them."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from elfs_ray.artifacts.record import Records, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.report.thumbnails import Pictures
 
 MOST_PICTURES = 1000
@@ -13,22 +14,23 @@ PICTURE_SIDE = 64
 LONGEST_ID = 80
 
 
-def map_data(
-    store: RunFolder, coresets: Sequence[str], pictures: Pictures, most_pictures: int
-) -> dict[str, Any] | None:
+def map_data(store: RunFolder, records: Records, pictures: Pictures, most_pictures: int) -> dict[str, Any] | None:
     """Lists by point, as plain JSON; None without a map.
 
     Args:
         store: of the run.
-        coresets: names, METHOD/BUDGET; each gives the points that it selected.
+        records: of what is current; each coreset gives the points that it selected.
         pictures: makes them, of at most `most_pictures` points: half of them selected by any coreset.
         most_pictures: at most `MOST_PICTURES` are made.
     """
-    if not store.exists("map"):
+    if Unit("map") not in records:
         return None
-    table = store.read_table("map")
+    table = Table(store, "map").read()
     index = table["index"].to_numpy()
-    selected = {name: _points(store, f"coresets/{name}", index) for name in coresets}
+    selected = {
+        unit.coreset: np.flatnonzero(np.isin(index, Table(store, unit.artifact("coresets")).column("index")))
+        for unit in records.of("select")
+    }
     found: dict[str, Any] = {
         "x": [round(value, 2) for value in table["x"].to_pylist()],
         "y": [round(value, 2) for value in table["y"].to_pylist()],
@@ -38,10 +40,10 @@ def map_data(
         "aum": None,
         "difficulty": None,
     }
-    if store.exists("pseudo_labels"):
-        found["cluster"] = _at(store, "pseudo_labels", "label", index).tolist()
-    if store.exists("dynamics"):
-        aum = _at(store, "dynamics", "aum", index)
+    if Unit("pseudo_labels") in records:
+        found["cluster"] = Table(store, "pseudo_labels").column("label")[index].tolist()
+    if Unit("proxy") in records:
+        aum = Table(store, "dynamics").column("aum")[index]
         found["aum"] = [round(value, 3) for value in aum.tolist()]
         # By rank, 1 the hardest: a few extreme values would leave one colour for all others.
         found["difficulty"] = np.round(
@@ -61,14 +63,3 @@ def _pictured(index: np.ndarray, selected: dict[str, np.ndarray], most: int) -> 
     others = np.setdiff1d(np.arange(len(index)), chosen)
     first = min(len(chosen), max(most // 2, most - len(others)))
     return np.sort(np.concatenate([rng.permutation(chosen)[:first], rng.permutation(others)[: most - first]]))
-
-
-def _points(store: RunFolder, artifact: str, index: np.ndarray) -> np.ndarray:
-    """Positions on the map of the samples of a coreset, int64."""
-    rows = store.read_table(artifact, columns=["index"])["index"].to_numpy()
-    return np.flatnonzero(np.isin(index, rows))
-
-
-def _at(store: RunFolder, artifact: str, column: str, index: np.ndarray) -> np.ndarray:
-    """A column at the samples of the map; artifacts are in order of index."""
-    return store.read_table(artifact, columns=[column])[column].to_numpy()[index]

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from elfs_ray.artifacts.record import Record, Records
 from elfs_ray.planning.auto_options import TRAINING_OPTIONS
 
 
@@ -40,22 +41,19 @@ def comparison_table(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def unlike_trainings(stages: dict[str, Any]) -> list[str]:
+def unlike_trainings(records: Records) -> list[str]:
     """Which methods were evaluated with other options than others: a line for each model, budget and option.
 
     Their accuracies do not compare. Each difference to random does: those subsets were trained on in the same way.
 
     Args:
-        stages: the records of the manifest.
+        records: of what is current.
     """
     used: defaultdict[tuple[str, int, str], defaultdict[Any, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for unit, record in stages.items():
-        kind, *names = unit.split("/")
-        if kind == "evaluation":
-            method, budget = names
-            for model, options in record.get("chosen", {}).items():
-                for option in TRAINING_OPTIONS | {"embeddings_of", "test_input"}:
-                    used[model, int(budget), option][options.get(option)].append(method)
+    for unit, record in records.of("evaluate").items():
+        for model, options in record.chosen.items():
+            for option in TRAINING_OPTIONS | {"embeddings_of", "test_input"}:
+                used[model, unit.budget, option][options.get(option)].append(unit.method)
     return [
         f"accuracies of {model} at budget {budget:,} do not compare: evaluate.{option} was "
         + ", ".join(f"{value} for {' and '.join(methods)}" for value, methods in by_value.items())
@@ -64,9 +62,9 @@ def unlike_trainings(stages: dict[str, Any]) -> list[str]:
     ]
 
 
-def coreset_table(coreset: dict[str, Any], evaluation: dict[str, Any] | None) -> Table:
+def coreset_table(coreset: Record, evaluation: Record | None) -> Table:
     """One coreset, from its record in the manifest and that of its evaluation."""
-    metrics = coreset["metrics"]
+    metrics = coreset.metrics
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_row("selected", f"{metrics['budget']:,} by {metrics['method']}")
     if metrics["supervised"]:
@@ -78,7 +76,7 @@ def coreset_table(coreset: dict[str, Any], evaluation: dict[str, Any] | None) ->
     if metrics["beta"] is not None:
         table.add_row("chosen beta", f"{metrics['beta']:g}")
     if evaluation:
-        results = evaluation["metrics"]
+        results = evaluation.metrics
         if "pseudo_label_accuracy" in results:
             table.add_row("pseudo-label accuracy", f"{results['pseudo_label_accuracy']:.1%}")
         if results.get("test_dropped"):

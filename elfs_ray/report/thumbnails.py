@@ -5,11 +5,12 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.schema import shows_pictures
+from elfs_ray.artifacts.table import KEY, Table
 from elfs_ray.config import IngestConfig
 from elfs_ray.data.files import map_files
 from elfs_ray.data.images import load_image
@@ -35,10 +36,10 @@ class Pictures:
     """
 
     def __init__(self, store: RunFolder, most_bytes: int) -> None:
-        samples = store.dataset("samples").schema
-        self.possible = shows_pictures(samples)
-        self._store, self._left = store, most_bytes if self.possible else 0
-        self._column = "image" if "image" in samples.names else "uri"
+        self._samples = Table(store, "samples")
+        self.possible = shows_pictures(self._samples.schema)
+        self._left = most_bytes if self.possible else 0
+        self._column = "image" if "image" in self._samples.schema.names else "uri"
         manifest = store.manifest()
         self._location = manifest["input"]
         self._max_pixels = manifest["config"].get("ingest", {}).get("max_pixels", IngestConfig().max_pixels)
@@ -52,11 +53,9 @@ class Pictures:
         """
         if not captions or self._left <= 0:
             return []
-        wanted = pc.field("index").isin(pa.array(list(captions), pa.int64()))
-        columns = ["index", "sample_id", self._column]
-        rows = self._store.read_table("samples", columns=columns, rows=wanted).to_pylist()
+        rows = self._samples.take(np.sort(list(captions)), [*KEY, self._column]).to_pylist()
         by_index = {row["index"]: row for row in rows}
-        found = [by_index[index] for index in captions if index in by_index]
+        found = [by_index[index] for index in captions]
         texts = map_files(lambda row: self._encode(row[self._column], side), self._location, found)
         made: list[Thumbnail] = []
         for row, text in zip(found, texts, strict=True):

@@ -3,7 +3,8 @@
 import contextlib
 import errno
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from types import ModuleType
 
 from elfs_ray.artifacts import filesystems
 from elfs_ray.errors import ElfsRayError, RunError, UsageError, one_line
@@ -45,14 +46,14 @@ def behind(error: BaseException) -> list[BaseException]:
     These are itself, what it was raised from or during, and what Ray wrapped. Ray's copies of an exception are
     instances of its class, too, with a whole traceback for a text: they count as wrapping.
     """
-    wrapped = _unwrapping()
+    ray = _errors_of_ray()
     waiting, seen, found = [error], set[int](), list[BaseException]()
     while waiting:
         each = waiting.pop(0)
         if id(each) in seen:
             continue
         seen.add(id(each))
-        inner = wrapped(each)
+        inner = ray.wrapped(each) if ray else []
         if not inner:
             found.append(each)
         context = None if each.__suppress_context__ else each.__context__
@@ -67,17 +68,18 @@ def _told(error: BaseException, unit: str, place: str) -> ElfsRayError | None:
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return _no_memory(unit)
-    return _from_ray(error, unit) if "ray" in sys.modules else None
+    return _from_ray(error, unit)
 
 
 def _from_ray(error: BaseException, unit: str) -> ElfsRayError | None:
-    from elfs_ray.workers.on_ray.errors import is_disk_full, is_lost, is_out_of_memory
-
-    if is_out_of_memory(error):
+    known = _errors_of_ray()
+    if known is None:
+        return None
+    if known.is_out_of_memory(error):
         return _no_memory(unit)
-    if is_disk_full(error):
+    if known.is_disk_full(error):
         return _disk_full(unit, "Ray's folder for temporary files")
-    if is_lost(error):
+    if known.is_lost(error):
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return RunError(f"{unit} lost a worker too often ({reason}); run the same command again to go on from there")
     return None
@@ -105,10 +107,10 @@ def _no_memory(unit: str) -> RunError:
     return RunError(f"{unit} ran out of memory; use a smaller batch, fewer actors, or a larger machine, and run again")
 
 
-def _unwrapping() -> Callable[[BaseException], list[BaseException]]:
-    """What takes Ray's wrapping off; nothing where Ray is not in use, so that wrong uses end without importing it."""
+def _errors_of_ray() -> ModuleType | None:
+    """What knows them; None where Ray is not in use, so that wrong uses end without importing it."""
     if "ray" not in sys.modules:
-        return lambda _: []
-    from elfs_ray.workers.on_ray.errors import wrapped
+        return None
+    from elfs_ray.workers.on_ray import errors
 
-    return wrapped
+    return errors

@@ -7,8 +7,9 @@ from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
 from elfs_ray.config import RunConfig
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.errors import UsageError
-from elfs_ray.methods import Needs, SelectionMethod, balances, get_method
+from elfs_ray.methods import Needs, SelectionMethod, balances
 from elfs_ray.planning.auto_options import ON_EMBEDDINGS
+from elfs_ray.stages.identity import labeled_signature, method_of
 
 if TYPE_CHECKING:
     from elfs_ray.data.sources import Source
@@ -28,7 +29,7 @@ def check_before_start(config: RunConfig, store: RunFolder, listed: "Source | No
     from elfs_ray.data.labels import check_labels
     from elfs_ray.data.sources import open_input
 
-    method = get_method(config.select.method, **config.select.options)
+    method = method_of(config)
     _check_scores(config, method)
     _check_supervision(config, method)
     check_embeddings(config)
@@ -153,10 +154,3 @@ def check_sizes(config: RunConfig, num_samples: int) -> None:
                 f"select.beta={beta:g} drops {round(beta * num_samples)} of {num_samples} images, which leaves fewer "
                 f"than the budget of {count}; use a beta up to {1 - count / num_samples:.3f}"
             )
-
-
-def labeled_signature(config: RunConfig) -> str | None:
-    """Changes when the labels that are there already change; None where there are none."""
-    from elfs_ray.data.labels import labels_signature
-
-    return labels_signature(config.select.labeled) if config.select.labeled is not None else None

@@ -1,45 +1,48 @@
-"""Running the stages whose result is not there yet, in the order of `steps`.
+"""Running the units of work whose result is not there yet, in the order of `graph`.
 
-A step whose fingerprint stands in the manifest is skipped.
+A unit is skipped if its record is current: its fingerprint is that of now, and what it rests on has not changed since.
 """
 
 import contextlib
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import import_module, metadata
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from elfs_ray.artifacts.record import Record, Records, Unit
 from elfs_ray.artifacts.run_folder import LOGS, REPORT, RunFolder
 from elfs_ray.artifacts.run_lock import sole_driver
-from elfs_ray.config import RayConfig, RunConfig
+from elfs_ray.artifacts.table import Table
+from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
 from elfs_ray.data.unusable import UnusableImagesError
 from elfs_ray.errors import UsageError
 from elfs_ray.run.errors_seen import expected_errors
-from elfs_ray.run.graph import STAGES, Step, first_steps, later_steps, with_content
-from elfs_ray.run.preflight import check_before_start, check_sizes
+from elfs_ray.run.graph import FIRST, Planned, all_units, first_units, listed_inputs
+from elfs_ray.run.preflight import check_before_start
+from elfs_ray.stages import STAGES
 
 if TYPE_CHECKING:
     from elfs_ray.data.sources import Source
     from elfs_ray.stages.stage import StageContext, StageResult
-    from elfs_ray.workers.hardware import Hardware
+    from elfs_ray.workers.base import Workers
     from elfs_ray.workers.usage import Usage
 
 
+REPORT_NAME = "report"
+"""What comes after the last stage, on the command line."""
+
+
 class State(StrEnum):
-    """How a piece of work stands before a run."""
+    """How a unit stands before a run."""
 
     COMPLETE = "complete"
     PRESUMED = "complete, if the input holds the same as before"
     TO_DO = "to do"
-
-
-_MODULES = {"beta-search": "beta_search", "cluster": "pseudo_labels", "precomputed": "embed_vectors"}
-_MODULES |= {name: f"overview.{name}" for name in ("duplicates", "map", "coverage")}
 
 
 def run(
@@ -67,7 +70,7 @@ def run_methods(
             the last.
         store: the run folder.
         reporter: is told of the progress.
-        until: last stage to run.
+        until: last stage to run, as on the command line.
         verbose: whether Ray may speak.
         keep: names of options that hold for this run alone; the folder remembers its own.
 
@@ -76,17 +79,19 @@ def run_methods(
         RunError: a stage failed for another cause; running again goes on where it stopped.
     """
     with expected_errors("the run", store.uri), contextlib.ExitStack() as stack:
-        first = first_steps(configs[0], _check(configs, store, until))
+        sources = listed_inputs(configs[0], _check(configs, store, until))
         check_sole = stack.enter_context(sole_driver(store, reporter))
         store.recover()
         store.update_manifest(**_identity(configs[-1], store, keep))
-        execution = _Execution(configs[0].ray, store, reporter, stack, verbose, check_sole)
-        while not execution.run_up_to(until, configs, first):
+        execution = _Execution(configs, sources, store, reporter, stack, verbose, check_sole)
+        while not execution.run_up_to(_stage_name(until)):
             pass  # again, without the images that were set aside
-        if until in ("evaluate", "report"):
+        if until not in FIRST:
+            execution.put_away_stale()
+        if until in ("evaluate", REPORT_NAME):
             write_comparison(store)
         # A report that is there would go on to show the evaluations of before.
-        if until == "report" or (until == "evaluate" and store.exists(REPORT)):
+        if until == REPORT_NAME or (until == "evaluate" and store.exists(REPORT)):
             write_report(store)
             reporter.line(f"report     {store.location(REPORT)}")
         store.update_manifest(finished=_now())
@@ -94,37 +99,44 @@ def run_methods(
 
 
 def outline(configs: Sequence[RunConfig], store: RunFolder, *, until: str = "report") -> list[tuple[str, State]]:
-    """What `run_methods` would do: its pieces of work in order, and how each stands. Changes nothing.
+    """What `run_methods` would do: its units in order, and how each stands. Changes nothing.
 
     Before the images are counted, every input stands for a usable image.
 
     Raises:
         UsageError: as `run_methods`, as far as it can be known without work.
     """
-    source = _check(configs, store, until)
-    ingested = store.record("ingest")
-    as_many = ingested is not None and ingested["metrics"].get("inputs") == source.count
-    num_samples = store.count_rows("samples") if as_many else source.count
-    found = first_steps(configs[0], source)
+    candidates, records, last = _check(configs, store, until), store.records(), _stage_name(until)
+    sources, ingested = listed_inputs(configs[0], candidates), records.get(Unit("ingest"))
+    as_many = ingested is not None and ingested.metrics.get("inputs") == candidates.count
+    num_samples = ingested.rows["samples"] if ingested and as_many else candidates.count
 
-    def steps(*, presumed: bool) -> list[Step]:
-        first = with_content(found, store, presumed=presumed)
-        return [*first, *(step for _, step in _later(configs, first, num_samples))]
+    def planned(*, presumed: bool) -> list[Planned]:
+        if last in FIRST:
+            first = first_units(configs[0], sources, records, presumed=presumed)
+            return [each for each in first if FIRST.index(each.unit.stage) <= FIRST.index(last)]
+        return all_units(configs, sources, records, num_samples, until=last, presumed=presumed)
 
-    def state(step: Step, presumed: Step) -> State:
-        if store.is_complete(step.unit, step.fingerprint):
+    def state(now: Planned, presumed: Planned) -> State:
+        record = records.current.get(now.unit)
+        if store.is_complete(record, now.fingerprint):
             return State.COMPLETE
-        return State.PRESUMED if store.is_complete(presumed.unit, presumed.fingerprint) else State.TO_DO
+        return State.PRESUMED if store.is_complete(record, presumed.fingerprint) else State.TO_DO
 
-    wanted = STAGES[: STAGES.index(until) + 1]
-    pairs = zip(steps(presumed=False), steps(presumed=as_many), strict=True)
-    return [(step.unit, state(step, presumed)) for step, presumed in pairs if step.stage in wanted]
+    pairs = zip(planned(presumed=False), planned(presumed=as_many), strict=True)
+    return [(str(now.unit), state(now, presumed)) for now, presumed in pairs]
+
+
+def _stage_name(until: str) -> str:
+    """Of the last stage; empty: all of them."""
+    return "" if until == REPORT_NAME else next(stage.name for stage in STAGES if stage.command == until)
 
 
 def _check(configs: Sequence[RunConfig], store: RunFolder, until: str) -> "Source":
     """Refuse what is wrong with a stage or a method before any work; returns the input, listed once."""
-    if until not in STAGES:
-        raise UsageError(f"unknown stage {until!r}; the stages are {', '.join(STAGES)}")
+    known = [*(stage.command for stage in STAGES), REPORT_NAME]
+    if until not in known:
+        raise UsageError(f"unknown stage {until!r}; the stages are {', '.join(known)}")
     if until == "evaluate" and not configs[0].evaluate.labels:
         raise UsageError("the evaluation needs true labels; pass --labels")
     source = check_before_start(configs[0], store)
@@ -133,157 +145,173 @@ def _check(configs: Sequence[RunConfig], store: RunFolder, until: str) -> "Sourc
     return source
 
 
-def _check_labeled(configs: Sequence[RunConfig], store: RunFolder, reporter: Reporter) -> None:
-    """Refuse labels of some samples that are of none, before the long stages."""
-    if configs[0].select.labeled is not None:
-        from elfs_ray.stages.parts.method_inputs import check_known_labels
-
-        check_known_labels(store, configs[0], reporter)
-
-
-def _later(configs: Sequence[RunConfig], first: Sequence[Step], num_samples: int) -> list[tuple[RunConfig, Step]]:
-    """The steps after the first of all methods, in the order of the stages; what they share is there once."""
-    found: dict[tuple[str, str], tuple[RunConfig, Step]] = {}
-    for config in configs:
-        check_sizes(config, num_samples)
-        for step in later_steps(config, first, num_samples):
-            found.setdefault((step.unit, step.fingerprint), (config, step))
-    return sorted(found.values(), key=lambda each: STAGES.index(each[1].stage))
-
-
 @dataclass
 class _Execution:
-    """Runs steps; connects to Ray when the first step has work to do."""
+    """Runs units; connects to Ray when the first one has work to do."""
 
-    ray: RayConfig
+    configs: Sequence[RunConfig]
+    sources: "Mapping[str, Source]"
     store: RunFolder
     reporter: Reporter
     stack: contextlib.ExitStack
     verbose: bool
     check_sole: Callable[[], None]
-    _hardware: "Hardware | None" = None
+    _workers: "Workers | None" = None
     _running: str = ""
 
-    def run_up_to(self, until: str, configs: Sequence[RunConfig], first: Sequence[Step]) -> bool:
-        """Run all steps that are not complete; returns False if images had to be set aside on the way.
+    def run_up_to(self, last: str) -> bool:
+        """Run all units that are not complete; returns False if images had to be set aside on the way.
+
+        Args:
+            last: name of the last stage; empty: all.
 
         Raises:
             UsageError: more images are unusable than the run bears.
         """
-        wanted = STAGES[: STAGES.index(until) + 1]
         try:
-            self.run_steps([(configs[0], step) for step in first if step.stage in wanted])
-            if until != "ingest":
-                _check_labeled(configs, self.store, self.reporter)
-                later = _later(configs, with_content(first, self.store), self.store.count_rows("samples"))
-                self.run_steps([(config, step) for config, step in later if step.stage in wanted])
+            for name in FIRST[: FIRST.index(last) + 1] if last in FIRST else FIRST:
+                first = first_units(self.configs[0], self.sources, self.store.records())
+                self._run_stage([planned for planned in first if planned.unit.stage == name])
+            if last not in FIRST:
+                self._check_labeled()
+                later = [planned for planned in self._plan(last) if planned.unit.stage not in FIRST]
+                for _, group in groupby(later, key=lambda planned: planned.unit.stage):
+                    self._run_stage(list(group))
         except UnusableImagesError as found:
-            self._set_aside(found, configs[0], first)
+            self._set_aside(found)
             return False
         return True
 
-    def _set_aside(self, found: UnusableImagesError, config: RunConfig, first: Sequence[Step]) -> None:
+    def put_away_stale(self) -> None:
+        """Remove units that rest on what has changed and that no stage of this run would do again; say so of each."""
+        stale = self.store.records().stale
+        if not stale:
+            return
+        kept = {planned.unit for planned in self._plan("")}
+        for unit, why in stale.items():
+            if unit not in kept:
+                self.check_sole()
+                self.store.remove(unit)
+                self.reporter.line(f"{unit}: removed, because {why}")
+
+    def _plan(self, last: str) -> list[Planned]:
+        records = self.store.records()
+        num_samples = records[Unit("ingest")].rows["samples"]
+        return all_units(self.configs, self.sources, records, num_samples, until=last)
+
+    def _check_labeled(self) -> None:
+        """Refuse labels of some samples that are of none, before the long stages."""
+        if self.configs[0].select.labeled is not None:
+            from elfs_ray.stages.parts.method_inputs import check_known_labels
+
+            check_known_labels(self.store, self.configs[0], self.reporter)
+
+    def _set_aside(self, found: UnusableImagesError) -> None:
         """Take images out of the samples that a stage could not read, and keep the embeddings of the others."""
         from elfs_ray.run.set_aside import carry_embeddings, without
 
-        stage, store = self._running, self.store
-        ingest = next(step for step in first if step.stage == "ingest" and step.prefix == found.prefix)
+        config, store, records = self.configs[0], self.store, self.store.records()
+        [ingest] = [planned for planned in first_units(config, self.sources, records)
+                    if planned.unit == Unit("ingest", found.prefix)]  # fmt: skip
         work = store.sole_work_folder(ingest.unit, ingest.fingerprint)
         store.delete(work)
-        record = store.manifest()["stages"][ingest.unit]
-        smaller = without(store, work, found, record, stage, config.ingest.max_bad_fraction)
+        smaller = without(
+            store, self._connect(), work, found, records[ingest.unit], self._running, config.ingest.max_bad_fraction
+        )
         if config.embed.vectors is None:
-            before = with_content(first, store)
-            after = [replace(step, content=smaller.record["content"]) if step.unit == ingest.unit else step
-                     for step in before]  # fmt: skip
-            num_samples = store.count_rows("samples")
-            for old, new in zip(*(later_steps(config, steps, num_samples) for steps in (before, after)), strict=True):
-                if old.stage == "embed" and old.fingerprint != new.fingerprint:
-                    source, target = (store.work_folder(step.unit, step.fingerprint) for step in (old, new))
-                    removed = smaller.removed if old.prefix == found.prefix else smaller.removed[:0]
-                    carry_embeddings(store, old.prefix, source, target, removed)
+            after = Records({**records, ingest.unit: smaller.record})
+            for old, new in zip(*(self._embed_units(each) for each in (records, after)), strict=True):
+                if old.fingerprint != new.fingerprint:
+                    source, target = (store.work_folder(each.unit, each.fingerprint) for each in (old, new))
+                    removed = smaller.removed if old.unit.prefix == found.prefix else smaller.removed[:0]
+                    carry_embeddings(store, self._connect(), records.get(old.unit), old.unit, source, target, removed)
         self.check_sole()
-        for step in first:  # labels bear the fingerprint of the input, which has not changed
-            if step.stage == "labels" and step.prefix == found.prefix:
-                store.forget(step.unit)
-        store.publish(ingest.unit, work, smaller.artifacts, smaller.record)
+        store.publish(work, smaller.record, smaller.folders)
         self.reporter.line(f"  set aside: {found}; it stands in `quarantine`, and the run goes on without it")
 
-    def run_steps(self, steps: Sequence[tuple[RunConfig, Step]]) -> None:
-        """Run the steps that are not complete, each as its configuration says, in order."""
-        for stage, group in groupby(steps, key=lambda each: each[1].stage):
-            pending = []
-            for config, step in group:
-                if self.store.is_complete(step.unit, step.fingerprint):
-                    self.reporter.line(f"{step.unit}: complete")
-                else:
-                    pending.append((config, step))
-            if pending:
-                self._run_stage(stage, pending)
+    def _embed_units(self, records: Records) -> list[Planned]:
+        num_samples = records[Unit("ingest")].rows["samples"]
+        planned = all_units(self.configs[:1], self.sources, records, num_samples)
+        return [each for each in planned if each.unit.stage == "embed"]
 
-    def _run_stage(self, stage: str, steps: Sequence[tuple[RunConfig, Step]]) -> None:
-        """Run and publish the steps of one stage: one by one, unless the stage can run them together."""
-        hardware, self._running = self._connect(), stage
+    def _run_stage(self, planned: Sequence[Planned]) -> None:
+        """Run and publish the units of one stage that are not complete: one by one, or together if it can that."""
+        pending, current = [], self.store.records().current
+        for each in planned:
+            if self.store.is_complete(current.get(each.unit), each.fingerprint):
+                self.reporter.line(f"{each.unit}: complete")
+            else:
+                pending.append(each)
+        if not pending:
+            return
+        workers, stage = self._connect(), pending[0].stage
+        self._running = stage.name
         from elfs_ray.stages.stage import StageContext
         from elfs_ray.workers.usage import measured
 
-        name = "precomputed" if stage == "embed" and steps[0][0].embed.vectors else stage
-        module = import_module(f"elfs_ray.stages.{_MODULES.get(name, name)}")
+        module = import_module(stage.module if isinstance(stage.module, str) else stage.module(pending[0].config))
         contexts = [
             StageContext(
-                config,
+                each.config,
                 self.store,
-                step.unit,
-                self.store.sole_work_folder(step.unit, step.fingerprint),
-                hardware,
+                each.unit,
+                self.store.sole_work_folder(each.unit, each.fingerprint),
+                workers,
                 self.reporter,
-                step.prefix,
-                step.budget,
+                current,
+                stage.version,
             )
-            for config, step in steps
+            for each in pending
         ]
         together = getattr(module, "run_together", None)
         results = together(contexts) if together else (module.run(context) for context in contexts)
         with contextlib.closing(results):
-            for (_, step), context in zip(steps, contexts, strict=True):
-                self.reporter.line(f"{step.unit} ...")
-                with expected_errors(step.unit, self.store.uri):
+            for each, context in zip(pending, contexts, strict=True):
+                self.reporter.line(f"{each.unit} ...")
+                with expected_errors(str(each.unit), self.store.uri):
                     started = _now()
                     with measured() as usage:
                         result = next(results)
-                    self._publish(step, context, result, started, usage)
+                    self._publish(each, context, result, started, usage)
 
     def _publish(
-        self, step: Step, context: "StageContext", result: "StageResult", started: str, usage: "Usage"
+        self, planned: Planned, context: "StageContext", result: "StageResult", started: str, usage: "Usage"
     ) -> None:
-        """Bring the artifacts of a step to their place, with a record of it."""
-        tables = {name: folder for name, folder in result.artifacts.items() if not name.startswith(LOGS)}
-        rows = {name: self.store.count_rows(context.work, folder) for name, folder in tables.items()}
-        record = {
-            "stage": step.stage,
-            "fingerprint": step.fingerprint,
-            "content": result.content or step.fingerprint,
-            "upstream": list(step.upstream),
-            "chosen": result.chosen,
-            "rows": rows,
-            "started": started,
-            "seconds": round(usage.seconds, 2),
-            "peak_memory_mb": usage.peak_memory_mb,
-            "metrics": result.metrics,
+        """Bring the artifacts of a unit to their place, with a record of it."""
+        unit, work = planned.unit, context.work
+        folders = {unit.artifact(name): name for name in planned.stage.outputs}
+        rows = {
+            artifact: Table(self.store, f"{work}/{name}").rows
+            for artifact, name in folders.items()
+            if not name.startswith(LOGS)
         }
+        record = Record(
+            unit=unit,
+            version=planned.stage.version,
+            fingerprint=planned.fingerprint,
+            content=result.content or planned.fingerprint,
+            rests_on={**planned.rests_on, **context.used_if_current},
+            artifacts=tuple(sorted(folders)),
+            chosen=result.chosen,
+            rows=rows,
+            started=started,
+            seconds=round(usage.seconds, 2),
+            peak_memory_mb=usage.peak_memory_mb,
+            metrics=result.metrics,
+        )
         self.check_sole()
-        self.store.publish(step.unit, context.work, result.artifacts, record)
+        self.store.publish(work, record, folders)
         counts = ", ".join(f"{count:,} {name}" for name, count in rows.items())
-        self.reporter.line(f"{step.unit}: {counts} in {usage.seconds:.1f} s")
+        self.reporter.line(f"{unit}: {counts} in {usage.seconds:.1f} s")
 
-    def _connect(self) -> "Hardware":
-        if self._hardware is None:
+    def _connect(self) -> "Workers":
+        if self._workers is None:
             from elfs_ray.workers.hardware import hardware_summary
             from elfs_ray.workers.on_ray.session import ray_session
 
-            self._hardware = self.stack.enter_context(ray_session(self.ray, verbose=self.verbose))
-            self.store.update_manifest(hardware=hardware_summary(self._hardware), versions=_versions())
-        return self._hardware
+            self._workers = self.stack.enter_context(ray_session(self.configs[0].ray, verbose=self.verbose))
+            self.store.update_manifest(hardware=hardware_summary(self._workers.hardware), versions=_versions())
+        return self._workers
 
 
 def write_comparison(store: RunFolder) -> None:

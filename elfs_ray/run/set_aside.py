@@ -11,17 +11,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import ray
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import join_contents, part_name, samples_content
+from elfs_ray.artifacts.samples import facts_of, join_contents, samples_content
+from elfs_ray.artifacts.table import Part, Table
+from elfs_ray.artifacts.writing import write_index, write_part, write_table
 from elfs_ray.data.unusable import Unusable, UnusableImagesError, refuse_many
 from elfs_ray.stages.parts.embed_rows import SAVED, saved_name
 from elfs_ray.stages.stage import CHOSEN
-from elfs_ray.workers.on_ray.tasks import results_in_order
+from elfs_ray.workers.base import Workers
 
 TASKS_IN_FLIGHT = 16
 
@@ -42,12 +41,19 @@ class Smaller:
 
 
 def without(
-    store: RunFolder, work: str, found: UnusableImagesError, record: dict[str, Any], stage: str, max_bad_fraction: float
+    store: RunFolder,
+    workers: Workers,
+    work: str,
+    found: UnusableImagesError,
+    record: dict[str, Any],
+    stage: str,
+    max_bad_fraction: float,
 ) -> Smaller:
     """Write `samples` without the images, and `quarantine` with them, into a work folder.
 
     Args:
         store: the run folder.
+        workers: write the parts.
         work: an empty work folder of the ingest unit.
         found: the images.
         record: of the ingest unit.
@@ -63,46 +69,46 @@ def without(
     bad = numbers["quarantined"] + len(found.images)
     refuse_many(bad, numbers["inputs"], (first.sample_id, first.reason), max_bad_fraction)
     removed = np.array([image.index for image in found.images], dtype=np.int64)
-    shared = ray.put(removed)
-    parts = enumerate(store.part_paths(samples))
-    tasks = (_keep_part.remote(store, path, shared, f"{work}/samples", part_name(number)) for number, path in parts)
-    kept = [part for part in results_in_order(tasks, TASKS_IN_FLIGHT) if part]
-    rows = pa.concat_tables([store.read_table(quarantine), _rows_of(store, samples, found.images, stage)])
-    store.write_table(rows, schema.QUARANTINE, work, "quarantine", part_name(0))
+    before, given = Table(store, samples), (workers.share(removed), f"{work}/samples")
+    numbers_of_parts = ((number,) for number in range(len(before.parts())))
+    kept = list(workers.map(_keep_part, numbers_of_parts, before, *given, cpus=1, at_once=TASKS_IN_FLIGHT))
+    left = write_index(store, f"{work}/samples", (part for part, _ in kept), before.schema)
+    rows = pa.concat_tables([Table(store, quarantine).read(), _rows_of(before, removed, found.images, stage)])
+    write_table(store, f"{work}/quarantine", rows, schema.QUARANTINE)
     changed = {
         **record,
         "content": join_contents(content for _, content in kept),
-        "rows": {samples: sum(count for count, _ in kept), quarantine: len(rows)},
-        "metrics": {**numbers, "samples": sum(count for count, _ in kept), "quarantined": bad},
+        "rows": {samples: left.rows, quarantine: len(rows)},
+        "metrics": {**numbers, "quarantined": bad, **workers.call(facts_of, left)},
     }
     return Smaller(removed, {samples: "samples", quarantine: "quarantine"}, changed)
 
 
-def _rows_of(store: RunFolder, samples: str, images: Sequence[Unusable], stage: str) -> pa.Table:
+def _rows_of(samples: Table, removed: np.ndarray, images: Sequence[Unusable], stage: str) -> pa.Table:
     """Rows of `quarantine` for samples."""
-    indices = pa.array([image.index for image in images])
-    found = store.read_table(samples, columns=["index", "sample_id", "uri"], rows=pc.field("index").isin(indices))
+    found = samples.take(removed, ["index", "sample_id", "uri"])
     reasons = {image.index: image.reason for image in images}
     told = pa.array([reasons[index] for index in found["index"].to_pylist()], pa.string())
     table = found.append_column("reason", told).append_column("stage", pa.array([stage] * len(found), pa.string()))
     return table.select(schema.QUARANTINE.names).cast(schema.QUARANTINE)
 
 
-@ray.remote(num_cpus=0.5)
-def _keep_part(store: RunFolder, path: str, removed: np.ndarray, target: str, name: str) -> tuple[int, int] | None:
-    """Write the samples of one part that stay; returns how many and their content, as ingest says it."""
-    kept = _renumbered(pq.read_table(path, filesystem=store.filesystem), removed)
-    if not len(kept):
-        return None
-    store.write_table(kept, kept.schema, target, name)
-    return len(kept), samples_content(kept)
+def _keep_part(samples: Table, removed: np.ndarray, target: str, number: int) -> tuple[Part, int]:
+    """Write the samples of one part that stay, if only none; returns the part and its content, as ingest says it."""
+    part = samples.parts()[number]
+    kept = _renumbered(samples.read(part.first, part.first + part.rows), removed)
+    first = part.first - int(np.searchsorted(removed, part.first))
+    return write_part(samples.store, target, number, first, kept, samples.schema), samples_content(kept)
 
 
-def carry_embeddings(store: RunFolder, prefix: str, old_work: str, new_work: str, removed: np.ndarray) -> None:
+def carry_embeddings(
+    store: RunFolder, workers: Workers, prefix: str, old_work: str, new_work: str, removed: np.ndarray
+) -> None:
     """Bring finished embeddings of the samples that stay, saved or published, into the work folder of another step.
 
     Args:
         store: the run folder.
+        workers: write the files.
         prefix: `test/` for those of separate test images.
         old_work: the work folder in which they may be; else they are published.
         new_work: where embed looks for finished rows.
@@ -112,23 +118,22 @@ def carry_embeddings(store: RunFolder, prefix: str, old_work: str, new_work: str
     record = store.record(unit)
     if store.exists(old_work):
         chosen = store.read_json(old_work, CHOSEN) if store.exists(old_work, CHOSEN) else None
-        paths = store.part_paths(old_work, SAVED)
+        folder, names = f"{old_work}/{SAVED}", store.names(old_work, SAVED)
     elif record is not None:
-        chosen, paths = record["chosen"], store.part_paths(prefix + "embeddings")
+        folder = prefix + "embeddings"
+        chosen, names = record["chosen"], [part.name for part in Table(store, folder).parts()]
     else:
         return
     if chosen is not None:
         store.write_json(chosen, new_work, CHOSEN)
-    shared = ray.put(removed)
-    tasks = (_carry_part.remote(store, path, shared, f"{new_work}/{SAVED}") for path in paths)
-    for _ in results_in_order(tasks, TASKS_IN_FLIGHT):
+    given, files = (store, workers.share(removed), f"{new_work}/{SAVED}"), ((folder, name) for name in names)
+    for _ in workers.map(_carry_file, files, *given, cpus=0.5, at_once=TASKS_IN_FLIGHT):
         pass
 
 
-@ray.remote(num_cpus=0.5)
-def _carry_part(store: RunFolder, path: str, removed: np.ndarray, target: str) -> None:
+def _carry_file(store: RunFolder, removed: np.ndarray, target: str, folder: str, name: str) -> None:
     """Save the embeddings of one file under the indices that their samples have now."""
-    kept = _renumbered(pq.read_table(path, filesystem=store.filesystem), removed)
+    kept = _renumbered(store.read_table(folder, name), removed)
     if len(kept):
         store.write_table(kept, kept.schema, target, saved_name(kept["index"].to_numpy()))
 

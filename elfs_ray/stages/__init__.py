@@ -1,1 +1,164 @@
-"""The stages of a run, one file each."""
+"""The stages of a run.
+
+`STAGES` is the only list of them: the order in which they run, the commands, the plan and the tables of the
+documentation follow from it. A stage is an entry here and a file with its `run(context)`. The entries do not stand in
+the files, as one might expect, because `--help` and `status` need all entries and must not import what computes.
+"""
+
+from elfs_ray.planning import stage_costs as cost
+from elfs_ray.stages import identity
+from elfs_ray.stages.descriptor import Scope, Stage, always
+
+__all__ = ["STAGES", "stage_named"]
+
+STAGES = (
+    Stage(
+        name="ingest",
+        version=2,
+        summary="List, check and number the images.",
+        module="elfs_ray.stages.ingest",
+        scope=Scope.PER_INPUT,
+        inputs=lambda _: (),
+        outputs=("samples", "quarantine"),
+        options=identity.of_ingest,
+        cost=cost.ingest,
+        wanted=always,
+    ),
+    Stage(
+        name="labels",
+        version=2,
+        summary="Bring true labels into the run folder, for the evaluation.",
+        module="elfs_ray.stages.labels",
+        scope=Scope.PER_INPUT,
+        inputs=identity.for_labels,
+        outputs=("labels_true",),
+        options=identity.of_labels,
+        cost=cost.labels,
+        wanted=lambda config, _: config.evaluate.labels is not None or config.evaluate.test_input is not None,
+    ),
+    Stage(
+        name="embed",
+        version=3,  # 3: large JPEGs are decoded at a reduced scale, here and in all later stages that read images
+        summary="Turn the images into embeddings.",
+        module=lambda config: f"elfs_ray.stages.{'embed_vectors' if config.embed.vectors else 'embed'}",
+        scope=Scope.PER_INPUT,
+        inputs=identity.for_embed,
+        outputs=("embeddings",),
+        options=identity.of_embed,
+        cost=cost.embed,
+    ),
+    Stage(
+        name="neighbors",
+        version=2,
+        summary="Find the nearest neighbours of each image.",
+        module="elfs_ray.stages.neighbors",
+        inputs=lambda _: ("embeddings",),
+        outputs=("neighbors",),
+        options=lambda case: case.config.neighbors.identity(),
+        cost=cost.neighbors,
+    ),
+    Stage(
+        name="pseudo_labels",
+        version=1,
+        summary="Cluster the embeddings into pseudo-labels (TEMI).",
+        module="elfs_ray.stages.pseudo_labels",
+        inputs=lambda _: ("embeddings", "neighbors"),
+        outputs=("pseudo_labels",),
+        options=lambda case: [case.config.cluster.identity(), case.config.seed, case.config.num_classes],
+        cost=cost.pseudo_labels,
+    ),
+    Stage(
+        name="anchor",
+        version=2,
+        summary="Improve the pseudo-labels with the labels that some images have (select.labeled).",
+        module="elfs_ray.stages.anchor",
+        inputs=lambda _: ("embeddings", "pseudo_labels"),
+        outputs=("pseudo_labels_anchored",),
+        options=lambda case: [identity.of_labeled(case), case.config.seed, case.config.num_classes],
+        cost=cost.anchor,
+    ),
+    Stage(
+        name="proxy",
+        version=2,
+        summary="Train the proxy classifier and record its training dynamics.",
+        module="elfs_ray.stages.proxy",
+        inputs=identity.for_proxy,
+        outputs=("dynamics",),
+        options=lambda case: [case.config.proxy.identity(), case.config.seed, case.config.num_classes],
+        cost=cost.proxy,
+    ),
+    Stage(
+        name="beta_search",
+        version=5,
+        summary="Search the share of hardest images to drop.",
+        module="elfs_ray.stages.beta_search",
+        scope=Scope.PER_BUDGET,
+        inputs=identity.for_search,
+        outputs=("beta_search", "logs/beta_search"),
+        options=identity.of_search,
+        cost=cost.beta_search,
+    ),
+    Stage(
+        name="select",
+        version=2,
+        summary="Select the coreset.",
+        module="elfs_ray.stages.select",
+        scope=Scope.PER_BUDGET,
+        inputs=identity.for_select,
+        outputs=("coresets",),
+        options=identity.of_select,
+        cost=cost.select,
+        wanted=always,
+    ),
+    Stage(
+        name="evaluate",
+        version=3,
+        summary="Train on coresets with true labels and compare with random subsets.",
+        module="elfs_ray.stages.evaluate",
+        scope=Scope.PER_BUDGET,
+        inputs=identity.for_evaluate,
+        outputs=("evaluation",),
+        options=identity.of_evaluate,
+        cost=cost.evaluate,
+        wanted=lambda config, _: config.evaluate.labels is not None,
+    ),
+    Stage(
+        name="duplicates",
+        version=1,
+        summary="Find the images that are most alike, for the report.",
+        module="elfs_ray.stages.overview.duplicates",
+        inputs=lambda _: ("neighbors",),
+        outputs=("near_duplicates",),
+        options=lambda _: None,
+        cost=cost.duplicates,
+        wanted=lambda _, made: "neighbors" in made,
+    ),
+    Stage(
+        name="map",
+        version=1,
+        summary="Place the images in the plane, for the report.",
+        module="elfs_ray.stages.overview.map",
+        inputs=lambda _: ("embeddings",),
+        outputs=("map",),
+        options=lambda case: [case.config.report.map, case.config.report.map_points, case.config.seed],
+        cost=cost.map,
+        wanted=lambda config, made: config.report.map_points > 0 and "embeddings" in made,
+    ),
+    Stage(
+        name="coverage",
+        version=1,
+        summary="Judge how well the coreset stands for all images, for the report.",
+        module="elfs_ray.stages.overview.coverage",
+        scope=Scope.PER_BUDGET,
+        inputs=lambda _: ("embeddings", "coresets"),
+        outputs=("coverage",),
+        options=lambda case: [case.config.seed, case.unit.budget],
+        cost=cost.coverage,
+        wanted=lambda _, made: "embeddings" in made,
+    ),
+)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of this name."""
+    return next(stage for stage in STAGES if stage.name == name)

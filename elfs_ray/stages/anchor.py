@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from elfs_ray.artifacts import schema
-from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import part_name, read_column, read_vectors
+from elfs_ray.artifacts.embeddings import Embeddings
+from elfs_ray.artifacts.table import Table
 from elfs_ray.core.anchoring import Anchored, spread_by_probes
-from elfs_ray.core.features import normalize_rows
 from elfs_ray.stages.parts.method_inputs import read_known_labels
 from elfs_ray.stages.stage import StageContext, StageResult
 
@@ -27,35 +25,35 @@ def run(context: StageContext) -> StageResult:
     known = read_known_labels(context.store, context.config)
     if known is None:
         raise KeyError("select.labeled")
-    task = _anchor.options(num_cpus=1).remote(
-        context.store, known, context.config.num_classes, context.work, context.seed()
-    )
-    metrics: dict[str, Any] = ray.get(task)
+    classes = context.config.num_classes
+    given = context.embeddings, context.table("pseudo_labels"), known, classes, context.seed()
+    table, metrics = context.workers.call(_anchor, *given)
+    context.write(ANCHORED, table, schema.PSEUDO_LABELS)
     return StageResult(
         artifacts={ANCHORED: ANCHORED}, chosen={"labeled": context.config.select.labeled}, metrics=metrics
     )
 
 
-@ray.remote
-def _anchor(store: RunFolder, known: np.ndarray, num_classes: int, work: str, seed: int) -> dict[str, Any]:
-    seeds = np.flatnonzero(known >= 0)
-    table = store.read_table("pseudo_labels")
-    clusters = read_column(store, "pseudo_labels", "label").astype(np.int64)
+def _anchor(
+    embeddings: Embeddings, labels: Table, known: np.ndarray, num_classes: int, seed: int
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The better labels, and what the manifest says of them."""
+    seeds, table = np.flatnonzero(known >= 0), labels.read()
+    clusters = table["label"].to_numpy().astype(np.int64)
     metrics: dict[str, Any] = {
         "labeled": len(seeds),
         "used": "clusters",
     }
     if _can_teach(known[seeds], num_classes):
         anchored = spread_by_probes(
-            normalize_rows(read_vectors(store)), clusters, seeds, known[seeds], np.random.default_rng(seed)
+            embeddings.mapped_unit_vectors(), clusters, seeds, known[seeds], np.random.default_rng(seed)
         )
         metrics["probe_accuracy_on_labeled"] = round(anchored.accuracy, 4)
         metrics["cluster_accuracy_on_labeled"] = round(anchored.cluster_accuracy, 4)
         if anchored.accuracy > anchored.cluster_accuracy:
             metrics["used"] = "probes"
             table = _replace(table, anchored)
-    store.write_table(table, schema.PSEUDO_LABELS, work, ANCHORED, part_name(0))
-    return metrics
+    return table, metrics
 
 
 def _can_teach(seed_labels: np.ndarray, num_classes: int) -> bool:

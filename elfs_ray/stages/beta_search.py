@@ -2,33 +2,26 @@
 
 For the method `auto` the candidates are methods, each with its betas.
 Reads: `pseudo_labels`, `embeddings` or `samples` (`beta_search.model`), and what the method declares. Writes:
-`beta_search/METHOD/BUDGET` (a row for each candidate and seed). One Ray Tune trial for each of them, in actors that are
-used again: a trial costs its training, not a process. With ASHA one for each candidate, which trains all its seeds part
-by part: what ASHA stops is then a candidate, by its mean, and those that come to the end can be compared. One task
-reads the artifacts into the object store, where all trials find them.
-The rows of each trial are saved when it ends or is stopped; a second run of the driver does the others. (Tune's own
-restore needs a snapshot of the experiment, which a kill early in the search leaves without, and forgets the trials
-since the last one.)
-Tune's logs for TensorBoard stay in `logs/beta_search/METHOD/BUDGET`.
+`beta_search/METHOD/BUDGET` (a row for each candidate and seed). One trial for each of them; with ASHA one for each
+candidate, which trains all its seeds part by part: what ASHA stops is then a candidate, by its mean, and those that
+come to the end can be compared. One task reads the artifacts for all trials.
+The rows of each trial are saved when it ends or is stopped; a second run of the driver does the others.
+Logs for TensorBoard stay in `logs/beta_search/METHOD/BUDGET`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
-from ray import tune
-from ray.exceptions import RayActorError
-from ray.tune.experiment import Trial
-from ray.tune.logger import TBXLoggerCallback
-from ray.tune.schedulers import ASHAScheduler
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import LOGS, RunFolder
-from elfs_ray.artifacts.table import median_side, part_name, read_column, read_vectors
+from elfs_ray.artifacts.samples import median_side
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config import BetaSearchConfig, RunConfig, SelectConfig
 from elfs_ray.core.classifier_training import ClassifierTraining
 from elfs_ray.core.metrics import best_candidate
@@ -47,8 +40,8 @@ from elfs_ray.stages.parts.method_inputs import (
 )
 from elfs_ray.stages.parts.training_options import training_options
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.progress import Counter
-from elfs_ray.workers.on_ray.train import device_of_task
+from elfs_ray.workers.base import Search
+from elfs_ray.workers.compute import device_of_task
 
 TRIALS, TUNE = "trials", "tune"
 # ASHA looks at a training after 1, 3 and 9 ninths of its steps, and lets the better third of the trials go on.
@@ -62,14 +55,14 @@ class SearchData:
     Attributes:
         options: how it trains.
         inputs: what the method selects from.
-        samples: what the network sees of all samples: vectors [N, d], or pixels uint8 [N, 3, s, s].
+        samples: what the network sees of all samples: their embeddings, or pixels uint8 [N, 3, s, s].
         splits: positions of training and validation samples, for each seed.
     """
 
     options: BetaSearchConfig
     select: SelectConfig
     inputs: SelectionInputs
-    samples: np.ndarray
+    samples: Embeddings | np.ndarray
     labels: np.ndarray
     splits: list[tuple[np.ndarray, np.ndarray]]
     budget: int
@@ -99,11 +92,11 @@ def run(context: StageContext) -> StageResult:
     options = choose_beta_search(config.beta_search, config.evaluate, median_side(store), budget, **dtypes)
     options = context.as_begun(options)
     context.begin(options)
-    betas = _betas(options, budget / store.count_rows("samples"))
+    betas = _betas(options, budget / context.table("samples").rows)
     method = get_method(select.method, **select.options)
     candidates = method.candidates(betas)
     rows = _search(context, options, candidates)
-    store.write_table(pa.Table.from_pylist(rows), schema.BETA_SEARCH, context.work, "table", part_name(0))
+    context.write("table", pa.Table.from_pylist(rows), schema.BETA_SEARCH)
     accuracies, steps = (
         np.array([row[name] for row in rows]).reshape(len(candidates), options.seeds)
         for name in ("validation_accuracy", "steps")
@@ -145,66 +138,41 @@ def _search(context: StageContext, options: BetaSearchConfig, candidates: list[d
         for number, found in enumerate(candidates)
         for group in groups
     ]
-    # Tune itself tries a trial again only if it had begun when its actor was lost.
-    for attempt in range(options.max_failures + 1):
-        ended = set(store.names(work, TRIALS))
-        pending = [trial for trial in trials if _file_name(trial) not in ended]
-        if not pending:
-            break
+    ended = set(store.names(work, TRIALS))
+    pending = [trial for trial in trials if _file_name(trial) not in ended]
+    if pending:
         with context.counting("beta search", len(trials), "trials", len(trials) - len(pending)) as counter:
-            errors = _run_trials(context, options, pending, counter)
-        for error in errors:
-            if attempt == options.max_failures or not isinstance(error, RayActorError):
-                raise error
+
+            def save(trial: dict[str, Any], report: dict[str, Any]) -> None:
+                store.write_json(list(report["seeds"].values()), work, TRIALS, _file_name(trial))
+                counter.advance(1)
+
+            _run_trials(context, options, pending, save)
     return [row for trial in trials for row in store.read_json(work, TRIALS, _file_name(trial))]
 
 
 def _run_trials(
-    context: StageContext, options: BetaSearchConfig, trials: list[dict[str, Any]], counter: Counter
-) -> list[Exception]:
-    """Run these trials with Ray Tune, in actors that go on from trial to trial; returns the errors."""
-    store, work, on_gpu = context.store, context.work, context.hardware.device == "cuda"
+    context: StageContext,
+    options: BetaSearchConfig,
+    trials: list[dict[str, Any]],
+    save: Callable[[dict[str, Any], dict[str, Any]], None],
+) -> None:
+    """Run these trials; `save` takes each that has ended, with its last report."""
+    store, workers = context.store, context.workers
     seeds = context.seed(unit="beta_search"), context.seed(1, unit="beta_search")
     known = read_known_labels(store, context.config)
-    data = _load.remote(store, context.config, options, int(context.budget or 0), known, seeds)
-    resources = {"GPU": GPU_SHARES[int(options.image_size) > 0]} if on_gpu else {"CPU": 1.0}
-    asha = ASHAScheduler(max_t=ASHA_PARTS, reduction_factor=ASHA_REDUCTION) if options.scheduler == "asha" else None
-    tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_BetaTrial, shared=data), resources),
-        param_space={"trial": tune.grid_search(trials)},
-        tune_config=tune.TuneConfig(
-            metric="validation_accuracy",
-            mode="max",
-            reuse_actors=True,
-            scheduler=asha,
-            trial_dirname_creator=lambda trial: _name(trial.config["trial"]),
-        ),
-        run_config=tune.RunConfig(
-            name=TUNE,
-            storage_path=store.path(work),
-            storage_filesystem=None if store.is_local else store.filesystem,
-            failure_config=tune.FailureConfig(max_failures=options.max_failures),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[TBXLoggerCallback(), _SavedRows(store, work, counter)],
-            verbose=0,
-        ),
+    data = workers.begin(_load, store, context.config, options, int(context.budget or 0), known, seeds)
+    with_asha = options.scheduler == "asha"
+    search = Search(
+        metric="validation_accuracy",
+        parts=ASHA_PARTS if with_asha else 1,
+        keep=ASHA_REDUCTION if with_asha else 0,
+        gpus=GPU_SHARES[int(options.image_size) > 0],
+        max_failures=options.max_failures,
+        name=_name,
+        logs=TUNE,
     )
-    return list(tuner.fit().errors)
-
-
-class _SavedRows(tune.Callback):
-    """Saves the rows of each trial that has ended, or that ASHA stopped: they count as they were when it did."""
-
-    def __init__(self, store: RunFolder, work: str, counter: Counter) -> None:
-        self._store, self._work, self._counter = store, work, counter
-
-    def on_trial_complete(self, *, trial: Trial, **_: object) -> None:  # type: ignore[override] # Tune calls it by name
-        """Save the last report, unless the trial was cut short with the whole search."""
-        report = trial.last_result or {}
-        if report.get("done"):
-            rows = list(report["seeds"].values())
-            self._store.write_json(rows, self._work, TRIALS, _file_name(trial.config["trial"]))
-            self._counter.advance(1)
+    workers.trials(run_trial, data, trials, search, save, store=store, work=context.work)
 
 
 def _name(trial: dict[str, Any]) -> str:
@@ -216,7 +184,6 @@ def _file_name(trial: dict[str, Any]) -> str:
     return f"{_name(trial)}.json"
 
 
-@ray.remote(num_cpus=1)
 def _load(
     store: RunFolder,
     config: RunConfig,
@@ -229,13 +196,11 @@ def _load(
 
     One split would decide between betas by a few samples of luck. The splits are the same for all methods and budgets.
     """
-    labels = read_column(store, labels_in_use(store, config), "label").astype(np.int64)
+    labels = Table(store, labels_in_use(store, config)).column("label").astype(np.int64)
     rng, size = np.random.default_rng(seeds[0]), int(options.image_size)
+    samples: Embeddings | np.ndarray = Embeddings(store)
     if size:
-        images, location = store.dataset("samples"), config.location
-        samples = read_pixels(images, size, config.ingest.max_pixels, location=location)
-    else:
-        samples = read_vectors(store)
+        samples = read_pixels(Table(store, "samples"), size, config.ingest.max_pixels, location=config.location)
     return SearchData(
         options=options,
         select=config.select,
@@ -250,63 +215,46 @@ def _load(
     )
 
 
-class _BetaTrial(tune.Trainable):
-    """Trains on the coreset of one candidate, with one seed or more; a call of `step` trains one part of the steps."""
-
-    def setup(self, config: dict[str, Any], shared: SearchData) -> None:  # type: ignore[override] # by `with_parameters`
-        torch.set_num_threads(1)
-        self._data = shared
-        self._device = device_of_task()
-        self.reset_config(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take over the next trial."""
-        trial = new_config["trial"]
-        self._trainings = {str(seed): self._train(trial["found"], seed) for seed in trial["seeds"]}
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Train with each seed for one part of the steps, and report the mean; the last part ends the trial."""
-        rows = {seed: next(training) for seed, training in self._trainings.items()}
+def run_trial(data: SearchData, trial: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Train on the coreset of one candidate with one seed or more, part by part; yields the mean after each."""
+    device = device_of_task()
+    trainings = {str(seed): _train(data, trial["found"], seed, device) for seed in trial["seeds"]}
+    for _ in range(data.parts):
+        rows = {seed: next(training) for seed, training in trainings.items()}
         [steps] = {row["steps"] for row in rows.values()}
         accuracies = [row["validation_accuracy"] for row in rows.values()]
-        return {
+        yield {
             "validation_accuracy": float(np.mean(accuracies)),
             "steps": steps,
             "seeds": rows,
-            "done": steps == self._data.steps,
+            "done": steps == data.steps,
         }
 
-    def _train(self, found: dict[str, Any], seed: int) -> Iterator[dict[str, Any]]:
-        """Select with one seed, train, and yield a row of the artifact after each part."""
-        data, options = self._data, self._data.options
-        split, validation = data.splits[seed]
-        rows = _coreset(data, found, split, np.random.default_rng([data.seed, seed]))
-        training = ClassifierTraining(
-            training_options(options, options.model, data.num_classes, data.hidden_dim),
-            data.samples[rows],
-            data.labels[rows],
-            device=self._device,
-            seed=data.seed + seed,
-        )
-        judged = training.held_out(data.samples[validation], data.labels[validation])
-        for step in training.parts(data.parts):
-            yield {
-                "budget": data.budget,
-                "method": found.get("choice", data.select.name),
-                "beta": found.get("beta"),
-                "seed": seed,
-                "validation_accuracy": training.accuracy(judged),
-                "steps": step,
-                "epochs": step * int(options.batch_size) / len(rows),
-                "device": self._device.type,
-            }
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing to save: a trial takes seconds, and starts over when its actor is lost."""
-
-    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Nothing to load."""
+def _train(data: SearchData, found: dict[str, Any], seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Select with one seed, train, and yield a row of the artifact after each part."""
+    options, (split, validation) = data.options, data.splits[seed]
+    rows = _coreset(data, found, split, np.random.default_rng([data.seed, seed]))
+    samples = data.samples.mapped_unit_vectors() if isinstance(data.samples, Embeddings) else data.samples
+    training = ClassifierTraining(
+        training_options(options, options.model, data.num_classes, data.hidden_dim),
+        samples[rows],
+        data.labels[rows],
+        device=device,
+        seed=data.seed + seed,
+    )
+    judged = training.held_out(samples[validation], data.labels[validation])
+    for step in training.parts(data.parts):
+        yield {
+            "budget": data.budget,
+            "method": found.get("choice", data.select.name),
+            "beta": found.get("beta"),
+            "seed": seed,
+            "validation_accuracy": training.accuracy(judged),
+            "steps": step,
+            "epochs": step * int(options.batch_size) / len(rows),
+            "device": device.type,
+        }
 
 
 def _coreset(data: SearchData, found: dict[str, Any], training: np.ndarray, rng: np.random.Generator) -> np.ndarray:

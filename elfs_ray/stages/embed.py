@@ -1,12 +1,12 @@
-"""Embed: images to vectors with a pretrained encoder, streamed through Ray Data.
+"""Embed: images to vectors with a pretrained encoder, in a stream: read, decode, encode, save.
 
 Reads: `samples`. Writes: `embeddings` (one row for each sample, half precision).
-Decoding runs in tasks on CPUs, encoding in a pool of actors (one for each GPU) that grows as machines come. With
-`embed.decode=gpu` the tasks only look at the headers of JPEGs, and the actors decode them. On a GPU two batches are
-under way in each actor: while one is encoded, the other is decoded, copied or put away. Finished
-rows are saved in files of `checkpoint_rows`; a second run encodes only the rows that no file holds. On retry a task
-encodes its rows again, and the last step keeps one of equal rows.
-What the driver holds does not grow without end: see `PendingSamples` and `PARTS_AT_ONCE`.
+Decoding runs in tasks on CPUs, encoding in workers that hold the encoder (one for each GPU), more as machines come.
+With `embed.decode=gpu` the tasks only look at the headers of JPEGs, and the encoders decode them. On a GPU two batches
+are under way in each encoder: while one is encoded, the other is decoded, copied or put away. Finished rows are saved
+in files of `checkpoint_rows`; a second run encodes only the rows that no file holds. On retry a task encodes its rows
+again, and the last step keeps one of equal rows.
+What the driver holds does not grow without end: see `RANGES_AT_ONCE`.
 """
 
 import queue
@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
-import ray
+import pyarrow as pa
 import torch
-from ray.data import ActorPoolStrategy
 
-from elfs_ray.artifacts.table import KEY, median_side, read_column
+from elfs_ray.artifacts.samples import median_side
+from elfs_ray.artifacts.table import KEY
 from elfs_ray.config import EmbedConfig
 from elfs_ray.core.features import UnitRows, unit_half
 from elfs_ray.data.card_decoding import INTERPOLATIONS, CardDecoder, built_for_cards, can_decode
@@ -36,24 +36,24 @@ from elfs_ray.stages.parts.embed_rows import (
     PIXELS_ALREADY,
     SAVED,
     TIMED,
-    PendingSamples,
     Pixels,
     count_failed,
     decode_batch,
-    grouped,
-    index_of,
     note_failed,
+    pending_ranges,
     put_in_order,
     read_failed,
+    read_pending,
     save_batch,
+    saved_rows,
 )
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.progress import Counter
-from elfs_ray.workers.on_ray.session import worker_threads
+from elfs_ray.workers.base import Source, Step, Threads
+from elfs_ray.workers.progress import Counter
 
-# What a process of Ray with torch loaded takes, and how much more than its pixels a batch needs, in bytes and times.
+# What a worker with torch loaded takes, and how much more than its pixels a batch needs, in bytes and times.
 PROCESS_BYTES, DECODE_COPIES, ENCODE_COPIES = 512 * 2**20, 4, 24
-# Under way at once in an actor with a GPU.
+# Under way at once in an encoder with a GPU.
 BATCHES_AT_ONCE = 2
 
 
@@ -62,12 +62,10 @@ def run(context: StageContext) -> StageResult:
     started = time.monotonic()
     options, encoder = _choose(context)
     dim, source = encoder.dim, encoder.source
-    done = _saved_rows(context)
+    samples = context.table("samples").rows
+    done = saved_rows(context.store, context.work, samples)
     encoded, on_card, spent, devices = 0, 0, dict.fromkeys(TIMED, 0.0), set[str]()
-    inputs = context.store.count_rows(context.artifact("samples")) + context.store.count_rows(
-        context.artifact("quarantine")
-    )
-    bearable = context.config.ingest.max_bad_fraction * inputs
+    bearable = context.config.ingest.max_bad_fraction * (samples + context.table("quarantine").rows)
     context.store.delete(context.work, FAILED)  # they may be back
     if not done.all():
         _check_arithmetic(context, options)
@@ -108,7 +106,7 @@ def _choose(context: StageContext) -> tuple[EmbedConfig, Encoder]:
     else:
         section, hardware, store = context.config.embed, context.hardware, context.store
         native = load_encoder(section.encoder, weights=section.weights).preprocessing.size
-        sizes = store.count_rows("samples"), native, median_side(store)
+        sizes = context.table("samples").rows, native, median_side(store)
         arithmetic, card = hardware.image_dtype, built_for_cards()
         options = choose_embed(section, hardware.cpus, hardware.gpus, *sizes, image_dtype=arithmetic, card_decodes=card)
         options = context.as_begun(options)
@@ -147,31 +145,24 @@ def _check_device(context: StageContext, new: set[str]) -> None:
         )
 
 
-def _saved_rows(context: StageContext) -> np.ndarray:
-    """Which samples have a saved row, bool [N]."""
-    done = np.zeros(context.store.count_rows(context.artifact("samples")), dtype=bool)
-    if context.store.part_paths(context.work, SAVED):
-        done[read_column(context.store, f"{context.work}/{SAVED}", "index")] = True
-    return done
-
-
 def _stream(
     context: StageContext, options: EmbedConfig, encoder: Encoder, done: np.ndarray, counter: Counter
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Encode what is not done, one execution of Ray Data after the other; yields counts and seconds of saved files."""
-    store, samples = context.store, context.artifact("samples")
-    has_bytes = "image" in store.dataset(samples).schema.names
-    columns, done_ref = [*KEY, "image" if has_bytes else "uri"], ray.put(done)
-    groups = grouped(store.part_paths(samples))
-    first = [index_of(store, group[0])[0].as_py() for group in groups] + [len(done)]
-    for number, paths in enumerate(groups):
-        if not done[first[number] : first[number + 1]].all():
-            pending = PendingSamples(store, paths, columns, done_ref)
-            yield from _encode(context, options, encoder, counter, pending)
+    """Encode what is not done, one stream after the other; yields counts and seconds of saved files."""
+    samples = context.table("samples")
+    columns = [*KEY, "image" if "image" in samples.schema.names else "uri"]
+    read = partial(read_pending, samples, columns, context.workers.share(done))
+    for ranges in pending_ranges(samples, done):
+        yield from _encode(context, options, encoder, counter, read, ranges)
 
 
 def _encode(
-    context: StageContext, options: EmbedConfig, encoder: Encoder, counter: Counter, pending: PendingSamples
+    context: StageContext,
+    options: EmbedConfig,
+    encoder: Encoder,
+    counter: Counter,
+    read: Callable[[tuple[int, int]], Iterator[pa.Table]],
+    ranges: Sequence[tuple[int, int]],
 ) -> Iterator[dict[str, np.ndarray]]:
     """Run read -> decode -> encode -> save; yields counts and seconds as files are saved."""
     hardware, config, batch_size = context.hardware, context.config, int(options.batch_size)
@@ -184,50 +175,37 @@ def _encode(
     encoder_cpus = 0.0 if on_gpu else min(1.0, (hardware.cpus - 1) / actors)
     pixel_bytes = batch_size * 3 * pixels.size**2
     weight_bytes = sum(value.numel() * value.element_size() for value in encoder.module.state_dict().values())
-    # What reads and what decodes become one task, because they ask for the same.
-    decoding = {"num_cpus": 0.5, "memory": PROCESS_BYTES + DECODE_COPIES * pixel_bytes}
-    dataset = ray.data.read_datasource(pending, override_num_blocks=len(pending.paths), **decoding)
-    # Blocks of one batch of pixels flow on at once: at the default of 128 MiB the encoder would wait for hundreds.
-    dataset.context.target_max_block_size = pixel_bytes
-    return iter(
-        dataset.map_batches(
+    folder, note = f"{context.work}/{SAVED}", partial(note_failed, store=context.store, work=context.work)
+    decode_cpus, decode_bytes = 0.5, PROCESS_BYTES + DECODE_COPIES * pixel_bytes
+    return context.workers.stream(
+        # What reads and what decodes become one task, because they ask for the same.
+        Source(read, ranges, decode_cpus, decode_bytes),
+        Step(
             decode_batch,
-            batch_size=batch_size,
-            batch_format="pyarrow",
-            **decoding,
-            fn_kwargs={"how": pixels, "store": context.store, "work": context.work},
-        )
-        .map_batches(
+            batch_size,
+            {"how": pixels, "store": context.store, "work": context.work},
+            decode_cpus,
+            as_table=True,
+            memory=decode_bytes,
+        ),
+        Step(
             _EncodeBatch,
-            batch_size=batch_size,
-            batch_format="numpy",
-            # Without GPUs there are as many as the images are worth, from the beginning.
-            compute=ActorPoolStrategy(
-                min_size=1,
-                max_size=actors,
-                initial_size=1 if on_gpu else actors,
-                max_concurrent_calls_per_actor=BATCHES_AT_ONCE if on_gpu else 1,
-                enable_true_multi_threading=on_gpu,
-            ),
-            num_cpus=encoder_cpus,
-            num_gpus=1 if on_gpu else 0,
-            memory=PROCESS_BYTES + 2 * weight_bytes + ENCODE_COPIES * pixel_bytes,
-            fn_constructor_kwargs={
+            batch_size,
+            {
                 "options": options,
                 "pixels": pixels,
-                "threads": partial(worker_threads, hardware.cpus, actors),
+                "threads": context.workers.threads(actors),
                 "counter": counter,
-                "note": partial(note_failed, store=context.store, work=context.work),
+                "note": note,
             },
-        )
-        .map_batches(
-            save_batch,
-            batch_size=options.checkpoint_rows,
-            batch_format="numpy",
-            num_cpus=0.25,
-            fn_kwargs={"store": context.store, "folder": f"{context.work}/{SAVED}"},
-        )
-        .iter_batches(batch_size=None, batch_format="numpy")
+            encoder_cpus,
+            gpus=1 if on_gpu else 0,
+            memory=PROCESS_BYTES + 2 * weight_bytes + ENCODE_COPIES * pixel_bytes,
+            holders=actors,
+            at_once=BATCHES_AT_ONCE if on_gpu else 1,
+        ),
+        Step(save_batch, options.checkpoint_rows, {"store": context.store, "folder": folder}, 0.25),
+        block_bytes=pixel_bytes,
     )
 
 
@@ -246,7 +224,7 @@ class _EncodeBatch:
         self,
         options: EmbedConfig,
         pixels: Pixels,
-        threads: Callable[[], int],
+        threads: Threads,
         counter: Counter,
         note: Callable[[list[Unusable]], None],
     ) -> None:

@@ -17,24 +17,19 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import ray
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import KEY, fixed_size_matrix, matrix_column, part_name
+from elfs_ray.artifacts.table import KEY, Part, Table, fixed_size_matrix, matrix_column
+from elfs_ray.artifacts.writing import part_name, ranges_of_parts, write_index, write_part
 from elfs_ray.data.vectors import Vectors, open_vectors
 from elfs_ray.errors import UsageError
-from elfs_ray.stages.parts.embed_rows import index_of
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.tasks import results_in_order
 
 SPLIT, DONE, FOUND, ORDERED = "split", "done", "embeddings", "ordered"
-# Parts of `samples` that are put in order at once; all their vectors are in memory.
-PARTS_TOGETHER = 64
 TASKS_IN_FLIGHT = 16
-Range = tuple[int, list[str]]
-"""Number of a range, and the paths of its parts of `samples`."""
+Range = tuple[int, int, int]
+"""Number of a part of `embeddings`, its first sample, and the one after its last."""
 
 
 class Keys(NamedTuple):
@@ -58,36 +53,39 @@ class Ordered(NamedTuple):
         used: vectors that belong to its samples.
         lacking: samples without a vector.
         one: id of the first of these.
+        part: of `embeddings`; None where there is none, for samples lack vectors.
     """
 
     used: int
     lacking: int = 0
     one: str = ""
+    part: Part | None = None
 
 
 def run(context: StageContext) -> StageResult:
     """Split what is not split yet, then write the ranges that are not written."""
-    store, embed = context.store, context.config.embed
+    embed = context.config.embed
     started = time.monotonic()
     location = (embed.test_vectors if context.prefix else None) or embed.vectors
     table = open_vectors(str(location), context.config.ingest.id_column)
     _check_rows(context, table)
-    paths = store.part_paths(context.artifact("samples"))
-    ranges = [(number, paths[first : first + PARTS_TOGETHER])
-              for number, first in enumerate(range(0, len(paths), PARTS_TOGETHER))]  # fmt: skip
+    samples, layout = context.table("samples"), schema.embeddings(table.dim)
+    ranges = [(number, *rows) for number, rows in enumerate(ranges_of_parts(samples.rows, layout))]
     _split(context, table, ranges)
     _check_dim(context, table)
-    used, lacking, one = _order(context, table, ranges)
+    found = _order(context, table, ranges)
+    used, lacking = (sum(getattr(each, name) for each in found) for name in ("used", "lacking"))
     if used < table.rows:
         name = table.location.rstrip("/").rsplit("/", 1)[-1]
         context.reporter.line(f"  {name}: {used:,} of {table.rows:,} vectors belong to images")
     if lacking:
-        total, id_there = store.count_rows(context.artifact("samples")), table.ids(0)[0].as_py()
+        one, id_there = next(each.one for each in found if each.lacking), table.ids(0)[0].as_py()
         raise UsageError(
-            f"{table.location} has no vector for {lacking:,} of {total:,} images, such as {one!r} "
+            f"{table.location} has no vector for {lacking:,} of {samples.rows:,} images, such as {one!r} "
             f"(its ids are like {id_there!r}; {used:,} of its {table.rows:,} vectors belong to images); "
             "add them, or leave these images out"
         )
+    write_index(context.store, f"{context.work}/{FOUND}", filter(None, (each.part for each in found)), layout)
     return StageResult(
         artifacts={context.artifact("embeddings"): FOUND},
         chosen=embed.model_dump(mode="json"),
@@ -103,37 +101,40 @@ def run(context: StageContext) -> StageResult:
 
 def _split(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> None:
     """Save the vectors of each row group by range of samples."""
-    store, work = context.store, context.work
+    store, work, workers = context.store, context.work, context.workers
     done = set(store.names(work, DONE))
-    pending = [number for number in range(len(table.groups)) if f"{number}.json" not in done]
+    pending = [(number,) for number in range(len(table.groups)) if f"{number}.json" not in done]
     if pending:
-        first = ray.put(np.array([index_of(store, paths[0])[0].as_py() for _, paths in ranges]))
-        keys, shared = _hashed_ids.remote(store, context.artifact("samples")), ray.put(table)
-        in_order = None if table.has_ids else context.artifact("samples")
+        samples, begins = context.table("samples"), np.array([start for _, start, _ in ranges])
+        keys, shared = workers.begin(_hashed_ids, samples), workers.share(table)
+        in_order = None if table.has_ids else samples
+        first = store, work, shared, begins, keys, in_order
         with context.counting("vectors", len(table.groups), "row groups", len(done)) as counter:
-            tasks = (_split_group.remote(store, work, shared, number, first, keys, in_order) for number in pending)
-            for _ in results_in_order(tasks, TASKS_IN_FLIGHT):
+            for _ in workers.map(_split_group, pending, *first, cpus=0.5, at_once=TASKS_IN_FLIGHT):
                 counter.advance(1)
 
 
-def _order(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> Ordered:
-    """Write the parts of `embeddings`, of all ranges that are not written; returns the counts of all."""
+def _order(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> list[Ordered]:
+    """Write the parts of `embeddings` that are not written; returns what came out of all, in order."""
     store, work = context.store, context.work
     there = set(store.names(work, ORDERED))
-    pending = [(number, paths) for number, paths in ranges if f"{number}.json" not in there]
-    described = table.location, table.dim
-    tasks = (_order_range.remote(store, work, described, number, paths) for number, paths in pending)
-    found = list(results_in_order(tasks, TASKS_IN_FLIGHT))
-    found += [Ordered(**store.read_json(work, ORDERED, name)) for name in there]
-    first = next((each.one for each in found if each.lacking), "")
-    return Ordered(sum(each.used for each in found), sum(each.lacking for each in found), first)
+    pending = [each for each in ranges if f"{each[0]}.json" not in there]
+    first = context.table("samples"), work, (table.location, table.dim)
+    # One core each: who puts a part in order holds it.
+    written = context.workers.map(_order_range, pending, *first, cpus=1, at_once=TASKS_IN_FLIGHT)
+    found = {number: each for (number, _, _), each in zip(pending, written, strict=True)}
+    for number in range(len(ranges)):
+        if number not in found:
+            saved = store.read_json(work, ORDERED, f"{number}.json")
+            found[number] = Ordered(**{**saved, "part": Part(**saved["part"])})
+    return [found[number] for number in range(len(ranges))]
 
 
 def _check_dim(context: StageContext, table: Vectors) -> None:
     """Test images must lie in the space of the candidates."""
     if not context.prefix:
         return
-    candidates = context.store.dataset("embeddings").schema.field("vector").type.list_size
+    candidates = context.embeddings.dim
     if candidates != table.dim:
         raise UsageError(
             f"{table.location} has vectors of {table.dim} values for the test images, the candidates' have "
@@ -143,7 +144,7 @@ def _check_dim(context: StageContext, table: Vectors) -> None:
 
 def _check_rows(context: StageContext, table: Vectors) -> None:
     """Rows without ids must be as many as the images, of which none may be set aside."""
-    good, bad = (context.store.count_rows(context.artifact(name)) for name in ("samples", "quarantine"))
+    good, bad = (context.table(name).rows for name in ("samples", "quarantine"))
     if table.has_ids or (table.rows == good and not bad):
         return
     unusable = f", of which {bad:,} are unusable" if bad else ""
@@ -163,19 +164,16 @@ def _hash(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return pd.util.hash_array(_composed(ids).to_numpy(zero_copy_only=False), categorize=False)
 
 
-@ray.remote(num_cpus=1)
-def _hashed_ids(store: RunFolder, samples: str) -> Keys:
+def _hashed_ids(samples: Table) -> Keys:
     """The samples by the hashes of their ids."""
-    batches = [batch for batch in store.dataset(samples).to_batches(columns=KEY) if batch.num_rows]
-    hashes = np.concatenate([_hash(batch["sample_id"]) for batch in batches])
-    index = np.concatenate([batch["index"].to_numpy() for batch in batches])
-    order = np.argsort(hashes, kind="stable")
-    hashes, index = hashes[order], index[order]
+    hashes = np.concatenate([_hash(batch["sample_id"]) for batch in samples.batches(["sample_id"])])
+    index = np.argsort(hashes, kind="stable")
+    hashes = hashes[index]
     same = hashes[1:] == hashes[:-1]
     shared = index[np.append(same, False) | np.append(False, same)]
     if not len(shared):
         return Keys(hashes, index, {})
-    alike = store.read_table(samples, columns=KEY, rows=pc.field("index").isin(pa.array(shared)))
+    alike = samples.take(np.sort(shared), KEY)
     return Keys(hashes, index, dict(zip(alike["sample_id"].to_pylist(), alike["index"].to_pylist(), strict=True)))
 
 
@@ -199,25 +197,23 @@ def owners(ids: pa.Array, keys: Keys) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return rows[kept], found[kept], several[kept]
 
 
-@ray.remote(num_cpus=0.5)
 def _split_group(
     store: RunFolder,
     work: str,
     table: Vectors,
-    number: int,
     first: np.ndarray,
     keys: Keys,
-    in_order: str | None,
+    in_order: Table | None,
+    number: int,
 ) -> None:
     """Save the vectors of one row group that belong to samples, in a file for each range.
 
-    `in_order` names the samples whose ids rows without ids have, one after the other.
+    `in_order` are the samples whose ids rows without ids have, one after the other.
     """
     ids, vectors = table.read(number)
     if in_order is not None:
         start = table.groups[number].first
-        wanted = (pc.field("index") >= start) & (pc.field("index") < start + len(ids))
-        ids = store.read_table(in_order, columns=["sample_id"], rows=wanted)["sample_id"].combine_chunks()
+        ids = in_order.read(start, start + len(ids), ["sample_id"])["sample_id"].combine_chunks()
     rows, found, several = owners(ids, keys)
     of_range = np.searchsorted(first, found, side="right") - 1
     for each in np.unique(of_range):
@@ -240,27 +236,20 @@ def _split_schema(dim: int) -> pa.Schema:
     return schema.embeddings(dim).append(pa.field("several", pa.bool_()))
 
 
-@ray.remote(num_cpus=0.5)
-def _order_range(store: RunFolder, work: str, described: tuple[str, int], number: int, paths: list[str]) -> Ordered:
-    """Write the parts of one range, up to the first that lacks vectors."""
-    location, dim = described
-    held = _split_schema(dim).empty_table()
-    if store.names(work, SPLIT, str(number)):
-        held = store.read_table(work, SPLIT, str(number)).sort_by("index")
-    used, lacking, one = 0, 0, ""
-    for part, path in enumerate(paths, number * PARTS_TOGETHER):
-        keys = pq.read_table(path, filesystem=store.filesystem, columns=KEY)
-        rows, counts = look_up(held, keys, location)
-        used, absent = used + int(counts.sum()), counts == 0
-        if absent.any():
-            lacking, one = lacking + int(absent.sum()), one or keys["sample_id"][int(absent.argmax())].as_py()
-        if not lacking:
-            ids = keys["sample_id"].combine_chunks()
-            found = held.take(pa.array(rows)).set_column(0, "sample_id", ids)
-            store.write_table(found, schema.embeddings(dim), work, FOUND, part_name(part))
-    result = Ordered(used, lacking, one)
-    if not lacking:
-        store.write_json(result._asdict(), work, ORDERED, f"{number}.json")
+def _order_range(samples: Table, work: str, described: tuple[str, int], number: int, start: int, stop: int) -> Ordered:
+    """Write the part with the vectors of the samples start..stop-1, unless some are lacking."""
+    (location, dim), store = described, samples.store
+    split = pa.concat_tables([_split_schema(dim).empty_table(), *store.read_tables(work, SPLIT, str(number))])
+    held = split.sort_by("index")
+    keys = samples.read(start, stop, KEY)
+    rows, counts = look_up(held, keys, location)
+    absent = np.flatnonzero(counts == 0)
+    if len(absent):
+        return Ordered(int(counts.sum()), len(absent), keys["sample_id"][int(absent[0])].as_py())
+    found = held.take(pa.array(rows)).set_column(0, "sample_id", keys["sample_id"].combine_chunks())
+    part = write_part(store, f"{work}/{FOUND}", number, start, found, schema.embeddings(dim))
+    result = Ordered(int(counts.sum()), part=part)
+    store.write_json({**result._asdict(), "part": part._asdict()}, work, ORDERED, f"{number}.json")
     return result
 
 

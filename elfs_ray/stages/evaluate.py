@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import part_name, read_column, read_vectors_at
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config import EvaluateConfig, RunConfig
 from elfs_ray.core.classifier_training import ClassifierTraining
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
@@ -34,8 +34,9 @@ from elfs_ray.stages.parts.evaluation_sets import Sets, Training, class_names, d
 from elfs_ray.stages.parts.method_inputs import labels_in_use
 from elfs_ray.stages.parts.training_options import training_options
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.progress import Counter, new_counter, showing
-from elfs_ray.workers.on_ray.train import device_of_task
+from elfs_ray.workers.base import Handle
+from elfs_ray.workers.compute import device_of_task
+from elfs_ray.workers.progress import Counter, showing
 
 RUNS, TRAININGS = "runs", "trainings"
 
@@ -74,14 +75,14 @@ class Begun:
 
     context: StageContext
     described: dict[str, Any]
-    tasks: "list[ray.ObjectRef[None]]"
+    tasks: list[Handle[None]]
     counter: Counter
     share: float
 
     @property
     def num_open(self) -> int:
         """Tasks that have not ended."""
-        return len(ray.wait(self.tasks, num_returns=len(self.tasks), timeout=0)[1]) if self.tasks else 0
+        return sum(not task.ended for task in self.tasks)
 
 
 def run_together(contexts: Sequence[StageContext]) -> Iterator[StageResult]:
@@ -100,8 +101,8 @@ def run_together(contexts: Sequence[StageContext]) -> Iterator[StageResult]:
 
 
 def _begin(context: StageContext, ended: dict[str, dict[str, Any]], on_their_way: set[str]) -> Begun:
-    """Draw the subsets, and start a Ray task for each training that has not ended and is not on its way."""
-    config, store, options = context.config, context.store, context.config.evaluate
+    """Draw the subsets, and start a task for each training that has not ended and is not on its way."""
+    config, store, options, workers = context.config, context.store, context.config.evaluate, context.workers
     trainings = [
         Training(subset, model, seed)
         for model in dict.fromkeys(options.models)
@@ -112,19 +113,21 @@ def _begin(context: StageContext, ended: dict[str, dict[str, Any]], on_their_way
     draws = {seed: context.seed(seed, unit="evaluation") for seed in range(options.seeds)}
     on_gpu = context.hardware.device == "cuda"
     dtypes = context.hardware.dtypes
-    two: Any = draw_sets.remote(store, config, dtypes, int(context.budget or 0), trainings, draws)
-    described, sets = ray.get(two[0]), two[1]
+    drawn = store, config, dtypes, int(context.budget or 0), trainings, draws
+    # No core of its own: it would wait for one behind the trainings of the evaluation before.
+    first, sets = workers.begin_several(draw_sets, *drawn, results=2, cpus=0)
+    described = first.result()
     ended.update(_saved_rows(store, context.work))
     known = ended.keys() | on_their_way
     pending = {training: key for training, key in described["keys"].items() if key not in known}
     on_their_way.update(pending.values())
     shares = {training: GPU_SHARES[described["options"][training.model].image_size > 0] for training in pending}
-    counter, tasks = new_counter(len(trainings) - len(pending)), []
+    counter, tasks = workers.counter(len(trainings) - len(pending)), []
     if pending:
-        shared = _load.remote(store, config, context.work, described["options"], sets, list(pending))
+        shared = workers.begin(_load, store, config, context.work, described["options"], sets, list(pending))
         for training, key in pending.items():
-            task = _train_one.options(num_gpus=shares[training] if on_gpu else 0)
-            tasks.append(task.remote(shared, training, key, context.seed(training.seed, 1, unit="evaluation"), counter))
+            seed, gpus = context.seed(training.seed, 1, unit="evaluation"), shares[training] if on_gpu else 0
+            tasks.append(workers.begin(train_one, shared, training, key, seed, counter, gpus=gpus))
     return Begun(context, described, tasks, counter, max(shares.values(), default=0.0) if on_gpu else 1.0)
 
 
@@ -134,12 +137,12 @@ def _finish(begun: Begun, ended: dict[str, dict[str, Any]]) -> StageResult:
     config, store, budget, keys = context.config, context.store, int(context.budget or 0), described["keys"]
     done = len(keys) - begun.num_open
     with context.reporter.meter("evaluating", len(keys), "trainings", done) as meter, showing(begun.counter, meter):
-        ray.get(tasks)
+        context.workers.results(tasks)
     ended.update(_saved_rows(store, context.work))
     names = {"budget": budget, "test_samples": described["test_samples"]}
     rows = [{**ended[key], **training._asdict(), **names} for training, key in keys.items()]
-    store.write_table(pa.Table.from_pylist(rows), schema.EVALUATION, context.work, RUNS, part_name(0))
-    quality = {} if config.select.supervised else ray.get(_pseudo_label_quality.remote(store, config))
+    context.write(RUNS, pa.Table.from_pylist(rows), schema.EVALUATION)
+    quality = {} if config.select.supervised else context.workers.call(_label_quality, store, config, cpus=0.5)
     method, models = config.select.name, dict.fromkeys(config.evaluate.models)
     metrics = {
         "models": {model: _summary([row for row in rows if row["model"] == model], method) for model in models},
@@ -164,11 +167,10 @@ def _saved_rows(store: RunFolder, work: str) -> dict[str, dict[str, Any]]:
 def _earlier_rows(store: RunFolder) -> dict[str, dict[str, Any]]:
     """Rows of all published evaluations, by key."""
     units = [unit for unit in store.manifest().get("stages", {}) if unit.startswith("evaluation/")]
-    tables = [store.read_table(unit) for unit in units if store.part_paths(unit)]
+    tables = [Table(store, unit).read() for unit in units if store.exists(unit)]
     return {row["training"]: row for table in tables for row in table.to_pylist() if "training" in row}
 
 
-@ray.remote(num_cpus=1)
 def _load(
     store: RunFolder,
     config: RunConfig,
@@ -186,8 +188,8 @@ def _load(
 
     def inputs(size: int, prefix: str, positions: np.ndarray, location: str) -> np.ndarray:
         if size == 0:
-            return read_vectors_at(embedded, positions, prefix + "embeddings")
-        samples = store.dataset(prefix + "samples")
+            return Embeddings(embedded, prefix + "embeddings").unit_vectors_at(positions)
+        samples = Table(store, prefix + "samples")
         limit = config.ingest.max_pixels
         return read_pixels(samples, size, limit, positions=positions, location=location, prefix=prefix)
 
@@ -203,8 +205,7 @@ def _load(
     )
 
 
-@ray.remote(num_cpus=1, max_retries=3)
-def _train_one(shared: Trainings, training: Training, key: str, seed: int, counter: Counter) -> None:
+def train_one(shared: Trainings, training: Training, key: str, seed: int, counter: Counter) -> None:
     """Train on some samples with true labels, test, and save the result."""
     torch.set_num_threads(1)
     started, options, sets = time.monotonic(), shared.options[training.model], shared.sets
@@ -243,14 +244,13 @@ def _summary(rows: list[dict[str, Any]], method: str) -> dict[str, Any]:
     return summary
 
 
-@ray.remote(num_cpus=0.5)
-def _pseudo_label_quality(store: RunFolder, config: RunConfig) -> dict[str, float]:
+def _label_quality(store: RunFolder, config: RunConfig) -> dict[str, float]:
     """Agreement of the pseudo-labels with the truth, where both are known."""
-    artifact, labels = labels_in_use(store, config), read_column(store, "labels_true", "label")
+    artifact, labels = labels_in_use(store, config), Table(store, "labels_true").column("label")
     if not store.exists(artifact):
         return {}
     known = labels >= 0
-    clusters = read_column(store, artifact, "label")[known].astype(np.int64)
+    clusters = Table(store, artifact).column("label")[known].astype(np.int64)
     return {
         "pseudo_label_accuracy": round(cluster_accuracy(labels[known], clusters), 4),
         "pseudo_label_nmi": round(normalized_mutual_information(labels[known], clusters), 4),

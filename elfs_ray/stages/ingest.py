@@ -2,30 +2,31 @@
 
 Reads: the user's source. Writes: `samples` (one row for each usable image, `index` dense in the source's order) and
 `quarantine` (every other input with its reason); samples + quarantine = inputs, always.
-Work unit: one chunk of the source, checked by a Ray Data task that saves a file of its own; a retry or a second run
-writes the same file again.
+Work unit: one chunk of the source, checked by a task that saves a file of its own; a retry or a second run writes the
+same file again.
 """
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
+import pyarrow.fs as pafs
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import join_contents, part_name, samples_content
+from elfs_ray.artifacts.samples import facts_of, join_contents, samples_content
+from elfs_ray.artifacts.table import Part
+from elfs_ray.artifacts.writing import grouped, part_name, row_bytes, write_index, write_part, write_table
 from elfs_ray.config import IngestConfig
 from elfs_ray.data.images import ImageError, inspect
 from elfs_ray.data.sources import Source, open_input
+from elfs_ray.data.sources.base import Chunk
 from elfs_ray.data.unusable import refuse_many
 from elfs_ray.errors import UsageError
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.progress import Counter
-from elfs_ray.workers.on_ray.tasks import results_in_order
+from elfs_ray.workers.progress import Counter
 
 CHECKED = "checked"
 WRITES_IN_FLIGHT = 64
@@ -61,21 +62,19 @@ def _check_all(context: StageContext, source: Source) -> None:
     done = source.count - sum(chunk.rows for chunk in pending)
     if not pending:
         return
-    shared = ray.put((source, context.store, f"{context.work}/{CHECKED}", context.config.ingest.max_pixels))
+    workers, max_pixels = context.workers, context.config.ingest.max_pixels
+    first = workers.share(source), context.store, f"{context.work}/{CHECKED}", max_pixels
     with context.counting("checking images", source.count, "images", done) as counter:
-        rows = [{"chunks": group} for group in source.groups(pending)]
-        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000))
-        dataset.map(
-            _check_group,  # type: ignore[arg-type] # Ray's annotations know no further arguments
-            fn_kwargs={"shared": shared, "counter": counter},
-            num_cpus=0.5,
-        ).materialize()
+        groups = ((group,) for group in source.groups(pending))
+        for _ in workers.map(_check_group, groups, *first, counter, cpus=0.5):
+            pass
 
 
-def _check_group(row: dict[str, Any], shared: "ray.ObjectRef[Any]", counter: Counter) -> dict[str, int]:
+def _check_group(
+    source: Source, store: RunFolder, folder: str, max_pixels: int, counter: Counter, chunks: list[Chunk]
+) -> None:
     """Read the images of some chunks, check each and save what was found, in a file for each chunk."""
-    source, store, folder, max_pixels = ray.get(shared)
-    for chunk, table in zip(row["chunks"], source.read_group(row["chunks"]), strict=True):
+    for chunk, table in zip(chunks, source.read_group(chunks), strict=True):
         if table.num_rows != chunk.rows:
             raise UsageError(
                 f"{chunk.paths[0]} gave {table.num_rows:,} rows where {chunk.rows:,} were listed; it is damaged or has "
@@ -84,7 +83,6 @@ def _check_group(row: dict[str, Any], shared: "ray.ObjectRef[Any]", counter: Cou
         checked = _check(table, max_pixels) if source.has_images else _unchecked(table)
         store.write_table(checked, _checked_schema(source), folder, part_name(chunk.number))
         counter.advance(table.num_rows)
-    return {"chunks": len(row["chunks"])}
 
 
 def _samples_schema(source: Source) -> pa.Schema:
@@ -123,57 +121,60 @@ def _unchecked(table: pa.Table) -> pa.Table:
     return table.append_column("reason", pa.nulls(table.num_rows, pa.string()))
 
 
-def _number(context: StageContext, source: Source, options: IngestConfig) -> tuple[dict[str, int], str]:
-    """Give good images their index and write the artifacts; returns the counts and the samples' content."""
-    store, folder = context.store, f"{context.work}/{CHECKED}"
-    task = _quarantine.remote(store, context.work, source.location, source.count, options.max_bad_fraction)
-    quarantined: int = ray.get(task)
-    content = _write_samples(store, folder, f"{context.work}/samples", source)
-    samples = store.count_rows(context.work, "samples")
-    if samples + quarantined != source.count:
-        raise AssertionError(f"{samples} samples + {quarantined} quarantined != {source.count} inputs")
-    return {"inputs": source.count, "samples": samples, "quarantined": quarantined}, content
+def _number(context: StageContext, source: Source, options: IngestConfig) -> tuple[dict[str, float], str]:
+    """Give good images their index and write the artifacts; returns facts of them, and the samples' content."""
+    store, workers, layout = context.store, context.workers, _samples_schema(source)
+    listed = source.location, source.count
+    good, sizes = workers.call(_set_bad_apart, store, context.work, *listed, options.max_bad_fraction)
+    first = np.cumsum([0, *good])
+    parts = (
+        (number, int(first[files.start]), [part_name(file) for file in files])
+        for number, files in enumerate(grouped(np.maximum(sizes, good * row_bytes(layout)).tolist()))
+    )
+    # One core each: who writes a part of encoded images holds it.
+    written = list(workers.map(_write_part, parts, store, context.work, layout, cpus=1, at_once=WRITES_IN_FLIGHT))
+    samples = write_index(store, f"{context.work}/samples", (part for part, _ in written), layout)
+    quarantined = source.count - samples.rows
+    facts = {"inputs": source.count, "quarantined": quarantined, **workers.call(facts_of, samples)}
+    return facts, join_contents(content for _, content in written)
 
 
-@ray.remote(num_cpus=1)
-def _quarantine(store: RunFolder, work: str, location: str, count: int, max_bad_fraction: float) -> int:
-    """Refuse what makes the input as a whole unusable, and set the bad rows apart; returns how many there are."""
-    listed = store.read_table(work, CHECKED, columns=["position", "sample_id"])
-    if not np.array_equal(listed["position"].to_numpy(), np.arange(count)):
+def _set_bad_apart(
+    store: RunFolder, work: str, location: str, count: int, max_bad_fraction: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Refuse what makes the input as a whole unusable, and write `quarantine`.
+
+    Returns:
+        Good rows of each file of checked images, and its size in bytes, both int64.
+    """
+    listed, bad, good = [], [], []
+    for table in store.read_tables(work, CHECKED, columns=["position", "sample_id", "uri", "reason"]):
+        listed.append(table.select(["position", "sample_id"]))
+        bad.append(table.filter(pc.is_valid(table["reason"])))
+        good.append(len(table) - len(bad[-1]))
+    rows, quarantine = pa.concat_tables(listed), pa.concat_tables(bad)
+    if not np.array_equal(rows["position"].to_numpy(), np.arange(count)):
         raise UsageError(f"{location} changed while it was read; run the same command again")
-    _refuse_duplicates(listed["sample_id"], location)
-    del listed
-    bad = store.read_table(work, CHECKED, columns=["sample_id", "uri", "reason"], rows=pc.field("reason").is_valid())
-    if len(bad):
-        first = bad.slice(0, 1).to_pylist()[0]
-        refuse_many(len(bad), count, (first["sample_id"], first["reason"]), max_bad_fraction)
-    quarantine = bad.append_column("stage", pa.array(["ingest"] * len(bad), pa.string()))
-    store.write_table(quarantine, schema.QUARANTINE, work, "quarantine", part_name(0))
-    return len(bad)
+    _refuse_duplicates(rows["sample_id"], location)
+    if len(quarantine):
+        first = quarantine.slice(0, 1).to_pylist()[0]
+        refuse_many(len(quarantine), count, (first["sample_id"], first["reason"]), max_bad_fraction)
+    quarantine = quarantine.append_column("stage", pa.array(["ingest"] * len(quarantine), pa.string()))
+    write_table(store, f"{work}/quarantine", quarantine, schema.QUARANTINE)
+    infos = store.filesystem.get_file_info(pafs.FileSelector(store.path(work, CHECKED)))
+    sizes = {info.base_name: info.size for info in infos}
+    return np.array(good), np.array([sizes[part_name(number)] for number in range(len(good))])
 
 
-def _write_samples(store: RunFolder, checked: str, target: str, source: Source) -> str:
-    """Write the good rows of each chunk with their index, one task a chunk, a few at a time; returns their content."""
-    full_schema = _samples_schema(source)
-
-    @ray.remote(num_cpus=0.5)
-    def write(name: str, first_index: int) -> int:
-        table = store.read_table(checked, name)
-        good = table.filter(pc.is_null(table["reason"]))
-        numbered = good.append_column("index", pa.array(np.arange(first_index, first_index + len(good))))
-        store.write_table(numbered, full_schema, target, name)
-        return samples_content(numbered)
-
-    def writes() -> "Iterator[ray.ObjectRef[int]]":
-        first_index = 0
-        for chunk in source.chunks:
-            name = part_name(chunk.number)
-            good = store.dataset(checked, name).count_rows(filter=pc.is_null(pc.field("reason")))
-            if good:
-                yield write.remote(name, first_index)
-            first_index += good
-
-    return join_contents(results_in_order(writes(), WRITES_IN_FLIGHT))
+def _write_part(
+    store: RunFolder, work: str, layout: pa.Schema, number: int, first: int, files: list[str]
+) -> tuple[Part, int]:
+    """Write the good rows of some files of checked images with their index; returns the part and its content."""
+    tables = (store.read_table(work, CHECKED, name) for name in files)
+    good = pa.concat_tables(table.filter(pc.is_null(table["reason"])) for table in tables)
+    numbered = good.append_column("index", pa.array(np.arange(first, first + len(good))))
+    part = write_part(store, f"{work}/samples", number, first, numbered, layout)
+    return part, samples_content(numbered)
 
 
 def _refuse_duplicates(sample_ids: pa.ChunkedArray, location: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from elfs_ray.artifacts import schema
-from elfs_ray.artifacts.table import part_name, read_ids, read_keys
+from elfs_ray.artifacts.table import KEY, Table
 from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.data.classes import FOLDER_FORMS, class_key, refuse_look_alikes
 from elfs_ray.data.labels import Labels, is_file, match_labels
@@ -20,20 +20,21 @@ from elfs_ray.stages.stage import StageContext, StageResult
 
 def run(context: StageContext) -> StageResult:
     """Align the true labels of the run's input (or of the separate test input) with the samples."""
-    config, store = context.config, context.store
+    config = context.config
     spec, location = str(config.evaluate.labels), config.input
     if context.prefix:
         spec, location = config.evaluate.test_labels or spec, config.evaluate.test_input
     shared = _share_a_file(config)
     _refuse_folders_of_shards(context, spec)
-    keys = read_keys(store, context.artifact("samples"))
-    candidates = read_ids(store, "samples", "quarantine") if shared and context.prefix else []
+    keys = context.table("samples").read(columns=KEY)
+    others = ("samples", "quarantine") if shared and context.prefix else ()
+    candidates = [each for name in others for each in Table(context.store, name).column("sample_id").tolist()]
     found = match_labels(
         spec,
         keys["sample_id"].to_pylist(),
         source=lambda: open_input(config, location),
         id_column=config.ingest.id_column,
-        quarantined=read_ids(store, context.artifact("quarantine")),
+        quarantined=context.table("quarantine").column("sample_id").tolist(),
         elsewhere=candidates,
     )
     images = f"{config.location} or {config.evaluate.test_input}" if shared else str(location or config.location)
@@ -47,7 +48,7 @@ def run(context: StageContext) -> StageResult:
     unknown = _of_unknown_classes(context, found) if context.prefix else {}
     names = pa.array(np.array([*classes, None], dtype=object)[labels], pa.string())
     table = keys.append_column("label", pa.array(labels)).append_column("class_name", names)
-    store.write_table(table, schema.LABELS_TRUE, context.work, "labels_true", part_name(0))
+    context.write("labels_true", table, schema.LABELS_TRUE)
     return StageResult(
         artifacts={context.artifact("labels_true"): "labels_true"},
         chosen={"labels": spec},
@@ -60,7 +61,7 @@ def _refuse_folders_of_shards(context: StageContext, spec: str) -> None:
     """Refuse folders as classes where ids begin with the name of a tar shard, as they do where keys repeat."""
     if spec not in FOLDER_FORMS:
         return
-    samples = context.store.read_table(context.artifact("samples"), columns=["sample_id", "uri"]).slice(0, 1)
+    samples = context.table("samples").read(0, 1, ["sample_id", "uri"])
     for sample_id, uri in zip(*samples.to_pydict().values(), strict=True):
         _, shard, key = uri.partition(".tar#")
         if shard and sample_id != key:

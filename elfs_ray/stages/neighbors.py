@@ -9,19 +9,17 @@ use the same ones.
 
 import math
 import time
-from typing import Any
 
 import faiss
 import numpy as np
 import pyarrow as pa
-import ray
-from ray.actor import ActorHandle
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import KEY, fixed_size_matrix, matrix_column, part_name, read_vectors, read_vectors_at
+from elfs_ray.artifacts.table import KEY, Part, Table, fixed_size_matrix, matrix_column
+from elfs_ray.artifacts.writing import grouped, part_name, row_bytes, write_index, write_part
 from elfs_ray.config import NeighborsConfig
-from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import drop_self, merge_top_k, recall_at_k, shard_ranges
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import POINTS_PER_LIST, choose_neighbors
@@ -29,17 +27,14 @@ from elfs_ray.planning.cost import GIB, WORKER_BYTES, shard_bytes
 from elfs_ray.stages.parts.shard_index import (
     Queries,
     build_index,
-    embedding_width,
     nearest_lists,
     train_lists,
     why_no_gpu,
 )
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.memory import cluster_memory
-from elfs_ray.workers.on_ray.session import worker_threads
-from elfs_ray.workers.on_ray.tasks import results_in_order
+from elfs_ray.workers.base import Handle, Pool, Threads
 
-FOUND = "neighbors"
+FOUND, BLOCKS = "neighbors", "blocks"
 TRAINED = "lists.faiss"
 BLOCKS_IN_FLIGHT = 4
 RECALL_SAMPLES, RECALL_BLOCK_ROWS = 256, 65_536
@@ -47,16 +42,16 @@ RECALL_SAMPLES, RECALL_BLOCK_ROWS = 256, 65_536
 
 def run(context: StageContext) -> StageResult:
     """Search every block of queries that has no saved answer yet."""
-    store = context.store
-    num_samples = store.count_rows("embeddings")
+    num_samples = context.embeddings.rows
     options = _choose(context, num_samples)
     started = time.monotonic()
     devices = _search_all(context, options, num_samples)
     seconds = time.monotonic() - started
-    similarity: float = ray.get(_mean_similarity.remote(store, context.work))
+    similarity = _join(context, options, num_samples)
     recall = {}
     if options.search != "faiss":
-        measured: float = ray.get(_recall.remote(store, context.work, options, num_samples, context.seed()))
+        found = Table(context.store, f"{context.work}/{FOUND}")
+        measured = context.workers.call(_recall, context.embeddings, found, options, context.seed())
         recall["recall"] = round(measured, 5)
     return StageResult(
         artifacts={"neighbors": FOUND},
@@ -76,14 +71,14 @@ def run(context: StageContext) -> StageResult:
 
 def _choose(context: StageContext, num_samples: int) -> NeighborsConfig:
     """The options with each `auto` resolved, as the run that began chose them."""
-    store, hardware, section = context.store, context.hardware, context.config.neighbors
+    hardware, section = context.hardware, context.config.neighbors
     if section.k >= num_samples:
         raise UsageError(
             f"neighbors.k is {section.k}, but each of the {num_samples} samples has only {num_samples - 1} others; "
             f"use --set neighbors.k={max(1, min(50, (num_samples - 1) // 2))} or less"
         )
-    dim = embedding_width(store)
-    memory = math.inf if (there := cluster_memory(hardware)).may_grow else there.total
+    dim = context.embeddings.dim
+    memory = math.inf if (there := context.workers.memory()).may_grow else there.total
     options = choose_neighbors(section, hardware.cpus, hardware.gpus, num_samples, dim, memory)
     options = context.as_begun(options)
     _check_lists(options, num_samples, dim)
@@ -115,7 +110,7 @@ def _check_lists(options: NeighborsConfig, num_samples: int, dim: int) -> None:
 def _check_memory(context: StageContext, options: NeighborsConfig, num_samples: int) -> None:
     """Refuse shards that would not find the memory they need, before the first of them starts."""
     count, each = int(options.shards), _shard_bytes(context, options, num_samples)
-    memory = cluster_memory(context.hardware)
+    memory = context.workers.memory()
     if memory.holds(count, each):
         return
     smaller = "" if options.search == "ivf_pq" else "neighbors.search=ivf_pq, "
@@ -132,7 +127,7 @@ def _check_memory(context: StageContext, options: NeighborsConfig, num_samples: 
 def _shard_bytes(context: StageContext, options: NeighborsConfig, num_samples: int) -> int:
     """What the largest shard takes."""
     rows = max(stop - start for start, stop in shard_ranges(num_samples, int(options.shards)))
-    return shard_bytes(options, rows, embedding_width(context.store), on_gpu=_on_gpu(context, options))
+    return shard_bytes(options, rows, context.embeddings.dim, on_gpu=_on_gpu(context, options))
 
 
 def _on_gpu(context: StageContext, options: NeighborsConfig) -> bool:
@@ -146,7 +141,7 @@ def _search_all(context: StageContext, options: NeighborsConfig, num_samples: in
     blocks = [
         (number, start, min(start + rows, num_samples)) for number, start in enumerate(range(0, num_samples, rows))
     ]
-    saved = set(store.names(context.work, FOUND))
+    saved = set(store.names(context.work, BLOCKS))
     pending = [block for block in blocks if part_name(block[0]) not in saved]
     if not pending:
         return []
@@ -155,174 +150,161 @@ def _search_all(context: StageContext, options: NeighborsConfig, num_samples: in
     devices = _where_they_run(context, options, shards)
     done = num_samples - sum(stop - start for _, start, stop in pending)
     with context.counting("neighbours", num_samples, "samples", done) as counter:
-
-        def search(block: tuple[int, int, int]) -> "ray.ObjectRef[int]":
-            queries = _read_block.remote(store, *block[1:], options, trained)
-            parts = [shard.search.remote(queries, options.k + 1) for shard in shards]
-            return _merge_block.remote(store, context.work, block, options.k, queries, shards, *parts)
-
-        for rows_found in results_in_order(map(search, pending), BLOCKS_IN_FLIGHT):
+        first = context.embeddings, context.work, options, trained, shards
+        for rows_found in context.workers.map(_search_block, pending, *first, cpus=0.25, at_once=BLOCKS_IN_FLIGHT):
             counter.advance(rows_found)
-    for shard in shards:
-        ray.kill(shard)
+    shards.end()
     return devices
 
 
-def _trained_lists(
-    context: StageContext, options: NeighborsConfig, num_samples: int
-) -> "ray.ObjectRef[bytes | None] | None":
+def _trained_lists(context: StageContext, options: NeighborsConfig, num_samples: int) -> Handle[bytes] | None:
     """The cells of inverted lists, trained here or by the run that began; None for exact search."""
     if not options.search.startswith("ivf"):
         return None
-    store = context.store
+    store, workers = context.store, context.workers
     if not store.exists(context.work, TRAINED):
         context.reporter.line(f"  training {options.nlist} inverted lists")
         centres = max(int(options.nlist), 2 ** int(options.pq_nbits) if options.search == "ivf_pq" else 1)
         sample = min(num_samples, centres * POINTS_PER_LIST)
-        memory = WORKER_BYTES + 3 * 4 * sample * embedding_width(store)
-        train = _train.options(memory=memory)
-        ray.get(train.remote(store, context.work, options, num_samples, sample, context.seed(0), context.hardware.cpus))
-    return ray.put(store.read_bytes(context.work, TRAINED))
+        memory = WORKER_BYTES + 3 * 4 * sample * context.embeddings.dim
+        size, threads = (num_samples, sample), workers.threads()  # nothing else of the stage runs yet
+        given = options, size, context.seed(0), threads
+        workers.call(_train, context.embeddings, context.work, *given, memory=memory)
+    return workers.share(store.read_bytes(context.work, TRAINED))
 
 
-@ray.remote(num_cpus=1)
 def _train(
-    store: RunFolder, work: str, options: NeighborsConfig, num_samples: int, sample: int, seed: int, cluster_cpus: int
+    embeddings: Embeddings, work: str, options: NeighborsConfig, size: tuple[int, int], seed: int, threads: Threads
 ) -> None:
-    """Train the cells on a random sample and save them."""
-    faiss.omp_set_num_threads(worker_threads(cluster_cpus, 1))  # nothing else of the stage runs yet
-    rows = np.sort(np.random.default_rng(seed).choice(num_samples, sample, replace=False))
-    vectors = read_vectors_at(store, rows)
-    store.write_bytes(train_lists(normalize_rows(vectors), options, seed), work, TRAINED)
+    """Train the cells on a random sample, of `size` all samples and these, and save them."""
+    faiss.omp_set_num_threads(threads())
+    rows = np.sort(np.random.default_rng(seed).choice(*size, replace=False))
+    lists = train_lists(embeddings.unit_vectors_at(rows), options, seed)
+    embeddings.store.write_bytes(lists, work, TRAINED)
 
 
 def _start_shards(
-    context: StageContext, options: NeighborsConfig, num_samples: int, trained: "ray.ObjectRef[bytes | None] | None"
-) -> list[ActorHandle[Any]]:
+    context: StageContext, options: NeighborsConfig, num_samples: int, trained: Handle[bytes] | None
+) -> Pool:
     hardware, count = context.hardware, int(options.shards)
     on_gpu = _on_gpu(context, options)
-    actor = _Shard.options(  # type: ignore[attr-defined] # added by the decorator
+    threads = context.workers.threads(count)
+    return context.workers.pool(
+        _Shard,
+        [
+            (context.embeddings, start, stop, options, trained, threads, on_gpu)
+            for start, stop in shard_ranges(num_samples, count)
+        ],
         # Together at most half of the processors: the rest reads and merges, and no shard waits for ever for its part.
-        num_cpus=round(min(0.5, hardware.cpus / (2 * count)), 4),
-        num_gpus=1 if on_gpu else 0,
+        cpus=round(min(0.5, hardware.cpus / (2 * count)), 4),
+        gpus=1 if on_gpu else 0,
         memory=_shard_bytes(context, options, num_samples),
-        max_restarts=3,
-        max_task_retries=3,
     )
-    return [
-        actor.remote(context.store, start, stop, options, trained, hardware.cpus, on_gpu)
-        for start, stop in shard_ranges(num_samples, count)
-    ]
 
 
-def _where_they_run(context: StageContext, options: NeighborsConfig, shards: list[ActorHandle[Any]]) -> list[str]:
+def _where_they_run(context: StageContext, options: NeighborsConfig, shards: Pool) -> list[str]:
     """The devices that search; says so where there are GPUs and processors do."""
     if not context.hardware.gpus:
         return ["cpu"]
     if not _on_gpu(context, options):
-        why = f"{len(shards)} index shards are more than {context.hardware.gpus} GPUs"
+        why = f"{options.shards} index shards are more than {context.hardware.gpus} GPUs"
         if options.search.startswith("ivf"):
             why = "inverted lists have no use for them"
         context.reporter.line(f"  processors search, not GPUs: {why}")
         return ["cpu"]
     # Waits until each shard holds its rows, as its first search would.
-    reasons: list[str] = ray.get([shard.why_no_gpu.remote() for shard in shards])
+    reasons = shards.ask("why_no_gpu")
     for why in sorted(set(filter(None, reasons))):
         context.reporter.line(f"  warning: Ray gives GPUs, but processors search: {why}")
     return sorted({"cpu" if why else "cuda" for why in reasons})
 
 
-@ray.remote
 class _Shard:
     """An index over the rows start..stop-1, answering with global ids."""
 
     def __init__(
         self,
-        store: RunFolder,
+        embeddings: Embeddings,
         start: int,
         stop: int,
         options: NeighborsConfig,
         trained: bytes | None,
-        cluster_cpus: int,
+        threads: Threads,
         on_gpu: bool,
     ) -> None:
-        faiss.omp_set_num_threads(worker_threads(cluster_cpus, int(options.shards)))
-        self._start = start
+        faiss.omp_set_num_threads(threads())
+        self._start, self._k = start, options.k + 1
         self._why_no_gpu = why_no_gpu(options) if on_gpu else ""
         on_gpu = on_gpu and not self._why_no_gpu
-        self._index = build_index(store, start, stop, options, trained, on_gpu=on_gpu)
+        self._index = build_index(embeddings, start, stop, options, trained, on_gpu=on_gpu)
 
     def why_no_gpu(self) -> str:
         """Why it searches on processors though it was to use a GPU; empty if it does not."""
         return self._why_no_gpu
 
-    def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids [q, k'] and similarity [q, k'] of the nearest rows of this shard; k' <= k, and -1 where there is none."""
-        rows, similarity = self._index.search(queries, k)
+    def search(self, queries: Queries) -> tuple[np.ndarray, np.ndarray]:
+        """Ids [q, k'] and similarity [q, k'] of the nearest rows of this shard; k' <= k + 1, -1 where there is none."""
+        rows, similarity = self._index.search(queries, self._k)
         return np.where(rows < 0, -1, rows + self._start), similarity
 
 
-@ray.remote(num_cpus=0.25)
-def _read_block(store: RunFolder, start: int, stop: int, options: NeighborsConfig, trained: bytes | None) -> Queries:
-    """The queries start..stop-1, with the inverted lists that they look into."""
-    vectors = normalize_rows(read_vectors(store, start=start, stop=stop))
-    return Queries(vectors) if trained is None else nearest_lists(vectors, trained, int(options.nprobe))
-
-
-@ray.remote(num_cpus=0.25)
-def _merge_block(
-    store: RunFolder,
+def _search_block(
+    embeddings: Embeddings,
     work: str,
-    place: tuple[int, int, int],
-    k: int,
-    queries: Queries,
-    shards: list[ActorHandle[Any]],
-    *parts: tuple[np.ndarray, np.ndarray],
+    options: NeighborsConfig,
+    trained: bytes | None,
+    shards: Pool,
+    number: int,
+    start: int,
+    stop: int,
 ) -> int:
-    """Merge the shards' answers for the queries start..stop-1 and save them; returns their count."""
-    number, start, stop = place
-    ids, similarity = merge_top_k(parts, k + 1)
+    """Ask all shards for the neighbours of the rows start..stop-1, merge and save them; returns their count."""
+    k, vectors = options.k, embeddings.unit_vectors(start, stop)
+    # With the inverted lists that they look into.
+    queries = Queries(vectors) if trained is None else nearest_lists(vectors, trained, int(options.nprobe))
+    ids, similarity = merge_top_k(shards.ask("search", queries), k + 1)
     short = np.flatnonzero(ids[:, -1] < 0)
     if len(short):
         # The lists that these queries looked into hold too few rows: they look into all.
-        again = Queries(queries.vectors[short])
-        found: list[tuple[np.ndarray, np.ndarray]] = ray.get([shard.search.remote(again, k + 1) for shard in shards])
-        ids[short], similarity[short] = merge_top_k(found, k + 1)
+        ids[short], similarity[short] = merge_top_k(shards.ask("search", Queries(vectors[short])), k + 1)
     ids, similarity = drop_self(ids, similarity, np.arange(start, stop), k)
-    keys = store.dataset("embeddings").scanner(columns=KEY, filter=_between(start, stop)).to_table()
+    keys = embeddings.read(start, stop, KEY)
     table = keys.append_column("ids", matrix_column(ids)).append_column("similarity", matrix_column(similarity))
-    store.write_table(table, schema.neighbors(k), work, FOUND, part_name(number))
+    embeddings.store.write_table(table, schema.neighbors(k), work, BLOCKS, part_name(number))
     return stop - start
 
 
-@ray.remote(num_cpus=0.5)
-def _mean_similarity(store: RunFolder, work: str) -> float:
-    """Over all samples and neighbours, one batch in memory at a time."""
-    batches = store.dataset(work, FOUND).to_batches(columns=["similarity"])
-    total, count = 0.0, 0
-    for batch in batches:
-        values = batch["similarity"].flatten().to_numpy()
-        total, count = total + float(values.sum(dtype=np.float64)), count + len(values)
-    return total / count
+def _join(context: StageContext, options: NeighborsConfig, num_samples: int) -> float:
+    """Write the blocks as parts; returns the mean similarity over all samples and neighbours."""
+    store, work, rows = context.store, context.work, options.query_rows
+    layout = schema.neighbors(options.k)
+    size = rows * row_bytes(layout)
+    parts = ((number, blocks) for number, blocks in enumerate(grouped([size] * -(-num_samples // rows))))
+    # One core each: who writes a part holds it.
+    written = list(context.workers.map(_write_part, parts, store, work, layout, rows, cpus=1))
+    write_index(store, f"{work}/{FOUND}", (part for part, _ in written), layout)
+    return sum(similarity for _, similarity in written) / (num_samples * options.k)
 
 
-@ray.remote(num_cpus=1)
-def _recall(store: RunFolder, work: str, options: NeighborsConfig, num_samples: int, seed: int) -> float:
+def _write_part(
+    store: RunFolder, work: str, layout: pa.Schema, rows: int, number: int, blocks: range
+) -> tuple[Part, float]:
+    """Write some blocks, of so many rows each, as one part; returns it, and the sum of its similarities."""
+    table = pa.concat_tables(store.read_table(work, BLOCKS, part_name(block)) for block in blocks)
+    part = write_part(store, f"{work}/{FOUND}", number, blocks.start * rows, table, layout)
+    return part, float(fixed_size_matrix(table["similarity"]).sum(dtype=np.float64))
+
+
+def _recall(embeddings: Embeddings, neighbors: Table, options: NeighborsConfig, seed: int) -> float:
     """Share of the true neighbours that were found, on a sample of the queries."""
-    rows = np.sort(np.random.default_rng(seed).choice(num_samples, min(RECALL_SAMPLES, num_samples), replace=False))
-    queries = normalize_rows(read_vectors_at(store, rows))
+    count, rng = embeddings.rows, np.random.default_rng(seed)
+    rows = np.sort(rng.choice(count, min(RECALL_SAMPLES, count), replace=False))
+    queries = embeddings.unit_vectors_at(rows)
     exact: list[tuple[np.ndarray, np.ndarray]] = []
-    for start in range(0, num_samples, RECALL_BLOCK_ROWS):
-        stop = min(start + RECALL_BLOCK_ROWS, num_samples)
-        similarity = queries @ normalize_rows(read_vectors(store, start=start, stop=stop)).T
+    for start in range(0, count, RECALL_BLOCK_ROWS):
+        stop = min(start + RECALL_BLOCK_ROWS, count)
+        similarity = queries @ embeddings.unit_vectors(start, stop).T
         block = np.broadcast_to(np.arange(start, stop), similarity.shape), similarity
         exact = [merge_top_k([*exact, block], min(options.k + 1, stop))]
     ids, _ = drop_self(*exact[0], rows, options.k)
-    among = pa.compute.field("index").isin(pa.array(rows))
-    found = fixed_size_matrix(store.read_table(work, FOUND, columns=["ids"], rows=among)["ids"])
-    return recall_at_k(found, ids)
-
-
-def _between(start: int, stop: int) -> pa.compute.Expression:
-    field = pa.compute.field("index")
-    return (field >= start) & (field < stop)
+    return recall_at_k(neighbors.matrix_at("ids", rows), ids)

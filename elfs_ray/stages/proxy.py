@@ -1,4 +1,4 @@
-"""Proxy: a classifier trained on the pseudo-labels with Ray Train, whose training dynamics rate every sample.
+"""Proxy: a classifier trained on the pseudo-labels, whose training dynamics rate every sample.
 
 Reads: `pseudo_labels`, and `embeddings` (mlp) or `samples` (networks on images). Writes: `dynamics`.
 A supervised baseline reads `labels_true` in place of pseudo-labels, and writes `dynamics_supervised`.
@@ -16,9 +16,11 @@ import pyarrow as pa
 import torch
 
 from elfs_ray.artifacts import schema
-from elfs_ray.artifacts.mapped import MappedArrays
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import KEY, median_side, part_name, read_column, read_keys
+from elfs_ray.artifacts.samples import median_side
+from elfs_ray.artifacts.table import KEY, Table
+from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config import ProxyConfig
 from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import cosine_factor, epoch_batches, sgd, train_step
@@ -30,7 +32,8 @@ from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import choose_proxy
 from elfs_ray.stages.parts.method_inputs import count_classes, dynamics_artifact, labels_in_use
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.data_parallel import (
+from elfs_ray.workers.base import Training
+from elfs_ray.workers.data_parallel import (
     bare,
     data_parallel,
     owned,
@@ -38,17 +41,7 @@ from elfs_ray.workers.on_ray.data_parallel import (
     share_weight,
     summed_on_first,
 )
-from elfs_ray.workers.on_ray.progress import Counter
-from elfs_ray.workers.on_ray.train import (
-    METRICS_FILE,
-    is_first_of_machine,
-    is_first_worker,
-    load_state,
-    run_training,
-    save_checkpoint,
-    tells_progress,
-    training_device,
-)
+from elfs_ray.workers.progress import Counter
 
 DYNAMICS = "dynamics"
 MIN_BATCH_ROWS = 16
@@ -71,7 +64,7 @@ class ProxyTask:
 def run(context: StageContext) -> StageResult:
     """Train the proxy and write the dynamics."""
     store, config, hardware = context.store, context.config, context.hardware
-    num_samples = store.count_rows("samples")
+    num_samples = context.table("samples").rows
     options = choose_proxy(
         config.proxy, hardware.device, hardware.units, num_samples, median_side(store), **hardware.dtypes
     )
@@ -87,29 +80,27 @@ def run(context: StageContext) -> StageResult:
             context.seed(),
             counter,
         )
-        metrics = run_training(context, _train, task, int(options.workers))
+        metrics = context.workers.train(_train, task, store, context.work, int(options.workers))
     chosen = {**options.model_dump(mode="json"), "supervised": config.select.supervised}
     return StageResult(artifacts={dynamics_artifact(config): DYNAMICS}, chosen=chosen, metrics=metrics)
 
 
-def _train(task: ProxyTask) -> None:
+def _train(task: ProxyTask, worker: Training) -> None:
     """One worker: train from the last checkpoint on, recording dynamics; the first worker writes them."""
-    training = _Training(task, training_device())
+    proxy = _Proxy(task, worker.device)
     options = task.options
     total = options.folds * int(options.epochs)
-    for number in range(load_state(training.load), total):
-        _train_epoch(task, training, number)
+    for number in range(worker.load(proxy.load), total):
+        _train_epoch(task, worker, proxy, number)
         if number + 1 == total or (number + 1) % options.checkpoint_epochs == 0:
-            save_checkpoint({"epoch": number}, training.state(), number + 1)
-    dynamics = summed_on_first(training.dynamics.state_dict())
-    if is_first_worker():
-        training.dynamics.load_state_dict(dynamics)
-        task.store.write_json(_write_dynamics(task, training), task.work, METRICS_FILE)
-    if is_first_of_machine():
-        training.arrays.remove()
+            worker.save({"epoch": number}, proxy.state(), number + 1)
+    dynamics = summed_on_first(proxy.dynamics.state_dict())
+    if worker.is_first:
+        proxy.dynamics.load_state_dict(dynamics)
+        worker.tell(_write_dynamics(task, proxy))
 
 
-class _Training:
+class _Proxy:
     """Inputs, labels and dynamics of all samples, and the network of one fold, on one device.
 
     Each sample is one worker's in all epochs, which alone keeps its dynamics.
@@ -122,9 +113,8 @@ class _Training:
     def __init__(self, task: ProxyTask, device: torch.device) -> None:
         options = task.options
         self._task, self.device = task, device
-        self.arrays = MappedArrays(task.store, task.work)
         self.on_images = options.model != "mlp"
-        self.labels = torch.from_numpy(read_column(task.store, task.labels, "label").astype(np.int64)).to(device)
+        self.labels = torch.from_numpy(Table(task.store, task.labels).column("label").astype(np.int64)).to(device)
         # Drawn on the processor: the folds are the same on every device.
         fold_of = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(task.seed))
         self._fold_of = (fold_of % options.folds).to(device)
@@ -140,15 +130,14 @@ class _Training:
     def _read_inputs(self) -> np.ndarray:
         """Pixels uint8 [N, 3, s, s], or embeddings of unit length, float32 [N, d]."""
         if not self.on_images:
-            return self.arrays.normalized_vectors()
-        task, size, count = self._task, int(self._task.options.image_size), len(self.labels)
+            return Embeddings(self._task.store).mapped_unit_vectors()
+        task, size, samples = self._task, int(self._task.options.image_size), Table(self._task.store, "samples")
 
         def decoded() -> Iterator[np.ndarray]:
-            samples, location = task.store.dataset("samples"), task.store.manifest()["input"]
-            yield read_pixels(samples, size, task.max_pixels, location=location).reshape(count, -1)
+            yield read_pixels(samples, size, task.max_pixels, location=task.store.manifest()["input"])
 
         # By the first worker of the machine, for all.
-        return self.arrays.get(f"pixels-{size}", decoded, count).reshape(count, 3, size, size)
+        return samples.derived(f"pixels-{size}", decoded)
 
     def begin(self, fold: int) -> None:
         """A new network, for the samples of the other folds; a single fold trains on all."""
@@ -181,63 +170,63 @@ class _Training:
         self.dynamics.keep(owned(torch.arange(len(self.labels), device=self.device)))
 
 
-def _train_epoch(task: ProxyTask, training: _Training, number: int) -> None:
+def _train_epoch(task: ProxyTask, worker: Training, proxy: _Proxy, number: int) -> None:
     """One epoch of one fold; `number` counts the epochs of all folds."""
-    options, num_samples = task.options, len(training.labels)
+    options, num_samples = task.options, len(proxy.labels)
     fold, epoch = divmod(number, int(options.epochs))
     if epoch == 0:
-        training.begin(fold)
-    generator = torch.Generator(training.device).manual_seed(task.seed + number)
-    drawn = epoch_batches(len(training.rows), options.batch_size, MIN_BATCH_ROWS, generator)
-    batches = [training.rows[batch] for batch in drawn]
+        proxy.begin(fold)
+    generator = torch.Generator(proxy.device).manual_seed(task.seed + number)
+    drawn = epoch_batches(len(proxy.rows), options.batch_size, MIN_BATCH_ROWS, generator)
+    batches = [proxy.rows[batch] for batch in drawn]
     mine = owned_of_batches(batches)
     total_steps = int(options.epochs) * len(batches)
-    training.network.train()
+    proxy.network.train()
     seen = 0
-    for step, (batch, rows, inputs) in enumerate(zip(batches, mine, training.inputs.batches(mine), strict=True)):
+    for step, (batch, rows, inputs) in enumerate(zip(batches, mine, proxy.inputs.batches(mine), strict=True)):
         draws = Draws(task.seed, number, rows)
-        labels = training.labels[rows]
+        labels = proxy.labels[rows]
         logits = train_step(
-            training.parallel,
-            training.optimizer,
-            prepare_images(inputs, draws) if training.on_images else inputs,
+            proxy.parallel,
+            proxy.optimizer,
+            prepare_images(inputs, draws) if proxy.on_images else inputs,
             labels,
             float(options.learning_rate) * cosine_factor(epoch * len(batches) + step, total_steps),
             weight=share_weight(len(rows), len(batch)),
             dtype=getattr(torch, options.dtype),
         )
         if options.folds == 1:
-            training.dynamics.update(rows, logits.float(), labels, epoch)
+            proxy.dynamics.update(rows, logits.float(), labels, epoch)
         seen += len(batch)
-        if tells_progress(step, len(batches)):
+        if worker.tells_progress(step, len(batches)):
             task.counter.reach(number * num_samples + seen)
-    _record_held_out(training, options.batch_size, epoch)
+    _record_held_out(proxy, options.batch_size, epoch)
 
 
 @torch.inference_mode()
-def _record_held_out(training: _Training, batch_size: int, epoch: int) -> None:
+def _record_held_out(proxy: _Proxy, batch_size: int, epoch: int) -> None:
     """Dynamics of the samples that the network does not train on; none with a single fold."""
-    training.network.eval()
-    mine = training.held_out[owned(training.held_out)].split(batch_size) if len(training.held_out) else ()
-    for rows, inputs in zip(mine, training.inputs.batches(mine), strict=True):
-        logits = training.network(prepare_images(inputs, None) if training.on_images else inputs)
-        training.dynamics.update(rows, logits.float(), training.labels[rows], epoch)
+    proxy.network.eval()
+    mine = proxy.held_out[owned(proxy.held_out)].split(batch_size) if len(proxy.held_out) else ()
+    for rows, inputs in zip(mine, proxy.inputs.batches(mine), strict=True):
+        logits = proxy.network(prepare_images(inputs, None) if proxy.on_images else inputs)
+        proxy.dynamics.update(rows, logits.float(), proxy.labels[rows], epoch)
 
 
-def _write_dynamics(task: ProxyTask, training: _Training) -> dict[str, Any]:
-    columns = training.dynamics.finalize()
+def _write_dynamics(task: ProxyTask, proxy: _Proxy) -> dict[str, Any]:
+    columns = proxy.dynamics.finalize()
     if not np.isfinite(columns["aum"]).all():
         raise UsageError(
             f"proxy training diverged at proxy.learning_rate={task.options.learning_rate}; set a smaller one"
         )
     layout = schema.dynamics(tdds=task.options.tdds)
-    table = read_keys(task.store, task.labels)
+    table = Table(task.store, task.labels).read(columns=KEY)
     for field in list(layout)[len(KEY) :]:
         table = table.append_column(field.name, pa.array(columns[field.name], field.type))
-    task.store.write_table(table, layout, task.work, DYNAMICS, part_name(0))
+    write_table(task.store, f"{task.work}/{DYNAMICS}", table, layout)
     return {
         "model": task.options.model,
-        "devices": [training.device.type],
+        "devices": [proxy.device.type],
         ("train_accuracy" if task.options.folds == 1 else "held_out_accuracy"): round(
             float(columns["last_correct"].mean()), 4
         ),

@@ -1,4 +1,4 @@
-"""Cluster: TEMI heads trained on embeddings with Ray Train, and the pseudo-labels they agree on.
+"""Cluster: TEMI heads trained on embeddings, and the pseudo-labels they agree on.
 
 Reads: `embeddings`, `neighbors`. Writes: `pseudo_labels` (label, confidence, agreement between heads).
 The workers of a machine map the same (reduced) embeddings, and hold them on their cards where they fit. Each trains on
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from elfs_ray.artifacts import schema
-from elfs_ray.artifacts.mapped import MappedArrays
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import part_name, read_keys
+from elfs_ray.artifacts.table import KEY, Table
+from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config import ClusterConfig
 from elfs_ray.core.classifier import epoch_batches
 from elfs_ray.core.device_rows import DeviceRows, Room
@@ -29,18 +30,9 @@ from elfs_ray.core.temi_training import TemiOptions, TemiTraining
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import choose_cluster
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.data_parallel import average_over_workers, data_parallel, share_weight, worker_share
-from elfs_ray.workers.on_ray.progress import Counter
-from elfs_ray.workers.on_ray.train import (
-    METRICS_FILE,
-    is_first_of_machine,
-    is_first_worker,
-    load_state,
-    run_training,
-    save_checkpoint,
-    tells_progress,
-    training_device,
-)
+from elfs_ray.workers.base import Training
+from elfs_ray.workers.data_parallel import average_over_workers, data_parallel, share_weight, worker_share
+from elfs_ray.workers.progress import Counter
 
 PSEUDO_LABELS = "pseudo_labels"
 PCA_SAMPLE_ROWS = 200_000
@@ -61,32 +53,31 @@ class TemiTask:
 
 def run(context: StageContext) -> StageResult:
     """Train the heads and write the pseudo-labels."""
-    store, num_classes = context.store, context.config.num_classes
-    vectors = store.dataset("embeddings").schema.field("vector").type.list_size
-    num_samples = store.count_rows("embeddings")
+    store, num_classes, embeddings = context.store, context.config.num_classes, context.embeddings
+    num_samples = embeddings.rows
     if num_classes > num_samples:
         raise UsageError(
             f"num_classes is {num_classes}, but there are only {num_samples} samples; pass a smaller --num-classes"
         )
     hardware = context.hardware
-    options = choose_cluster(context.config.cluster, hardware.device, hardware.units, num_samples, vectors)
+    options = choose_cluster(context.config.cluster, hardware.device, hardware.units, num_samples, embeddings.dim)
     total = int(options.epochs) * num_samples
     with context.counting("clustering", total, "samples") as counter:
         task = TemiTask(store, context.work, options, num_classes, context.seed(), counter)
-        metrics = run_training(context, _train, task, int(options.workers))
+        metrics = context.workers.train(_train, task, store, context.work, int(options.workers))
     return StageResult(
         artifacts={PSEUDO_LABELS: PSEUDO_LABELS}, chosen=options.model_dump(mode="json"), metrics=metrics
     )
 
 
-def _train(task: TemiTask) -> None:
+def _train(task: TemiTask, worker: Training) -> None:
     """One worker: train from the last checkpoint on, then (first worker) write the pseudo-labels."""
-    device, options = training_device(), task.options
-    arrays, room = MappedArrays(task.store, task.work), Room(device)
+    device, options = worker.device, task.options
+    neighbor_ids, room = Table(task.store, "neighbors").mapped("ids"), Room(device)
     # On a card as they are stored; its products round to less anyway.
     narrow = torch.float16 if device.type == "cuda" and options.dtype == "bfloat16" else None
-    features = DeviceRows(torch.from_numpy(_features(task, arrays)), room, narrow)
-    neighbors = DeviceRows(torch.from_numpy(arrays.column("neighbors", "ids")), room)
+    features = DeviceRows(torch.from_numpy(_features(task)), room, narrow)
+    neighbors = DeviceRows(torch.from_numpy(neighbor_ids), room)
     parallel = partial(data_parallel, device=device)
     training = TemiTraining(
         _temi_options(task),
@@ -96,15 +87,12 @@ def _train(task: TemiTask) -> None:
         compiled=device.type == "cuda",
         parallel=parallel,
     )
-    for epoch in range(load_state(training.load), int(options.epochs)):
-        _train_epoch(task, training, epoch, features, neighbors)
+    for epoch in range(worker.load(training.load), int(options.epochs)):
+        _train_epoch(task, worker, training, epoch, features, neighbors)
         if epoch + 1 == int(options.epochs) or (epoch + 1) % options.checkpoint_epochs == 0:
-            save_checkpoint({"epoch": epoch, "loss": float(training.losses.mean())}, training.state(), epoch + 1)
-    if is_first_worker():
-        metrics = _write_pseudo_labels(task, training, features, arrays.column("neighbors", "ids"))
-        task.store.write_json(metrics, task.work, METRICS_FILE)
-    if is_first_of_machine():
-        arrays.remove()
+            worker.save({"epoch": epoch, "loss": float(training.losses.mean())}, training.state(), epoch + 1)
+    if worker.is_first:
+        worker.tell(_write_pseudo_labels(task, training, features, neighbor_ids))
 
 
 def _temi_options(task: TemiTask) -> TemiOptions:
@@ -124,9 +112,10 @@ def _temi_options(task: TemiTask) -> TemiOptions:
     )
 
 
-def _features(task: TemiTask, arrays: MappedArrays) -> np.ndarray:
+def _features(task: TemiTask) -> np.ndarray:
     """Embeddings of unit length, reduced to `pca_dim` components, float32 [N, d]."""
-    vectors, dim = arrays.normalized_vectors(), int(task.options.pca_dim)
+    embeddings, dim = Embeddings(task.store), int(task.options.pca_dim)
+    vectors = embeddings.mapped_unit_vectors()
     if not dim:
         return vectors
 
@@ -139,11 +128,11 @@ def _features(task: TemiTask, arrays: MappedArrays) -> np.ndarray:
         for start in range(0, len(vectors), PCA_SAMPLE_ROWS):
             yield normalize_rows(components.project(vectors[start : start + PCA_SAMPLE_ROWS]))
 
-    return arrays.get("reduced", reduced, len(vectors))
+    return embeddings.derived(f"reduced-{dim}-{task.seed}", reduced)
 
 
 def _train_epoch(
-    task: TemiTask, training: TemiTraining, epoch: int, features: DeviceRows, neighbors: DeviceRows
+    task: TemiTask, worker: Training, training: TemiTraining, epoch: int, features: DeviceRows, neighbors: DeviceRows
 ) -> None:
     """One pass over pairs of a sample and a random neighbour; leaves the mean loss of each head in `losses`."""
     options, device = task.options, training.prior.device
@@ -164,7 +153,7 @@ def _train_epoch(
             weight=weight,
             average=partial(average_over_workers, weight=weight),
         )
-        if tells_progress(number, len(batches)):
+        if worker.tells_progress(number, len(batches)):
             task.counter.reach(epoch * num_samples + min((number + 1) * batch_size, num_samples))
     training.losses = average_over_workers(training.losses) / steps
 
@@ -197,10 +186,10 @@ def _write_pseudo_labels(
     found = [consensus(batch, alignment, heads) for batch in probabilities()]
     labels, confidence, agreement = (torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
     labels = labels.astype(np.int32)
-    table = read_keys(task.store, "embeddings")
+    table = Embeddings(task.store).read(columns=KEY)
     for name, values in {"label": labels, "confidence": confidence, "agreement": agreement}.items():
         table = table.append_column(name, pa.array(values))
-    task.store.write_table(table, schema.PSEUDO_LABELS, task.work, PSEUDO_LABELS, part_name(0))
+    write_table(task.store, f"{task.work}/{PSEUDO_LABELS}", table, schema.PSEUDO_LABELS)
     return {
         "loss": round(float(training.losses.mean()), 4),
         "mean_confidence": round(float(confidence.mean()), 4),

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import part_name, read_column
+from elfs_ray.artifacts.table import Table
+from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config import RunConfig
 from elfs_ray.methods import get_method, select_coreset
 from elfs_ray.stages.parts.method_inputs import (
@@ -22,7 +22,8 @@ from elfs_ray.stages.parts.method_inputs import (
     read_known_labels,
 )
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.session import use_threads, worker_threads
+from elfs_ray.workers.base import Threads
+from elfs_ray.workers.compute import use_threads
 
 CORESET = "coreset"
 
@@ -33,8 +34,8 @@ def run(context: StageContext) -> StageResult:
     # One stream for all budgets: a smaller random coreset is the beginning of a larger one.
     seed, budget = context.seed(unit=f"coresets/{options.name}"), int(context.budget or 0)
     known = read_known_labels(context.store, config)
-    task = _select.remote(context.store, config, context.work, budget, found, known, seed, context.hardware.cpus)
-    measured: dict[str, Any] = ray.get(task)
+    threads = context.workers.threads()  # nothing else of the stage runs
+    measured = context.workers.call(_select, context.store, config, context.work, budget, found, known, seed, threads)
     return StageResult(
         artifacts={f"coresets/{options.name}/{budget}": CORESET},
         chosen={**options.model_dump(mode="json"), **found},
@@ -49,7 +50,6 @@ def run(context: StageContext) -> StageResult:
     )
 
 
-@ray.remote(num_cpus=1)
 def _select(
     store: RunFolder,
     config: RunConfig,
@@ -58,17 +58,17 @@ def _select(
     found: dict[str, Any],
     known: np.ndarray | None,
     seed: int,
-    threads: int,
+    threads: Threads,
 ) -> dict[str, Any]:
     """Write the coreset; returns what the manifest says of it."""
-    use_threads(worker_threads(threads, 1))  # nothing else of the stage runs
+    use_threads(threads())
     options = config.select
     method = get_method(options.method, **{**options.options, **found})
     inputs = read_inputs(store, config, method, known)
     selection = select_coreset(method, inputs, budget, np.random.default_rng(seed), balance=options.balance)
 
     positions, artifact = selection.positions, labels_in_use(store, config)
-    labels = read_column(store, artifact, "label")[positions] if store.exists(artifact) else None
+    labels = Table(store, artifact).column("label")[positions] if store.exists(artifact) else None
     labeled = labeled_mask(inputs)[positions]
     columns = {
         "rank": np.arange(budget),
@@ -76,10 +76,12 @@ def _select(
         "pseudo_label": pa.nulls(budget, pa.int32()) if labels is None else pa.array(labels, pa.int32()),
         "labeled": labeled,
     }
-    rows = store.read_table("samples", columns=["sample_id", "index", "uri"]).take(pa.array(positions))
+    ordered = np.sort(positions)
+    rows = Table(store, "samples").take(ordered, ["sample_id", "index", "uri"])
+    rows = rows.take(pa.array(np.searchsorted(ordered, positions)))
     for name, values in columns.items():
         rows = rows.append_column(name, pa.array(values))
-    store.write_table(rows, schema.CORESET, work, CORESET, part_name(0))
+    write_table(store, f"{work}/{CORESET}", rows, schema.CORESET)
     sizes = [] if labels is None else np.bincount(labels, minlength=count_classes(store, config)).tolist()
     return {"labeled": int(labeled.sum()), "cluster_sizes": sizes}
 

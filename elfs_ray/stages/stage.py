@@ -7,12 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
+from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config import RunConfig, Section
 from elfs_ray.console import Reporter
+from elfs_ray.workers.base import Workers
 from elfs_ray.workers.hardware import Hardware
-from elfs_ray.workers.on_ray.progress import Counter, new_counter, showing
+from elfs_ray.workers.progress import Counter, showing
 
 CHOSEN = "chosen.json"
 SectionT = TypeVar("SectionT", bound=Section)
@@ -25,6 +30,7 @@ class StageContext:
     Attributes:
         unit: name of the piece of work in the manifest, such as `embed` or `coresets/elfs/5000`.
         work: the unit's work folder, below the run folder; what is finished there survives a kill.
+        workers: who does the work.
         prefix: `test/` for the stages that prepare separate test images, else empty.
         budget: count of images to select, for the stages that run once for each budget.
     """
@@ -33,14 +39,32 @@ class StageContext:
     store: RunFolder
     unit: str
     work: str
-    hardware: Hardware
+    workers: Workers
     reporter: Reporter
     prefix: str = ""
     budget: int | None = None
 
+    @property
+    def hardware(self) -> Hardware:
+        """What the workers compute on."""
+        return self.workers.hardware
+
     def artifact(self, name: str) -> str:
         """Name of an artifact of the images this unit works on."""
         return self.prefix + name
+
+    def table(self, name: str) -> Table:
+        """An artifact of the images this unit works on."""
+        return Table(self.store, self.artifact(name))
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """Those of the candidates."""
+        return Embeddings(self.store)
+
+    def write(self, name: str, table: pa.Table, layout: pa.Schema) -> None:
+        """Write an artifact of one part into the work folder, under the name that `StageResult` gives it there."""
+        write_table(self.store, f"{self.work}/{name}", table, layout)
 
     def seed(self, *keys: int, unit: str | None = None) -> int:
         """A 63-bit seed of its own for this unit (and keys, such as an epoch), derived from the run's seed."""
@@ -73,7 +97,7 @@ class StageContext:
     @contextmanager
     def counting(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Counter]:
         """Show progress that any process can advance."""
-        counter = new_counter(done)
+        counter = self.workers.counter(done)
         with self.reporter.meter(title, total, unit, done) as meter, showing(counter, meter):
             yield counter
 

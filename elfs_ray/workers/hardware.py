@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import psutil
 
@@ -47,6 +47,27 @@ class Hardware:
     def units(self) -> int:
         """Devices to spread work over: GPUs, or one where there is none."""
         return max(1, self.gpus)
+
+
+class Memory(NamedTuple):
+    """Main memory to plan with, in bytes.
+
+    Attributes:
+        nodes: of each machine that is there, largest first.
+        may_grow: the configuration counts on machines that an autoscaler has yet to start.
+    """
+
+    nodes: tuple[int, ...]
+    may_grow: bool
+
+    @property
+    def total(self) -> int:
+        """Of all nodes."""
+        return sum(self.nodes)
+
+    def holds(self, actors: int, bytes_each: int) -> bool:
+        """Whether so many workers of this size find room, none of them split between nodes."""
+        return self.may_grow or sum(node // max(1, bytes_each) for node in self.nodes) >= actors
 
 
 def describe_machine() -> dict[str, Any]:

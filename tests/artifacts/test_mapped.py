@@ -1,4 +1,4 @@
-"""Arrays that the workers of one machine share."""
+"""Arrays that the processes of one machine share."""
 
 import tempfile
 
@@ -6,67 +6,74 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from elfs_ray.artifacts import schema
-from elfs_ray.artifacts.mapped import MappedArrays
+from elfs_ray.artifacts import schema, writing
+from elfs_ray.artifacts.embeddings import Embeddings
+from elfs_ray.artifacts.mapped import machine_array, remove_arrays
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import matrix_column, part_name
+from elfs_ray.artifacts.table import matrix_column
 from elfs_ray.core.features import normalize_rows
+
+LAYOUT = schema.embeddings(4)
+
+
+def write(store: RunFolder, seed: int) -> Embeddings:
+    """Embeddings in three parts."""
+    parts, rng = [], np.random.default_rng(seed)
+    for number, start in enumerate((0, 5, 10)):
+        index, vectors = np.arange(start, start + 5), rng.normal(size=(5, 4)).astype(np.float16)
+        columns = {"sample_id": index.astype(str), "index": index, "norm": np.ones(5), "vector": matrix_column(vectors)}
+        parts.append(writing.write_part(store, "embeddings", number, start, pa.table(columns), LAYOUT))
+    writing.write_index(store, "embeddings", parts, LAYOUT)
+    return Embeddings(store, "embeddings")
 
 
 @pytest.fixture
-def store(tmp_path, rng, monkeypatch):
-    """Embeddings in three parts; the machine's folder is a new one."""
+def table(tmp_path, monkeypatch):
+    """The machine's folder is a new one."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    store = RunFolder(str(tmp_path / "run"))
-    for number, start in enumerate((0, 5, 10)):
-        index, vectors = np.arange(start, start + 5), rng.normal(size=(5, 4)).astype(np.float16)
-        table = pa.table(
-            {
-                "sample_id": index.astype(str),
-                "index": index,
-                "vector": matrix_column(vectors),
-                "norm": np.ones(len(vectors)),
-            }
-        )
-        store.write_table(table, schema.embeddings(4), "embeddings", part_name(number))
-    return store
+    return write(RunFolder(str(tmp_path / "run")), 0)
 
 
-def vectors_of(store):
-    return np.array(store.read_table("embeddings")["vector"].to_pylist(), dtype=np.float16)
+def test_they_are_what_the_artifact_holds(table):
+    vectors = table.matrix("vector")
+    np.testing.assert_array_equal(table.mapped("vector"), vectors)
+    np.testing.assert_array_equal(table.mapped("index"), np.arange(15))
+    np.testing.assert_array_equal(table.mapped_unit_vectors(), normalize_rows(vectors))
 
 
-def test_they_are_what_the_artifact_holds(store):
-    arrays = MappedArrays(store, "work")
-    np.testing.assert_array_equal(arrays.column("embeddings", "vector"), vectors_of(store))
-    np.testing.assert_array_equal(arrays.normalized_vectors(), normalize_rows(vectors_of(store)))
-
-
-def test_the_second_worker_maps_what_the_first_wrote(store):
-    first = MappedArrays(store, "work").normalized_vectors()
-    store.delete("embeddings", part_name(0))
-    second = MappedArrays(store, "work").get("normalized", lambda: pytest.fail("written again"), 15)
+def test_the_second_process_maps_what_the_first_wrote(table):
+    first = table.mapped_unit_vectors()
+    table.store.delete("embeddings", writing.part_name(0))
+    second = Embeddings(table.store, "embeddings").mapped_unit_vectors()
     assert isinstance(second, np.memmap)
     np.testing.assert_array_equal(first, second)
 
 
-def test_nobody_sees_what_another_writes(store):
-    first, second = (MappedArrays(store, "work").normalized_vectors() for _ in range(2))
+def test_a_changed_artifact_has_arrays_of_its_own(table, tmp_path):
+    before, kept = table.mapped("vector"), table.mapped("index")
+    changed = write(table.store, 1)
+    np.testing.assert_array_equal(changed.mapped("vector"), changed.matrix("vector"))
+    assert not (before == changed.mapped("vector")).all()
+    assert len(list(tmp_path.rglob("embeddings.vector.*.npy"))) == 1
+    np.testing.assert_array_equal(kept, np.arange(15))
+
+
+def test_nobody_sees_what_another_writes(table):
+    first, second = (table.mapped_unit_vectors() for _ in range(2))
     first[:] = 7
     assert not (second == 7).any()
 
 
-def test_half_an_array_is_not_taken_for_one(store, tmp_path):
-    arrays = MappedArrays(store, "work")
+def test_half_an_array_is_not_taken_for_one(table, tmp_path):
     with pytest.raises(ValueError, match="has 5 rows, not 15"):
-        arrays.get("half", lambda: [np.zeros((5, 4))], 15)
-    assert not list(tmp_path.rglob("half.npy"))
-    assert arrays.get("half", lambda: [np.zeros((5, 4))] * 3, 15).shape == (15, 4)
+        machine_array("run", "half", "0" * 32, lambda: [np.zeros((5, 4))], 15)
+    assert not [path for path in tmp_path.rglob("half*") if path.suffix != ".lock"]
+    assert machine_array("run", "half", "0" * 32, lambda: [np.zeros((5, 2, 3))] * 3, 15).shape == (15, 2, 3)
 
 
-def test_removed_files_stay_readable_for_who_has_them(store, tmp_path):
-    arrays = MappedArrays(store, "work")
-    mapped = arrays.normalized_vectors()
-    arrays.remove()
-    assert not list(tmp_path.rglob("*.npy"))
-    np.testing.assert_array_equal(mapped, normalize_rows(vectors_of(store)))
+def test_removed_files_stay_readable_for_who_has_them(table, tmp_path):
+    mapped, other = table.mapped_unit_vectors(), machine_array("other", "a", "1", lambda: [np.ones((1, 1))], 1)
+    remove_arrays(table.store.uri)
+    assert [path.name for path in tmp_path.rglob("*.npy")] == ["a.1.npy"]
+    np.testing.assert_array_equal(mapped, table.unit_vectors())
+    assert other.sum() == 1

@@ -15,6 +15,7 @@ from PIL import Image
 from elfs_ray import select
 from elfs_ray.artifacts import filesystems
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.files import read_uri
@@ -196,7 +197,7 @@ def test_table_input(ray_session, object_storage, small_input, folder):
     config = load_config({"input": table, "budgets": [2], "num_classes": 2})
     manifest = run(config, RunFolder(out), Reporter(), until="ingest")
     assert manifest["stages"]["ingest"]["metrics"]["samples"] == 20
-    assert RunFolder(out).read_table("samples")["sample_id"].to_pylist() == columns["id"]
+    assert Table(RunFolder(out), "samples").read()["sample_id"].to_pylist() == columns["id"]
     with Door(object_storage.address) as door:
         moved = [location.replace(object_storage.address, door.address) for location in (table, out)]
         config = load_config({"input": moved[0], "budgets": [2], "num_classes": 2})
@@ -256,8 +257,8 @@ def test_the_whole_run(ray_session, small_run, small_input, object_storage, fold
     assert result.table["uri"].to_pylist()[0].startswith(f"s3://{folder}/images/")
     local = RunFolder(small_run.run_dir)
     for artifact in ("embeddings", "neighbors", "pseudo_labels", "dynamics", "labels_true"):
-        assert run_dir.read_table(artifact).equals(local.read_table(artifact)), artifact
-    assert run_dir.read_table("samples")["index"].to_pylist() == list(range(NUM_IMAGES))
+        assert Table(run_dir, artifact).read().equals(Table(local, artifact).read()), artifact
+    assert Table(run_dir, "samples").read()["index"].to_pylist() == list(range(NUM_IMAGES))
     assert run_dir.names(".work") == []
     assert "data:image/jpeg" in run_dir.read_bytes("report.html").decode()
 

@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from elfs_ray.artifacts import schema
-from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
+from elfs_ray.artifacts.run_folder import INDEX_FILE, MANIFEST, RunFolder
+from elfs_ray.artifacts.table import Table
+from elfs_ray.artifacts.writing import write_index, write_part, write_table
 from elfs_ray.errors import UsageError
 from object_storage import Door
 
@@ -32,17 +34,25 @@ def store(request):
 
 def finished_work(store: RunFolder, name: str = "quarantine") -> str:
     work = store.work_folder("ingest", "0123456789abcdef")
-    store.write_table(TABLE, schema.QUARANTINE, work, name, "part-000000.parquet")
+    write_table(store, f"{work}/{name}", TABLE, schema.QUARANTINE)
     return work
 
 
 def test_publish_moves_artifacts_and_records(store):
     work = finished_work(store)
     store.publish("ingest", work, {"quarantine": "quarantine"}, {"fingerprint": "f"})
-    assert store.read_table("quarantine").to_pylist() == TABLE.to_pylist()
+    assert Table(store, "quarantine").read().to_pylist() == TABLE.to_pylist()
     assert store.is_complete("ingest", "f")
     assert not store.is_complete("ingest", "g")
     assert not store.exists(work)
+
+
+def test_parts_without_an_index_are_not_published(store):
+    work = finished_work(store)
+    store.delete(work, "quarantine", INDEX_FILE)
+    with pytest.raises(ValueError, match="quarantine has no part index"):
+        store.publish("ingest", work, {"quarantine": "quarantine"}, {"fingerprint": "f"})
+    assert store.record("ingest") is None
 
 
 def test_missing_artifact_is_not_complete(store):
@@ -55,13 +65,14 @@ def test_publication_replaces_the_old_artifact(store):
     for fingerprint in ("f", "g"):
         store.publish("ingest", finished_work(store), {"quarantine": "quarantine"}, {"fingerprint": fingerprint})
     assert store.is_complete("ingest", "g")
-    assert store.count_rows("quarantine") == 1
+    assert Table(store, "quarantine").rows == 1
 
 
 def publication_begun(store: RunFolder) -> str:
     """Two parts and their record, as they are before the first of them is brought to its place."""
-    work = finished_work(store)
-    store.write_table(TABLE, schema.QUARANTINE, work, "quarantine", "part-000001.parquet")
+    work = store.work_folder("ingest", "0123456789abcdef")
+    parts = [write_part(store, f"{work}/quarantine", row, row, TABLE, schema.QUARANTINE) for row in range(2)]
+    write_index(store, f"{work}/quarantine", parts, schema.QUARANTINE)
     record = {"unit": "ingest", "fingerprint": "0123456789abcdef", "artifacts": {"quarantine": "quarantine"}}
     store.write_json(record, work, "record.json")
     return work
@@ -70,7 +81,7 @@ def publication_begun(store: RunFolder) -> str:
 def check_recovered(store: RunFolder) -> None:
     store.recover()
     assert store.is_complete("ingest", "0123456789abcdef")
-    assert store.count_rows("quarantine") == 2
+    assert Table(store, "quarantine").rows == 2
     assert store.names(".work") == []
 
 
@@ -135,9 +146,8 @@ def test_vectors_are_stored_as_they_are_and_ids_as_codes(local_store):
     """Parquet codes values by default, which is the slower way for numbers of which none comes twice."""
     ids, similarity = ([[number] * 2 for number in range(3)] for _ in range(2))
     table = pa.table({"sample_id": list("abc"), "index": range(3), "ids": ids, "similarity": similarity})
-    local_store.write_table(table, schema.neighbors(2), "neighbors", "part-000000.parquet")
-    [path] = local_store.part_paths("neighbors")
-    group = pq.read_metadata(path).row_group(0)
+    local_store.write_table(table, schema.neighbors(2), "neighbors.parquet")
+    group = pq.read_metadata(local_store.path("neighbors.parquet")).row_group(0)
     coded = [group.column(number).has_dictionary_page for number in range(group.num_columns)]
     assert coded == [True, True, True, False]
 

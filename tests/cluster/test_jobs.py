@@ -19,6 +19,7 @@ import requests
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from nodes import end_with_descendants
 from small import BUDGET, OPTIONS, TIMEOUT_SECONDS
 
@@ -136,7 +137,7 @@ def finish(client: JobSubmissionClient, submission: str):
 
 
 def coreset(run_dir: Path, method: str = "elfs"):
-    return RunFolder(str(run_dir)).read_table(f"coresets/{method}/{BUDGET}")
+    return Table(RunFolder(str(run_dir)), f"coresets/{method}/{BUDGET}").read()
 
 
 def test_the_cluster_wants_the_token(cluster):
@@ -173,13 +174,13 @@ def test_stopped_and_submitted_again(cluster, undisturbed, small_input, tmp_path
         assert found in log
     # That run had labels, for its evaluation; this one has none.
     for artifact in ("samples", "embeddings", "neighbors", "pseudo_labels", "dynamics", f"coresets/elfs/{BUDGET}"):
-        ours, theirs = (RunFolder(str(run)).read_table(artifact) for run in (run_dir, undisturbed))
+        ours, theirs = (Table(RunFolder(str(run)), artifact).read() for run in (run_dir, undisturbed))
         assert ours.equals(theirs), artifact
     assert (run_dir / "report.html").exists()
 
     info, log = finish(client, submit(client, job("evaluate", images, run_dir, "--labels", str(labels))))
     assert (info.status, info.driver_exit_code) == (JobStatus.SUCCEEDED, 0), log
-    ours, theirs = (RunFolder(str(run)).read_table(f"evaluation/elfs/{BUDGET}") for run in (run_dir, undisturbed))
+    ours, theirs = (Table(RunFolder(str(run)), f"evaluation/elfs/{BUDGET}").read() for run in (run_dir, undisturbed))
     assert ours.drop(["seconds"]).equals(theirs.drop(["seconds"]))
 
     swept = cluster.submit_and_wait(*job("sweep", images, run_dir, "--method=random,kcenter"))

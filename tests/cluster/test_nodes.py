@@ -10,6 +10,7 @@ import time
 import pytest
 
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from nodes import running_nodes, workers
 from small import BUDGET, TIMEOUT_SECONDS, command_line
 
@@ -17,21 +18,21 @@ NODE = {"num_cpus": 2, "num_gpus": 1}
 # Stage -> what shows that it is in the middle: a file of the run, and what Ray calls the process that works on it.
 VICTIMS = {
     "embed": ("samples/*", "ray::MapWorker(MapBatches(_EncodeBatch)).submit"),
-    "neighbors": ("embeddings/*", "ray::_Shard"),
+    "neighbors": ("embeddings/*", "ray::_Holder"),
     "cluster": (".work/cluster-*/training/checkpoint_*", "ray::RayTrainWorker"),
 }
 # The same for stages in which a worker is killed, and its node stays.
 KILLED = {
     "proxy": (".work/proxy-*/training/checkpoint_*", "ray::RayTrainWorker"),
-    "beta-search": (f".work/beta_search-elfs-{BUDGET}-*", "ray::_BetaTrial"),
-    "evaluate": (f".work/evaluation-elfs-{BUDGET}-*", "ray::_train_one"),
+    "beta-search": (f".work/beta_search-elfs-{BUDGET}-*", "ray::_Trials"),
+    "evaluate": (f".work/evaluation-elfs-{BUDGET}-*", "ray::train_one"),
 }
 GPUS = {
     "MapWorker(MapBatches(_EncodeBatch)).__init__": {1.0},
-    "_Shard.__init__": {1.0},
+    "_Holder.__init__": {1.0},
     "RayTrainWorker.__init__": {1.0},
     "ResourceTrainable.__init__": {0.25},
-    "_train_one": {0.25},
+    "train_one": {0.25},
 }
 # What is chosen by the device.
 CHOSEN = {
@@ -87,7 +88,7 @@ def kill_at_work(process, nodes, run_dir, pattern, title):
 
 def assert_same(run_dir, undisturbed, artifacts):
     for artifact in artifacts:
-        ours, theirs = (RunFolder(str(run)).read_table(artifact) for run in (run_dir, undisturbed))
+        ours, theirs = (Table(RunFolder(str(run)), artifact).read() for run in (run_dir, undisturbed))
         assert ours.equals(theirs), artifact
 
 
@@ -110,7 +111,7 @@ def test_nodes_and_workers_lost_in_stage_after_stage(cluster, undisturbed, small
         cluster.lose(node)
     assert_same(run_dir, undisturbed, ["samples", "embeddings", "neighbors", "pseudo_labels", "dynamics"])
     assert_same(run_dir, undisturbed, [f"coresets/elfs/{BUDGET}"])
-    ours, theirs = (RunFolder(str(run)).read_table(f"evaluation/elfs/{BUDGET}") for run in (run_dir, undisturbed))
+    ours, theirs = (Table(RunFolder(str(run)), f"evaluation/elfs/{BUDGET}").read() for run in (run_dir, undisturbed))
     # Other options of earlier stages were given by name, so that the trainings have other keys.
     assert ours.drop(["seconds", "training"]).equals(theirs.drop(["seconds", "training"]))
     assert asked == GPUS

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from kinds_of_input import IMAGES, png, write_hugging_face
 
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.listing import list_folder
@@ -396,7 +397,7 @@ def test_every_entry_is_a_sample_or_has_a_reason(ray_session, tmp_path):
             lines.append(text)
 
     run(load_config(values), store, Said(), until="ingest")
-    samples, quarantine = store.read_table("samples"), store.read_table("quarantine")
+    samples, quarantine = Table(store, "samples").read(), Table(store, "quarantine").read()
     assert samples["sample_id"].to_pylist() == [*(f"{n}.png" for n in range(8)), "e\u0301.png"]
     assert [Path(uri).read_bytes() for uri in samples["uri"].to_pylist()] == [png(n) for n in (*range(8), 9)]
     reasons = dict(zip(quarantine["sample_id"].to_pylist(), quarantine["reason"].to_pylist(), strict=True))

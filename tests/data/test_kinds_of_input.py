@@ -14,6 +14,7 @@ from kinds_of_input import COUNT, IMAGES, KINDS, LABELS, NAMES, hugging_face_dat
 
 from elfs_ray.artifacts import filesystems
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.images import inspect
@@ -218,10 +219,10 @@ class TestShards:
         values = {"input": str(tmp_path / "shards"), "budgets": [2], "num_classes": 2, "ingest.max_bad_fraction": 0.2}
         store = RunFolder(str(tmp_path / "run"))
         run(load_config(values), store, Reporter(), until="ingest")
-        [bad] = store.read_table("quarantine").to_pylist()
+        [bad] = Table(store, "quarantine").read().to_pylist()
         assert (bad["sample_id"], bad["uri"]) == ("b/1", f"{shard}#b/1")
         assert "the image is " in bad["reason"]
-        samples = store.read_table("samples")
+        samples = Table(store, "samples").read()
         assert samples["sample_id"].to_pylist() == ["a/0", "a/2", "b/3", "a/4", "b/5", "a/6"]
         assert samples["image"].to_pylist() == [data for number, data in enumerate(IMAGES) if number != 1]
 

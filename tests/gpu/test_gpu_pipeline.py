@@ -7,11 +7,13 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import spearmanr
 
 import runs
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import fixed_size_matrix, read_column, read_dynamics, read_vectors
+from elfs_ray.artifacts.table import Table
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.data.images import decode, to_uint8
 from elfs_ray.encoders import load_encoder
+from elfs_ray.stages.parts.method_inputs import read_dynamics
 from small import copy_without, wait_until
 
 
@@ -24,7 +26,7 @@ def agreement(ours, theirs):
 
 
 def neighbor_ids(store):
-    return fixed_size_matrix(store.read_table("neighbors")["ids"])
+    return Table(store, "neighbors").matrix("ids")
 
 
 def recall(found, true):
@@ -66,14 +68,14 @@ class TestBesideProcessors:
 
     def test_embeddings(self, stores, figures):
         """On a GPU in bfloat16, of JPEGs that it decodes itself: both move a vector by more than float32 rounds."""
-        ours, theirs = (normalize_rows(read_vectors(store)) for store in stores)
+        ours, theirs = (Embeddings(store).unit_vectors() for store in stores)
         cosine = (ours * theirs).sum(axis=1)
         figures["embeddings"] = {"median cosine": float(np.median(cosine)), "least cosine": float(cosine.min())}
         assert np.median(cosine) >= (0.999 if runs.TRY else 0.99)
         assert cosine.min() >= 0.95
 
     def test_neighbors_are_the_nearest_of_these_embeddings(self, stores, figures):
-        vectors = normalize_rows(read_vectors(stores[0])).astype(np.float64)
+        vectors = Embeddings(stores[0]).unit_vectors().astype(np.float64)
         similarity = vectors @ vectors.T
         np.fill_diagonal(similarity, -np.inf)
         found = recall(neighbor_ids(stores[0]), np.argsort(-similarity, axis=1)[:, : runs.K])
@@ -83,13 +85,13 @@ class TestBesideProcessors:
         assert between >= 0.8  # half precision changes the order of near ones
 
     def test_pseudo_labels_but_for_their_names(self, stores, figures):
-        equal = agreement(*(read_column(store, "pseudo_labels", "label") for store in stores))
+        equal = agreement(*(Table(store, "pseudo_labels").column("label") for store in stores))
         figures["pseudo-labels in common"] = float(equal)
         assert equal >= 0.95
 
     def test_dynamics_order_samples_alike(self, stores, figures):
         """The order of the batches is drawn on the device, so that the trainings are not the same."""
-        ours, theirs = (read_dynamics(store) for store in stores)
+        ours, theirs = (read_dynamics(Table(store, "dynamics")) for store in stores)
         for name, values in ours.items():
             assert np.isfinite(values).all(), name
         correlation = {name: float(spearmanr(ours[name], theirs[name])[0]) for name in ("aum", "el2n")}
@@ -98,10 +100,10 @@ class TestBesideProcessors:
 
     def test_coreset_and_its_evaluation(self, stores, figures):
         unit = f"elfs/{runs.BUDGET}"
-        ours, theirs = (set(store.read_table(f"coresets/{unit}")["sample_id"].to_pylist()) for store in stores)
+        ours, theirs = (set(Table(store, f"coresets/{unit}").read()["sample_id"].to_pylist()) for store in stores)
         figures["coreset in common"] = len(ours & theirs) / runs.BUDGET
         assert len(ours) == len(theirs) == runs.BUDGET
-        rows = [store.read_table(f"evaluation/{unit}").to_pandas() for store in stores]
+        rows = [Table(store, f"evaluation/{unit}").read().to_pandas() for store in stores]
         means = [table.groupby(["model", "subset"])["test_accuracy"].mean() for table in rows]
         figures["test accuracy"] = {" ".join(key): [float(mean[key]) for mean in means] for key in means[0].index}
         assert means[0]["mlp", "elfs"] == pytest.approx(means[1]["mlp", "elfs"], abs=0.1)
@@ -118,8 +120,8 @@ def test_killed_in_cluster_and_in_proxy(stores, pictures, tmp_path, figures):
         assert stage not in store.manifest()["stages"]
     runs.finish(runs.start(*pictures, run_dir, "--until=proxy"))
     both = stores[0], store
-    equal = float((np.equal(*(read_column(each, "pseudo_labels", "label") for each in both))).mean())
-    correlation = float(spearmanr(*(read_dynamics(each)["aum"] for each in both))[0])
+    equal = float((np.equal(*(Table(each, "pseudo_labels").column("label") for each in both))).mean())
+    correlation = float(spearmanr(*(read_dynamics(Table(each, "dynamics"))["aum"] for each in both))[0])
     figures["killed and gone on"] = {"pseudo-labels in common": equal, "rank correlation of aum": correlation}
     assert equal >= 0.99
     assert correlation >= 0.9

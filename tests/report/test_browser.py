@@ -10,6 +10,8 @@ from PIL import Image, ImageStat
 from playwright.sync_api import sync_playwright
 
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
+from elfs_ray.artifacts.writing import write_table
 from elfs_ray.report.render import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -35,11 +37,11 @@ def report(small_run, tmp_path_factory):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path_factory.mktemp("browser") / "run")
     store = RunFolder(str(run_dir))
     for artifact in ("samples", "map"):
-        table = store.read_table(artifact)
+        table = Table(store, artifact).read()
         ids = [NAME, *table["sample_id"].to_pylist()[1:]]
         table = table.set_column(table.column_names.index("sample_id"), table.schema.field("sample_id"), [ids])
         store.delete(artifact)
-        store.write_table(table, table.schema, artifact, "part-000000.parquet")
+        write_table(store, artifact, table, table.schema)
     store.update_manifest(name=NAME)
     write_report(store)
     return run_dir / "report.html"

@@ -5,7 +5,8 @@ import pytest
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.report.comparison import compare, write_comparison
+from elfs_ray.artifacts.writing import write_table
+from elfs_ray.report.comparison import compare, read_comparison, write_comparison
 
 
 def evaluation(store, method, accuracies, *, budget=10, seconds=1.0, upstream=()):
@@ -18,7 +19,7 @@ def evaluation(store, method, accuracies, *, budget=10, seconds=1.0, upstream=()
         for seed, accuracy in enumerate(values)
     ]  # fmt: skip
     unit = f"evaluation/{method}/{budget}"
-    store.write_table(pa.Table.from_pylist(rows), schema.EVALUATION, unit, "part-0.parquet")
+    write_table(store, unit, pa.Table.from_pylist(rows), schema.EVALUATION)
     stages = store.manifest().get("stages", {})
     stages[unit] = {"seconds": 9.0}
     stages[f"coresets/{method}/{budget}"] = {"seconds": seconds, "upstream": list(upstream)}
@@ -76,4 +77,4 @@ def test_artifact_has_the_declared_columns(store):
     assert not store.exists("comparison")
     evaluation(store, "elfs", {"elfs": [0.6, 0.9], "random": [0.5, 0.7]})
     write_comparison(store)
-    assert store.read_table("comparison").schema.equals(schema.COMPARISON)
+    assert list(read_comparison(store)[0]) == schema.COMPARISON.names

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import read_vectors
-from elfs_ray.core.features import normalize_rows
+from elfs_ray.artifacts.table import Table
+from elfs_ray.artifacts.writing import write_table
 from elfs_ray.report import charts
 from elfs_ray.report.coresets import describe_coresets
 from elfs_ray.report.map_data import map_data
@@ -119,13 +120,13 @@ def test_a_run_that_is_not_finished_has_a_report_of_what_is_there(small_run, tmp
 def test_trials_that_were_stopped_early_are_no_part_of_the_curve(small_run, tmp_path):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     store, search = RunFolder(str(run_dir)), f"beta_search/elfs/{BUDGET}"
-    rows = store.read_table(search).to_pylist()
+    rows = Table(store, search).read().to_pylist()
     chosen, betas = store.record(search)["metrics"]["beta"], sorted({row["beta"] for row in rows})
     stopped = next(beta for beta in betas if beta != chosen)
     for row in rows:
         row["steps"] //= 1 + (row["beta"] == stopped)
     store.delete(search)
-    store.write_table(pa.Table.from_pylist(rows, schema.BETA_SEARCH), schema.BETA_SEARCH, search, "part-000000.parquet")
+    write_table(store, search, pa.Table.from_pylist(rows, schema.BETA_SEARCH), schema.BETA_SEARCH)
     write_report(store)
     text = (run_dir / "report.html").read_text()
     traces = dict(re.findall(r'"name":"((?:stopped early: )?elfs\\u002f\d+)".*?"x":(\[.*?\])', text))
@@ -147,11 +148,11 @@ def test_methods_that_were_not_trained_alike_are_named(small_run, tmp_path):
 def test_a_picture_that_is_gone_is_said_so(small_run, tmp_path):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     store = RunFolder(str(run_dir))
-    samples = store.read_table("samples")
+    samples = Table(store, "samples").read()
     gone = pa.array(["/nowhere.png"] * len(samples))
     samples = samples.set_column(samples.column_names.index("uri"), samples.schema.field("uri"), gone)
     store.delete("samples")
-    store.write_table(samples, samples.schema, "samples", "part-000000.parquet")
+    write_table(store, "samples", samples, samples.schema)
     (thumbnail,) = Pictures(store, 1000).make({3: "cluster 1"})
     assert (thumbnail.sample_id, thumbnail.caption, thumbnail.data) == ("digit-0003.png", "cluster 1", "")
 
@@ -166,10 +167,10 @@ def test_pictures_end_with_their_bytes(small_run):
 def test_many_clusters_do_not_make_many_pictures(small_run, tmp_path):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     store = RunFolder(str(run_dir))
-    coreset = store.read_table("coresets/elfs/40")
+    coreset = Table(store, "coresets/elfs/40").read()
     every_other = pa.array(range(len(coreset)), pa.int32())
     coreset = coreset.set_column(coreset.column_names.index("pseudo_label"), "pseudo_label", every_other)
-    store.write_table(coreset, schema.CORESET, "coresets/elfs/40", "part-000000.parquet")
+    write_table(store, "coresets/elfs/40", coreset, schema.CORESET)
     (described,) = describe_coresets(store, store.manifest(), Pictures(store, 10**9), limit=12)
     assert [len(pictures) for _, pictures in described.gallery] == [1, 1, 1]
     assert described.clusters_left_out == 37
@@ -188,15 +189,15 @@ def test_the_map_shows_pictures_of_selected_and_of_other_images(small_run):
 
 def test_near_duplicates_are_the_most_similar_pairs(small_run):
     store = RunFolder(small_run.run_dir)
-    vectors = normalize_rows(read_vectors(store))
+    vectors = Embeddings(store).unit_vectors()
     similarity = np.triu(vectors @ vectors.T, k=1)
-    pairs = store.read_table("near_duplicates").to_pandas()
+    pairs = Table(store, "near_duplicates").read().to_pandas()
     first, second = np.unravel_index(similarity.argmax(), similarity.shape)
     assert (pairs["index"][0], pairs["other"][0]) == (first, second)
     assert pairs["similarity"].to_numpy() == pytest.approx(similarity[pairs["index"], pairs["other"]], abs=1e-3)
     assert pairs["similarity"].is_monotonic_decreasing
     assert not pairs.duplicated(["index", "other"]).any()
-    ids = store.read_table("samples")["sample_id"].to_pylist()
+    ids = Table(store, "samples").read()["sample_id"].to_pylist()
     assert [ids[index] for index in pairs["other"]] == pairs["other_id"].tolist()
     alike = (np.maximum(similarity, similarity.T).max(axis=1) >= 0.95).sum()
     assert small_run.manifest["stages"]["duplicates"]["metrics"]["alike"] == alike
@@ -204,10 +205,10 @@ def test_near_duplicates_are_the_most_similar_pairs(small_run):
 
 def test_coverage_is_that_of_the_coreset(small_run):
     store = RunFolder(small_run.run_dir)
-    vectors = normalize_rows(read_vectors(store))
-    chosen = vectors[store.read_table("coresets/elfs/40")["index"].to_numpy()]
+    vectors = Embeddings(store).unit_vectors()
+    chosen = vectors[Table(store, "coresets/elfs/40").read()["index"].to_numpy()]
     among = chosen @ chosen.T - 2 * np.eye(len(chosen))
-    rows = store.read_table("coverage/elfs/40").to_pylist()
+    rows = Table(store, "coverage/elfs/40").read().to_pylist()
     assert rows[0]["coverage"] == pytest.approx((vectors @ chosen.T).max(axis=1).mean(), abs=1e-3)
     assert rows[0]["redundancy"] == pytest.approx(among.max(axis=1).mean(), abs=1e-3)
     assert [row["subset"] for row in rows] == ["coreset", *["random"] * 5]

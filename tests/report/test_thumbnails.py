@@ -9,6 +9,7 @@ from PIL import Image
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.writing import write_table
 from elfs_ray.report.thumbnails import Pictures
 from image_files import encode, exif, with_exif
 
@@ -19,7 +20,7 @@ def pictures(folder, files, **ingest):
     row = {"uri": "table.parquet", "width": 1, "height": 1, "content_hash": "x"}
     rows = [{**row, "sample_id": str(index), "index": index, "image": data} for index, data in enumerate(files)]
     table = pa.Table.from_pylist(rows)
-    store.write_table(table, schema.samples(carries_bytes=True), "samples", "part-000000.parquet")
+    write_table(store, "samples", table, schema.samples(carries_bytes=True))
     store.update_manifest(input="table.parquet", config={"ingest": ingest}, stages={})
     made = Pictures(store, 10**6).make({index: f"{index}." for index in range(len(files))})
     assert [(one.sample_id, one.caption) for one in made] == [(str(n), f"{n}.") for n in range(len(files))]

@@ -5,6 +5,7 @@ import subprocess
 import pytest
 
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from small import TIMEOUT_SECONDS, command_line, finish, start
 
 
@@ -38,4 +39,4 @@ def test_disk_full(small_disk, small_input, undisturbed):
     assert not store.exists("embeddings")
     enlarge()
     finish(arguments)
-    assert store.read_table("embeddings").equals(RunFolder(str(undisturbed)).read_table("embeddings"))
+    assert Table(store, "embeddings").read().equals(Table(RunFolder(str(undisturbed)), "embeddings").read())

@@ -13,10 +13,12 @@ import torch
 from PIL import Image
 
 from elfs_ray import select
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config_loading import load_config
 from elfs_ray.errors import ElfsRayError, RunError, UsageError
 from elfs_ray.planning import doctor
 from elfs_ray.run.errors_seen import as_expected, behind, expected_errors
+from elfs_ray.workers.base import Search, Source, Step
 
 FULL = "ingest stopped: the disk is full (writing to {}); free some space and run the same command again"
 CLOSED = "ingest stopped: {} ({}); change the permissions and run the same command again"
@@ -210,83 +212,69 @@ def refusing():
     return refuse, Refusing
 
 
-def from_task(tmp_path):
-    import ray
-
-    ray.get(ray.remote(num_cpus=0)(refusing()[0]).remote())
+def from_task(workers, store):
+    workers.call(refusing()[0], cpus=0)
 
 
-def from_argument(tmp_path):
-    import ray
-
-    refused = ray.remote(num_cpus=0)(refusing()[0]).remote()
-    ray.get(ray.remote(num_cpus=0)(lambda value: value).remote(refused))
+def from_argument(workers, store):
+    workers.call(lambda value: value, workers.begin(refusing()[0], cpus=0), cpus=0)
 
 
-def from_actor(tmp_path):
-    import ray
-
-    ray.get(ray.remote(num_cpus=0)(refusing()[1]).remote().__call__.remote())
+def from_map(workers, store):
+    list(workers.map(refusing()[0], [(1,), (2,)], cpus=0.5))
 
 
-def from_constructor(tmp_path):
-    import ray
-
-    ray.get(ray.remote(num_cpus=0)(refusing()[1]).remote(True).__call__.remote())
+def from_pool(workers, store):
+    workers.pool(refusing()[1], [()], cpus=0).ask("__call__")
 
 
-def from_map(tmp_path):
-    import ray
-
-    ray.data.from_items([1, 2]).map(refusing()[0], num_cpus=0.5).materialize()
+def from_constructor(workers, store):
+    workers.pool(refusing()[1], [(True,)], cpus=0).ask("__call__")
 
 
-def from_map_of_actors(tmp_path):
-    import ray
+def streamed(workers, function, **options):
+    """All batches of a stream with one step."""
+    source = Source(lambda item: iter([pa.table({"number": [item]})]), [1, 2], 0.5, 2**20)
+    return list(workers.stream(source, Step(function, 1, {}, 0.5, **options), block_bytes=2**20))
 
-    pool = ray.data.ActorPoolStrategy(size=1)
-    list(ray.data.from_items([1, 2]).map_batches(refusing()[1], compute=pool, num_cpus=0.5).iter_batches())
+
+def from_stream(workers, store):
+    streamed(workers, refusing()[0])
 
 
-def from_worker(tmp_path):
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+def from_holder_in_a_stream(workers, store):
+    streamed(workers, refusing()[1], holders=1)
 
+
+def from_training(workers, store):
     refuse = refusing()[0]
-
-    def loop():
-        refuse()
-
-    scaling = ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1})
-    TorchTrainer(loop, scaling_config=scaling, run_config=RunConfig(storage_path=str(tmp_path))).fit()
+    workers.train(lambda task, training: refuse(), None, store, "work", 1)
 
 
-def from_trial(tmp_path):
-    from ray import tune
-
+def from_trial(workers, store):
     refuse = refusing()[0]
-
-    def trial(config):
-        refuse()
-
-    run_config = tune.RunConfig(storage_path=str(tmp_path), verbose=0)
-    raise tune.Tuner(tune.with_resources(trial, {"CPU": 1}), run_config=run_config).fit().errors[0]
+    search = Search("score", parts=1, keep=0, gpus=0, max_failures=0, name=str, logs="logs")
+    data = workers.share(None)
+    workers.trials(lambda *_: refuse(), data, ["a"], search, print, store=store, work="work")
 
 
 @pytest.mark.parametrize(
     "call",
-    [from_task, from_argument, from_actor, from_constructor, from_map, from_map_of_actors, from_worker, from_trial],
+    [
+        *(from_task, from_argument, from_map, from_pool, from_constructor),
+        *(from_stream, from_holder_in_a_stream, from_training, from_trial),
+    ],
 )
 def test_from_wherever_it_is_raised(ray_session, tmp_path, capfd, call):
     with pytest.raises(UsageError) as caught, expected_errors("ingest", "/run"):
-        call(tmp_path)
+        call(ray_session, RunFolder(str(tmp_path)))
     assert type(caught.value) is UsageError
     assert str(caught.value) == LINE
     assert capfd.readouterr().err == ""
 
 
 def test_the_doctor_says_it(ray_session, monkeypatch):
-    monkeypatch.setattr(doctor, "_ray", from_task)
+    monkeypatch.setattr(doctor, "_ray", lambda _: from_task(ray_session, None))
     config = load_config({"input": doctor.NO_INPUT, "num_classes": 2, "budgets": [1]})
     finding = [each for each in doctor.examine(config) if each.name == "ray"][-1]  # the first is the library
     found = finding.state, finding.seen, finding.remedy
@@ -302,24 +290,21 @@ def test_the_doctor_says_it(ray_session, monkeypatch):
         ("MemoryError('Unable to allocate')", NO_MEMORY),
     ],
 )
-def test_known_kinds_from_a_map_function(ray_session, capfd, raised_there, line):
+def test_known_kinds_from_a_step(ray_session, capfd, raised_there, line):
     """Ray Data writes over the name of the file; the run folder stands for it."""
-    import ray
 
-    def fail(row):
+    def fail(batch):
         raise eval(raised_there)
 
     with pytest.raises(ElfsRayError) as caught, expected_errors("ingest", "/run"):
-        ray.data.from_items([1, 2]).map(fail, num_cpus=0.5).materialize()
+        streamed(ray_session, fail)
     assert str(caught.value) == line
     assert capfd.readouterr().err == ""
 
 
-def test_the_bug_of_a_map_function(ray_session):
-    import ray
-
+def test_the_bug_of_a_step(ray_session):
     with pytest.raises(KeyError) as caught:
-        ray.data.from_items([1, 2]).map(lambda row: row["no such key"], num_cpus=0.5).materialize()
+        streamed(ray_session, lambda batch: batch["no such key"])
     assert [(type(each), str(each)) for each in behind(caught.value)[:1]] == [(KeyError, "'no such key'")]
 
 
@@ -387,7 +372,7 @@ class TestThroughTheCommandLine:
         def closed(*_):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/data/run/samples")
 
-        monkeypatch.setattr(ingest, "samples_content", closed)
+        monkeypatch.setattr(ingest, "_write_part", closed)
         code, _, err = call("run", "--input", tmp_path / "images", "--out", tmp_path / "run", *NEEDED)
         assert err == (
             "elfs-ray: ingest stopped: Permission denied (/data/run/samples); change the permissions and run the same "
@@ -400,7 +385,7 @@ class TestThroughTheCommandLine:
         write_picture(tmp_path / "images" / "0.png")
         from elfs_ray.stages import ingest
 
-        monkeypatch.setattr(ingest, "samples_content", lambda table: {}["no such key"])
+        monkeypatch.setattr(ingest, "_write_part", lambda *_: {}["no such key"])
         code, _, err = call("run", "--input", tmp_path / "images", "--out", tmp_path / "run", *NEEDED)
         assert err == "elfs-ray: unexpected KeyError: 'no such key'; add --debug for details, and report them\n"
         assert code == 1

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from small import BUDGET, TIMEOUT_SECONDS, command_line, finish, start, wait_until
 
 # SIGKILL comes without notice; the others are Ctrl-C and what `ray job stop` sends. test_workers.py kills `cluster`.
@@ -52,8 +53,8 @@ def test_killed_in_stage_after_stage(undisturbed, small_input, tmp_path):
         complete = published(killed)
     finish(arguments)
     for artifact in ("samples", "embeddings", "neighbors", "pseudo_labels", "dynamics", f"coresets/elfs/{BUDGET}"):
-        ours, theirs = (RunFolder(str(run)).read_table(artifact) for run in (killed, undisturbed))
+        ours, theirs = (Table(RunFolder(str(run)), artifact).read() for run in (killed, undisturbed))
         assert ours.equals(theirs), artifact
-    ours, theirs = (RunFolder(str(run)).read_table(f"evaluation/elfs/{BUDGET}") for run in (killed, undisturbed))
+    ours, theirs = (Table(RunFolder(str(run)), f"evaluation/elfs/{BUDGET}").read() for run in (killed, undisturbed))
     assert ours.drop(["seconds"]).equals(theirs.drop(["seconds"]))
     assert not RunFolder(str(killed)).names(".work")

@@ -9,11 +9,11 @@ import pytest
 
 from elfs_ray import select
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import fixed_size_matrix, read_vectors
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
-from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import exact_top_k
 from elfs_ray.errors import UsageError
 from elfs_ray.run.runner import check_sizes, run
@@ -29,8 +29,8 @@ def again(result, images, out=None, **changes):
 class TestArtifacts:
     def test_every_image_is_a_sample(self, small_run):
         store = RunFolder(small_run.run_dir)
-        samples = store.read_table("samples")
-        assert len(samples) + store.count_rows("quarantine") == NUM_IMAGES
+        samples = Table(store, "samples").read()
+        assert len(samples) + Table(store, "quarantine").rows == NUM_IMAGES
         assert samples["index"].to_pylist() == list(range(NUM_IMAGES))
         assert samples["sample_id"][0].as_py() == "digit-0000.png"
         assert set(samples["width"].to_pylist()) == {64}
@@ -51,13 +51,15 @@ class TestArtifacts:
         ],
     )
     def test_schema(self, small_run, artifact, expected):
-        for path in RunFolder(small_run.run_dir).part_paths(artifact):
-            assert pq.read_schema(path).equals(expected)
+        table = Table(RunFolder(small_run.run_dir), artifact)
+        assert table.schema.equals(expected)
+        for part in table.parts():
+            assert pq.read_schema(table.store.path(artifact, part.name)).equals(expected)
 
     def test_neighbors_are_exact(self, small_run):
         store = RunFolder(small_run.run_dir)
-        expected, _ = exact_top_k(normalize_rows(read_vectors(store)), 10)
-        found = fixed_size_matrix(store.read_table("neighbors")["ids"])
+        expected, _ = exact_top_k(Embeddings(store).unit_vectors(), 10)
+        found = Table(store, "neighbors").matrix("ids")
         assert not (found == np.arange(len(found))[:, None]).any()
         # Equal similarities may stand in another order; the sets agree but for rounding at the last place.
         same = [len(set(a) & set(b)) for a, b in zip(found.tolist(), expected.tolist(), strict=True)]
@@ -70,7 +72,7 @@ class TestArtifacts:
         assert manifest["stages"]["neighbors"]["metrics"]["recall"] >= 0.999
         assert manifest["stages"]["embed"] == small_run.manifest["stages"]["embed"]
         runs = RunFolder(str(run_dir)), RunFolder(small_run.run_dir)
-        ours, theirs = (fixed_size_matrix(store.read_table("neighbors")["ids"]) for store in runs)
+        ours, theirs = (Table(store, "neighbors").matrix("ids") for store in runs)
         assert (np.sort(ours) == np.sort(theirs)).mean() >= 0.999
 
     def test_coreset_is_the_best_of_its_rank(self, small_run):
@@ -80,13 +82,13 @@ class TestArtifacts:
         assert coreset["rank"].to_pylist() == list(range(BUDGET))
 
     def test_beta_is_the_best_mean_of_the_table(self, small_run):
-        rows = RunFolder(small_run.run_dir).read_table(f"beta_search/elfs/{BUDGET}").to_pandas()
+        rows = Table(RunFolder(small_run.run_dir), f"beta_search/elfs/{BUDGET}").read().to_pandas()
         means = rows.groupby("beta")["validation_accuracy"].mean()
         chosen = small_run.manifest["stages"][f"beta_search/elfs/{BUDGET}"]["metrics"]["beta"]
         assert chosen == means.index[np.flatnonzero(means.to_numpy() == means.max())[0]]
 
     def test_evaluation_compares_on_one_test_set(self, small_run):
-        rows = RunFolder(small_run.run_dir).read_table(f"evaluation/elfs/{BUDGET}").to_pandas()
+        rows = Table(RunFolder(small_run.run_dir), f"evaluation/elfs/{BUDGET}").read().to_pandas()
         assert rows.groupby("subset")["seed"].nunique().to_dict() == {"elfs": 2, "random": 2}
         assert rows["test_samples"].nunique() == 1
         assert set(rows["train_samples"]) == {BUDGET}
@@ -124,7 +126,7 @@ class TestAgain:
         run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
         result = again(small_run, small_input[0], out=run_dir, budget=[BUDGET, 0.5], **{"select.method": "random"})
         assert {count: len(table) for count, table in result.coresets.items()} == {BUDGET: BUDGET, 120: 120}
-        assert RunFolder(str(run_dir)).count_rows(f"coresets/elfs/{BUDGET}") == BUDGET
+        assert Table(RunFolder(str(run_dir)), f"coresets/elfs/{BUDGET}").rows == BUDGET
 
 
 class TestRefuses:
@@ -167,7 +169,7 @@ class TestQuarantine:
         out = tmp_path / "run"
         options = {**OPTIONS, "ingest.max_bad_fraction": 0.2, "neighbors.k": 5, "select.method": "random"}
         result = select(mixed, budget=10, num_classes=2, out=out, **options)
-        quarantine = RunFolder(str(out)).read_table("quarantine").to_pandas().set_index("sample_id")["reason"]
+        quarantine = Table(RunFolder(str(out)), "quarantine").read().to_pandas().set_index("sample_id")["reason"]
         assert set(quarantine.index) == {"empty.png", "truncated.png", "notes.jpg"}
         assert "0 bytes" in quarantine["empty.png"]
         assert result.manifest["stages"]["ingest"]["rows"] == {"samples": 30, "quarantine": 3}
@@ -191,8 +193,8 @@ def test_table_input_with_bytes(ray_session, small_input, tmp_path):
     options = {**OPTIONS, "neighbors.k": 5, "select.method": "random"}
     from_table = select(tmp_path / "images.parquet", budget=5, num_classes=2, out=tmp_path / "run", **options)
     store = RunFolder(from_table.run_dir)
-    assert store.read_table("samples", columns=["sample_id"])["sample_id"].to_pylist() == table["image_id"].to_pylist()
-    assert "image" in store.dataset("samples").schema.names
+    assert Table(store, "samples").read(columns=["sample_id"])["sample_id"].to_pylist() == table["image_id"].to_pylist()
+    assert "image" in Table(store, "samples").schema.names
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import join_contents, samples_content
+from elfs_ray.artifacts.samples import join_contents, samples_content
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.unusable import Unusable, UnusableImagesError
@@ -71,7 +72,7 @@ def damage(images, gone=5, cut=17):
 
 
 def keys(store, artifact="samples"):
-    return store.read_table(artifact, columns=["sample_id", "index"]).to_pydict()
+    return Table(store, artifact).read(columns=["sample_id", "index"]).to_pydict()
 
 
 def test_embed_goes_on_without_them(ray_session, images, small_input, tmp_path):
@@ -87,7 +88,7 @@ def test_embed_goes_on_without_them(ray_session, images, small_input, tmp_path):
     assert keys(store) == expected
     assert keys(store, "embeddings") == expected
     assert keys(store, "labels_true") == expected
-    quarantine = {row["sample_id"]: row for row in store.read_table("quarantine").to_pylist()}
+    quarantine = {row["sample_id"]: row for row in Table(store, "quarantine").read().to_pylist()}
     assert {name: row["stage"] for name, row in quarantine.items()} == {
         "zzz-empty.png": "ingest",
         "digit-0005.png": "embed",
@@ -107,8 +108,8 @@ def test_embed_goes_on_without_them(ray_session, images, small_input, tmp_path):
     fresh = RunFolder(str(tmp_path / "fresh"))
     labels = write_labels_of(images, small_input[1], tmp_path / "fewer.csv")
     run(config_of(images, **{"evaluate.labels": str(labels)}), fresh, Reporter(), until="embed")
-    assert store.read_table("embeddings").equals(fresh.read_table("embeddings"))
-    assert store.read_table("labels_true").equals(fresh.read_table("labels_true"))
+    assert Table(store, "embeddings").read().equals(Table(fresh, "embeddings").read())
+    assert Table(store, "labels_true").read().equals(Table(fresh, "labels_true").read())
 
 
 def test_interrupted_after_they_were_set_aside(ray_session, images, tmp_path):
@@ -123,7 +124,7 @@ def test_interrupted_after_they_were_set_aside(ray_session, images, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(config, store, Interrupted("embed ...", lambda: damage(images, gone=0, cut=1)), until="embed")
-    assert store.count_rows("samples") == COUNT - 2
+    assert Table(store, "samples").rows == COUNT - 2
     assert not store.exists("embeddings")
     (images / "digit-0001.png").unlink()  # a list of files that holds what the samples do
     manifest = run(config, store, Reporter(), until="embed")
@@ -142,8 +143,8 @@ def test_too_many_stop_the_run_by_name(ray_session, images, tmp_path):
         run(config_of(images), store, AtLine("embed ...", remove_all), until="embed")
     assert " of 24 inputs (" in str(told.value)
     assert "more than ingest.max_bad_fraction=0.1; the first is 'digit-" in str(told.value)
-    assert store.count_rows("samples") == COUNT
-    assert store.count_rows("quarantine") == 0
+    assert Table(store, "samples").rows == COUNT
+    assert Table(store, "quarantine").rows == 0
 
 
 def test_evaluation_on_images_selects_anew(ray_session, images, small_input, tmp_path):
@@ -164,20 +165,20 @@ def test_evaluation_on_images_selects_anew(ray_session, images, small_input, tmp
 
     def remember(text):
         if text.startswith("evaluation/random/4 ...") and not before:
-            before.update(embeddings=store.read_table("embeddings"))
+            before.update(embeddings=Table(store, "embeddings").read())
         AtLine.line(lost, text)
 
     reporter = Reporter()
     reporter.line = remember
     manifest = run(config_of(images, **options), store, reporter, until="evaluate")
-    stages = store.read_table("quarantine").to_pydict()
+    stages = Table(store, "quarantine").read().to_pydict()
     assert stages["sample_id"] == ["digit-0005.png", "digit-0017.png"]
     assert stages["stage"] == ["evaluate"] * 2
     kept = np.array([row for row in range(COUNT + len(extra)) if row not in (5, 17)])
-    assert store.read_table("embeddings")["vector"].equals(before["embeddings"].take(kept)["vector"])
+    assert Table(store, "embeddings").read()["vector"].equals(before["embeddings"].take(kept)["vector"])
     assert keys(store, "embeddings")["index"] == list(range(len(kept)))
     assert manifest["stages"]["embed"]["metrics"]["images_per_second"] == 0
-    coreset = store.read_table("coresets/random/4").to_pylist()
+    coreset = Table(store, "coresets/random/4").read().to_pylist()
     samples = dict(zip(keys(store)["index"], keys(store)["sample_id"], strict=True))
     assert all(samples[row["index"]] == row["sample_id"] for row in coreset)
     assert manifest["stages"]["evaluation/random/4"]["rows"] == {"evaluation/random/4": 2}

@@ -11,14 +11,18 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from elfs_ray import select
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config import BetaSearchConfig, EvaluateConfig, RunConfig
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.planning.auto_options import choose_beta_search
-from elfs_ray.run.graph import Step, later_steps
+from elfs_ray.stages import identity
+from elfs_ray.stages.descriptor import Case
 from elfs_ray.stages.stage import StageContext
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
+from elfs_ray.workers.on_ray.workers import OnRay
 from nodes import workers
 from small import BUDGET, OPTIONS
 
@@ -100,19 +104,18 @@ def test_trials_train_as_the_evaluation_trains_their_model(options, evaluate, tr
     ],
 )
 def test_a_search_is_done_again_where_its_trials_train_differently(overrides, again):
-    def fingerprint(overrides):
+    def decisive(overrides):
         config = load_config({"input": "photos", "num_classes": 2, "budgets": [10]}, overrides=overrides)
-        steps = later_steps(config, [Step("ingest", "ingest", "listed", ())], 100)
-        return {step.stage: step.fingerprint for step in steps}["beta-search"]
+        return identity.of_search(Case(config, Unit("beta_search", method="elfs", budget=10), {}))
 
-    assert (fingerprint(overrides) != fingerprint([])) == again
+    assert (decisive(overrides) != decisive([])) == again
 
 
 def test_asha_stops_the_worse_trials(search):
     betas = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
     options = {"scheduler": "asha", "betas": betas, "seeds": 2, "steps": 90}
     store = search(**{f"beta_search.{name}": value for name, value in options.items()})
-    rows = store.read_table(TABLE).to_pandas()
+    rows = Table(store, TABLE).read().to_pandas()
     assert list(zip(rows["beta"], rows["seed"], strict=True)) == [(beta, seed) for beta in betas for seed in range(2)]
     assert set(rows["steps"]) <= {10, 30, 90}
     assert rows["steps"].min() < 90 == rows["steps"].max()
@@ -129,7 +132,7 @@ def test_asha_changes_nothing_for_those_that_it_lets_go_on(search):
     """A trial with all seeds trains each as a trial of its own would."""
     options = {"beta_search.betas": [0.3], "beta_search.seeds": 2, "beta_search.steps": 90}
     whole, apart = (
-        search(name, **options, **{"beta_search.scheduler": name}).read_table(TABLE) for name in ("asha", "none")
+        Table(search(name, **options, **{"beta_search.scheduler": name}), TABLE).read() for name in ("asha", "none")
     )
     assert whole["steps"].to_pylist() == [90, 90]
     assert whole.equals(apart)
@@ -144,7 +147,7 @@ def test_only_networks_on_images_take_the_arithmetic_of_the_hardware(model, dtyp
 def test_goes_on_as_it_began_on_another_machine(tmp_path, model):
     """Trials that ended there stand beside those from here; how often one is tried again changes nothing."""
     config = RunConfig(input="photos", num_classes=2, budgets=[1])
-    context = StageContext(config, RunFolder(str(tmp_path)), "unit", "work", Hardware("cpu", 2, 0), Reporter())
+    context = StageContext(config, RunFolder(str(tmp_path)), "unit", "work", OnRay(Hardware("cpu", 2, 0)), Reporter())
     here = chosen(model=model, max_failures=5, dtype="bfloat16")
     there = chosen(model=model, max_failures=2)
     assert context.as_begun(here) == here
@@ -159,7 +162,7 @@ def test_with_the_network_that_the_user_will_train(search, small_run):
     chosen = store.record(TABLE)["chosen"]
     dtype = Hardware("cpu", 2, 0, has_bfloat16()).image_dtype
     assert (chosen["model"], chosen["image_size"], chosen["dtype"]) == ("resnet-small", 64, dtype)
-    ours, theirs = (found.read_table(TABLE).to_pandas() for found in (store, RunFolder(small_run.run_dir)))
+    ours, theirs = (Table(found, TABLE).read().to_pandas() for found in (store, RunFolder(small_run.run_dir)))
     assert ours["steps"].tolist() == [40, 40]
     assert ours["validation_accuracy"].min() > 0.15  # ten classes
     assert ours["validation_accuracy"].tolist() != theirs["validation_accuracy"][:2].tolist()
@@ -167,7 +170,7 @@ def test_with_the_network_that_the_user_will_train(search, small_run):
 
 def test_every_trial_is_logged_for_tensorboard(small_run):
     store = RunFolder(small_run.run_dir)
-    rows = store.read_table(TABLE).to_pandas()
+    rows = Table(store, TABLE).read().to_pandas()
     assert len(rows) == len(OPTIONS["beta_search.betas"])
     for number, row in rows.iterrows():
         [accuracy] = logged(store, f"candidate-{number}-seed-{row['seed']}", "validation_accuracy")
@@ -182,19 +185,19 @@ def test_actors_lost_between_and_in_trials(search, tmp_path):
         for count in (2, 5):
             while not ended.wait(0.002):
                 saved = list(run_dir.glob(".work/beta_search-*/trials/*.json"))
-                actors = workers(os.getpid(), "ray::_BetaTrial") if len(saved) >= count else []
+                actors = workers(os.getpid(), "ray::_Trials") if len(saved) >= count else []
                 if actors:
                     os.kill(actors[0], signal.SIGKILL)
                     killed.append(actors[0])
                     break
 
     options = {"beta_search.betas": [0.0, 0.2, 0.4], "beta_search.seeds": 4, "beta_search.steps": 31}
-    undisturbed = search(**options).read_table(TABLE)
+    undisturbed = Table(search(**options), TABLE).read()
     ended = threading.Event()
     watcher = threading.Thread(target=kill, args=(tmp_path / "disturbed", ended))
     watcher.start()
     try:
-        disturbed = search("disturbed", **options).read_table(TABLE)
+        disturbed = Table(search("disturbed", **options), TABLE).read()
     finally:
         ended.set()
         watcher.join()

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import read_vectors
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config import EmbedConfig
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
@@ -103,22 +104,23 @@ def test_one_processor_is_enough(undisturbed, small_input, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "elfs_ray.cli", *command]
     subprocess.run(command, env=environment, timeout=TIMEOUT_SECONDS, check=True)
-    ours, theirs = (read_vectors(RunFolder(str(run))) for run in (tmp_path / "run", undisturbed))
+    ours, theirs = (Embeddings(RunFolder(str(run))).matrix("vector") for run in (tmp_path / "run", undisturbed))
     # One thread adds in another order than two.
     np.testing.assert_allclose(ours, theirs, rtol=0.01, atol=0.01)
 
 
 def test_one_execution_after_the_other(ray_session, small_run, small_input, tmp_path, monkeypatch):
-    """Four parts, two at once: the second two fail, and are all that is left to do."""
+    """Four ranges, two at once: the second two fail, and are all that is left to do."""
     encode, executions = embed._encode, []
 
     def failing(*arguments):
-        executions.append(arguments[-1].paths)
+        executions.append(arguments[-1])
         if len(executions) == 2:
             raise RunError("lost")
         return encode(*arguments)
 
-    monkeypatch.setattr(embed_rows, "PARTS_AT_ONCE", 2)
+    monkeypatch.setattr(embed_rows, "READ_ROWS", 64)
+    monkeypatch.setattr(embed_rows, "RANGES_AT_ONCE", 2)
     monkeypatch.setattr(embed, "_encode", failing)
     config = load_config({"input": str(small_input[0]), "budgets": [BUDGET], "num_classes": 10, **OPTIONS})
     store = RunFolder(str(tmp_path / "run"))
@@ -128,9 +130,9 @@ def test_one_execution_after_the_other(ray_session, small_run, small_input, tmp_
     other = not session.has_bfloat16()
     monkeypatch.setattr(session, "has_bfloat16", lambda: other)
     run(config, store, Reporter(), until="embed")
-    parts = store.part_paths("samples")
-    assert executions == [parts[:2], parts[2:], parts[2:]]
-    assert store.read_table("embeddings").equals(RunFolder(str(small_run.run_dir)).read_table("embeddings"))
+    ranges = [(0, 64), (64, 128), (128, 192), (192, 240)]
+    assert executions == [ranges[:2], ranges[2:], ranges[2:]]
+    assert Table(store, "embeddings").read().equals(Table(RunFolder(str(small_run.run_dir)), "embeddings").read())
 
 
 # Without its quantisation: the header is good, and no decoder makes a picture of it.
@@ -222,9 +224,10 @@ class TestDecodingOnTheCard:
             monkeypatch.setattr(embed, "choose_embed", chosen)
             runs[decode] = RunFolder(str(tmp_path / decode))
             manifest = run(config, runs[decode], Damaging(), until="embed")
-        ours, theirs = (runs[decode].read_table("embeddings") for decode in ("gpu", "cpu"))
+        ours, theirs = (Table(runs[decode], "embeddings").read() for decode in ("gpu", "cpu"))
         assert ours["sample_id"].to_pylist() == theirs["sample_id"].to_pylist() == ["a.jpg", "c.png", "d.jpg", "g.jpg"]
-        noted = [store.read_table("quarantine").select(["sample_id", "reason"]).to_pylist() for store in runs.values()]
+        tables = [Table(store, "quarantine") for store in runs.values()]
+        noted = [table.read(columns=["sample_id", "reason"]).to_pylist() for table in tables]
         assert noted[0] == noted[1]
         assert [row["sample_id"] for row in noted[0]] == ["f.jpg"]
         assert manifest["stages"]["embed"]["chosen"]["decode"] == "gpu"

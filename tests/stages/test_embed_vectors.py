@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import fixed_size_matrix, matrix_column
+from elfs_ray.artifacts.table import Table, fixed_size_matrix, matrix_column
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.core.features import unit_half
@@ -25,7 +25,7 @@ from small import BUDGET, NUM_IMAGES, OPTIONS
 @pytest.fixture
 def vectors(small_run):
     """Ids and vectors of the small run, in another order and with a stranger."""
-    table = RunFolder(small_run.run_dir).read_table("embeddings", columns=["sample_id", "vector"])
+    table = Table(RunFolder(small_run.run_dir), "embeddings").read(columns=["sample_id", "vector"])
     matrix = fixed_size_matrix(table["vector"])
     ids = np.array([*table["sample_id"].to_pylist(), "stranger"])
     order = np.random.default_rng(0).permutation(len(ids))
@@ -34,7 +34,7 @@ def vectors(small_run):
 
 def expected(store, ids, matrix):
     """The artifact of these vectors, in the order of the samples."""
-    keys = store.read_table("samples", columns=["sample_id", "index"])
+    keys = Table(store, "samples").read(columns=["sample_id", "index"])
     places = {one: place for place, one in enumerate(ids)}
     units = unit_half(matrix[[places[one] for one in keys["sample_id"].to_pylist()]])
     return keys.append_column("vector", matrix_column(units.vectors)).append_column("norm", pa.array(units.norms))
@@ -81,7 +81,7 @@ def write(folder, ids, rows, start=0, column="embedding"):
 def test_the_same_as_the_encoder_gave(vectors, embed, small_run, tmp_path, monkeypatch):
     """Several ranges of several parts; stopped between the two passes, and gone on."""
     write(tmp_path / "table", *vectors)
-    monkeypatch.setattr(embed_vectors, "PARTS_TOGETHER", 3)
+    monkeypatch.setattr(embed_vectors, "ranges_of_parts", lambda rows, _: [(0, 130), (130, rows)])
     with monkeypatch.context() as stopped:
         stopped.setattr(embed_vectors, "_order", lambda *_: (_ for _ in ()).throw(RunError("stopped")))
         with pytest.raises(RunError, match="stopped"):
@@ -90,8 +90,8 @@ def test_the_same_as_the_encoder_gave(vectors, embed, small_run, tmp_path, monke
     assert len({path.parent for path in split}) == 2
     monkeypatch.setattr(embed_vectors, "_split_group", None)  # nothing is split again
     manifest, store = embed()
-    assert same(store.read_table("embeddings"), expected(store, *vectors))
-    assert len(store.part_paths("embeddings")) == len(store.part_paths("samples"))
+    assert same(Table(store, "embeddings").read(), expected(store, *vectors))
+    assert [part.first for part in Table(store, "embeddings").parts()] == [0, 130]
     assert "  table: 240 of 241 vectors belong to images" in embed.reporter.said
     metrics = manifest["stages"]["embed"]["metrics"]
     assert (metrics["vectors_read"], metrics["vectors_used"]) == (NUM_IMAGES + 1, NUM_IMAGES)
@@ -104,7 +104,7 @@ def test_another_table_is_read_again(vectors, embed, tmp_path):
     embed()
     write(tmp_path / "table", ids, -2 * matrix)
     _, store = embed()
-    assert same(store.read_table("embeddings"), expected(store, ids, -2 * matrix))
+    assert same(Table(store, "embeddings").read(), expected(store, ids, -2 * matrix))
 
 
 def test_another_scale_is_the_same_embeddings(vectors, embed, tmp_path):
@@ -112,7 +112,7 @@ def test_another_scale_is_the_same_embeddings(vectors, embed, tmp_path):
     found = []
     for factor in (1, 2**-30, 2**70):
         write(tmp_path / "table", ids, matrix.astype(np.float32) * np.float32(factor))
-        found.append(embed()[1].read_table("embeddings"))
+        found.append(Table(embed()[1], "embeddings").read())
     assert found[1].drop(["norm"]).equals(found[0].drop(["norm"]))
     assert found[2].drop(["norm"]).equals(found[0].drop(["norm"]))
     assert (found[1]["norm"].to_numpy() * 2**100 == found[2]["norm"].to_numpy()).all()
@@ -126,7 +126,7 @@ def test_test_images_have_a_table_of_their_own(vectors, embed, small_input, tmp_
     with pytest.raises(UsageError, match=r"test has vectors of 7 values for the test images, the candidates' have"):
         embed(**separate, **{"embed.test_vectors": str(tmp_path / "test")})
     _, store = embed(**separate)
-    assert store.read_table("test/embeddings").equals(store.read_table("embeddings"))
+    assert Table(store, "test/embeddings").read().equals(Table(store, "embeddings").read())
 
 
 def spoilt(matrix, place, vector):
@@ -307,11 +307,11 @@ def test_other_forms_in_a_run(ray_session, small_input, tmp_path):
     values["neighbors.k"] = 2
     store, lines = RunFolder(str(tmp_path / "run")), Lines()
     manifest = run(load_config(values), store, lines, until="embed")
-    rows = store.read_table("embeddings")
+    rows = Table(store, "embeddings").read()
     assert dict(zip(rows["sample_id"].to_pylist(), rows["norm"].to_pylist(), strict=True)) == {
         f"{DECOMPOSED}.png": 4, "na\u0308chst.png": 1, "b.png": 2,
     }  # fmt: skip
-    assert rows["sample_id"].to_pylist() == store.read_table("samples")["sample_id"].to_pylist()
+    assert rows["sample_id"].to_pylist() == Table(store, "samples").read()["sample_id"].to_pylist()
     assert "  v.parquet: 3 of 5 vectors belong to images" in lines.said
     assert manifest["stages"]["embed"]["metrics"]["vectors_used"] == 3
 
@@ -342,11 +342,11 @@ class TestMatrix:
         return {"embed.vectors": str(tmp_path / "v.npy")}
 
     def test_in_the_order_of_the_images(self, embed, small_run, tmp_path, monkeypatch):
-        there = RunFolder(small_run.run_dir).read_table("embeddings")
+        there = Table(RunFolder(small_run.run_dir), "embeddings").read()
         matrix = fixed_size_matrix(there["vector"]).astype(np.float64)
         monkeypatch.setattr(data_vectors, "GROUP_BYTES", 100 * matrix[0].nbytes)
         _, store = embed(**self.save(tmp_path, matrix))
-        assert same(store.read_table("embeddings"), expected(store, there["sample_id"].to_pylist(), matrix))
+        assert same(Table(store, "embeddings").read(), expected(store, there["sample_id"].to_pylist(), matrix))
         assert not [line for line in embed.reporter.said if "belong to images" in line]
         with pytest.raises(UsageError, match=r"v\.npy has 239 rows and no ids, and .* 240 images; give a row for each"):
             embed(**self.save(tmp_path, matrix[1:]))
@@ -354,10 +354,10 @@ class TestMatrix:
     def test_with_ids_beside_it(self, vectors, embed, small_run, tmp_path):
         ids, matrix = vectors
         _, store = embed(**self.save(tmp_path, matrix.astype(np.float32), ids))
-        assert same(store.read_table("embeddings"), expected(store, ids, matrix))
+        assert same(Table(store, "embeddings").read(), expected(store, ids, matrix))
         (tmp_path / "v.ids.txt").write_text("\n".join(ids[::-1]))
         _, store = embed(**self.save(tmp_path, matrix.astype(np.float32)))
-        assert same(store.read_table("embeddings"), expected(store, ids[::-1], matrix))
+        assert same(Table(store, "embeddings").read(), expected(store, ids[::-1], matrix))
 
     def test_an_unusable_image_leaves_rows_without_owners(self, embed, small_input, tmp_path):
         images = shutil.copytree(small_input[0], tmp_path / "images")

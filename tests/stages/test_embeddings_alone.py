@@ -10,7 +10,8 @@ import pytest
 
 from elfs_ray import select
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import fixed_size_matrix, median_side
+from elfs_ray.artifacts.samples import median_side
+from elfs_ray.artifacts.table import Table, fixed_size_matrix
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.core.features import unit_half
@@ -62,14 +63,14 @@ def result(ray_session, clustered, tmp_path_factory):
 def test_the_ids_are_the_samples(result, clustered):
     path, _, ids, matrix = clustered
     store = RunFolder(result.run_dir)
-    samples = store.read_table("samples")
+    samples = Table(store, "samples").read()
     assert samples.column_names == ["sample_id", "index", "uri"]
     assert samples["sample_id"].to_pylist() == ids
     assert samples["uri"][51].as_py() == f"{path}#51"
-    embeddings, units = store.read_table("embeddings"), unit_half(matrix)
+    embeddings, units = Table(store, "embeddings").read(), unit_half(matrix)
     assert np.array_equal(fixed_size_matrix(embeddings["vector"]), units.vectors)
     np.testing.assert_allclose(embeddings["norm"], np.linalg.norm(matrix, axis=1), rtol=1e-6)
-    assert store.count_rows("quarantine") == 0
+    assert Table(store, "quarantine").rows == 0
     assert result.manifest["input"] == str(path)
     assert median_side(store) == 0
 
@@ -112,8 +113,8 @@ def test_labels_of_the_table_and_a_matrix(ray_session, clustered, tmp_path):
         values = {"budgets": [BUDGET], "num_classes": CLASSES, "embed.vectors": str(vectors), "evaluate.labels": labels}
         store = RunFolder(str(tmp_path / f"run-{vectors.suffix}"))
         manifest = run(load_config(values), store, Reporter(), until="embed")
-        assert store.read_table("samples")["sample_id"].to_pylist() == samples
-        found = fixed_size_matrix(store.read_table("embeddings")["vector"])
+        assert Table(store, "samples").read()["sample_id"].to_pylist() == samples
+        found = Table(store, "embeddings").matrix("vector")
         assert np.array_equal(found, unit_half(matrix).vectors)
         if labels:
             assert manifest["stages"]["labels"]["metrics"]["classes"] == [f"class {n}" for n in range(CLASSES)]
@@ -186,7 +187,7 @@ def test_one_coreset_on_any_scale(ray_session, tmp_path):
         values = {"budgets": [20], "num_classes": 10, "embed.vectors": str(tmp_path / f"{factor}.parquet")}
         store = RunFolder(str(tmp_path / f"run-{factor}"))
         run(load_config({**values, "select.method": "kcenter"}), store, Reporter(), until="select")
-        coresets.append(store.read_table("coresets/kcenter/20").drop(["uri"]))
+        coresets.append(Table(store, "coresets/kcenter/20").read().drop(["uri"]))
     assert len(set(coresets[0]["sample_id"].to_pylist())) == 20
     assert {int(one) // 30 for one in coresets[0]["sample_id"].to_pylist()} == set(range(10))
     assert coresets[1].equals(coresets[0])

@@ -5,14 +5,17 @@ import shutil
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
-from elfs_ray.artifacts.table import matrix_column
+from elfs_ray.artifacts.table import Table, matrix_column
+from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
+from elfs_ray.report.comparison import read_comparison
 from elfs_ray.run.runner import run, run_methods
 from elfs_ray.stages.evaluate import TRAININGS, run_together
 from elfs_ray.stages.stage import StageContext
@@ -20,7 +23,7 @@ from small import BUDGET, NUM_IMAGES, OPTIONS, write_labels_of
 
 
 def evaluated(run_dir, method="elfs"):
-    return RunFolder(str(run_dir)).read_table(f"evaluation/{method}/{BUDGET}").to_pandas()
+    return Table(RunFolder(str(run_dir)), f"evaluation/{method}/{BUDGET}").read().to_pandas()
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ def test_images(small_input, tmp_path):
 def test_random_subsets_are_trained_on_once_for_all_methods(evaluate, test_images):
     first, second = evaluate(**test_images), evaluate("random", **test_images)
     assert second.equals(first[first["subset"] == "random"].reset_index(drop=True))
-    comparison = RunFolder(str(evaluate.run_dir)).read_table("comparison").to_pandas().set_index("method")
+    comparison = pd.DataFrame(read_comparison(RunFolder(str(evaluate.run_dir)))).set_index("method")
     assert set(comparison.index) == {"elfs", "random"}
     assert comparison.loc["random", "mean"] == pytest.approx(second["test_accuracy"].mean())
     assert comparison.loc["elfs", "total_seconds"] > comparison.loc["random", "total_seconds"]
@@ -151,11 +154,11 @@ class TestAnotherEncoder:
         """Another run over the same images, whose encoder sees next to nothing of them."""
         run_dir = shutil.copytree(small_run.run_dir, folder / "other")
         store = RunFolder(str(run_dir))
-        table = store.read_table("embeddings")
+        table = Table(store, "embeddings").read()
         noise = np.random.default_rng(0).normal(size=(len(table), 8)).astype(np.float16)
         store.delete("embeddings")
         noisy = table.set_column(2, "vector", matrix_column(noise))
-        store.write_table(noisy, schema.embeddings(8), "embeddings", "part-000000.parquet")
+        write_table(store, "embeddings", noisy, schema.embeddings(8))
         manifest = store.manifest()
         manifest["stages"]["embed"]["content"] = "noise"
         store.write_json(manifest, MANIFEST)
@@ -172,9 +175,9 @@ class TestAnotherEncoder:
 
     def test_other_images_are_refused(self, choose, small_run, small_input, tmp_path):
         other = self.other(small_run, tmp_path)
-        samples = other.read_table("samples")
+        samples = Table(other, "samples").read()
         other.delete("samples")
-        other.write_table(samples.slice(1), samples.schema, "samples", "part-000000.parquet")
+        write_table(other, "samples", samples.slice(1), samples.schema)
         with pytest.raises(UsageError, match="is a run over other images"):
             choose(**{"evaluate.labels": str(small_input[1]), "evaluate.embeddings_of": other.path()})
 

@@ -7,6 +7,8 @@ import pytest
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
+from elfs_ray.artifacts.table import Table
+from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.sources import open_input
@@ -17,6 +19,7 @@ from elfs_ray.stages import labels as stage
 from elfs_ray.stages.parts.method_inputs import check_known_labels, read_known_labels
 from elfs_ray.stages.stage import StageContext
 from elfs_ray.workers.hardware import Hardware
+from elfs_ray.workers.on_ray.workers import OnRay
 from test_exports import picture
 
 CANDIDATES, BROKEN = [f"{number}.png" for number in range(6)], ["broken.png"]
@@ -35,11 +38,9 @@ def write_ids(store, prefix, good, bad):
     samples = {"sample_id": good, "index": range(len(good)), "uri": good, "width": 1, "height": 1, "content_hash": good}
     table = pa.table({name: [value] * len(good) if value == 1 else list(value) for name, value in samples.items()})
     of_samples = schema.samples(carries_bytes=False, has_images=True)
-    store.write_table(table.cast(of_samples), of_samples, f"{prefix}samples", "part-000000.parquet")
+    write_table(store, f"{prefix}samples", table.cast(of_samples), of_samples)
     rows = [{"sample_id": one, "uri": one, "stage": "ingest", "reason": "x"} for one in bad]
-    store.write_table(
-        pa.Table.from_pylist(rows, schema.QUARANTINE), schema.QUARANTINE, f"{prefix}quarantine", "part-000000.parquet"
-    )
+    write_table(store, f"{prefix}quarantine", pa.Table.from_pylist(rows, schema.QUARANTINE), schema.QUARANTINE)
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def bring(tmp_path):
             values["evaluate.test_labels"] = write("test.csv", test_labels)
         unit, reporter = prefix.replace("/", "_") + "labels", Lines()
         work = store.work_folder(unit, "0")
-        context = StageContext(load_config(values), store, unit, work, Hardware("cpu", 1, 0), reporter, prefix)
+        context = StageContext(load_config(values), store, unit, work, OnRay(Hardware("cpu", 1, 0)), reporter, prefix)
         metrics = stage.run(context).metrics
         store.write_json({"stages": {**store.manifest().get("stages", {}), unit: {"metrics": metrics}}}, MANIFEST)
         return metrics, [line.replace(str(tmp_path), "") for line in reporter.lines]
@@ -163,10 +164,10 @@ def test_the_name_of_a_shard_is_no_class(tmp_path, key):
         prefix = ("", "test/")[number]
         uri = f"/shards/shard-00.tar#{sample_id.removeprefix('shard-00/')}"
         rows = [{"sample_id": sample_id, "index": 0, "uri": uri}]
-        store.write_table(pa.Table.from_pylist(rows, of_samples), of_samples, f"{prefix}samples", "part-000000.parquet")
+        write_table(store, f"{prefix}samples", pa.Table.from_pylist(rows, of_samples), of_samples)
         empty = schema.QUARANTINE.empty_table()
-        store.write_table(empty, schema.QUARANTINE, f"{prefix}quarantine", "part-000000.parquet")
-    context = StageContext(config, store, "labels", ".work/labels", Hardware("cpu", 1, 0), Reporter())
+        write_table(store, f"{prefix}quarantine", empty, schema.QUARANTINE)
+    context = StageContext(config, store, "labels", ".work/labels", OnRay(Hardware("cpu", 1, 0)), Reporter())
     with pytest.raises(
         UsageError, match=r"the id 'shard-00/.*0001' begins with the name of a tar shard, .*'column:cls'"
     ):
@@ -247,7 +248,7 @@ def test_the_run_stops_before_the_long_stages(ray_session, folders):
 
     stages = run(config_of(folders, range(18), **both), store, Reporter(), until="labels")["stages"]
     assert set(stages) == {"ingest", "labels", "test_ingest", "test_labels"}
-    names = {prefix: store.read_table(f"{prefix}labels_true").to_pydict() for prefix in ("", "test/")}
+    names = {prefix: Table(store, f"{prefix}labels_true").read().to_pydict() for prefix in ("", "test/")}
     for table in names.values():
         assert table["class_name"] == [str(int(one.removesuffix(".png")) % 2) for one in table["sample_id"]]
     assert [stages[unit]["metrics"]["matched"] for unit in ("labels", "test_labels")] == [12, 6]

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import fixed_size_matrix, matrix_column, part_name, read_vectors
+from elfs_ray.artifacts.table import Table, fixed_size_matrix, matrix_column
+from elfs_ray.artifacts.writing import part_name, write_index, write_part
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
-from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import exact_top_k, recall_at_k
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import choose_neighbors
@@ -20,12 +21,13 @@ from elfs_ray.planning.cost import exact_search_seconds, shard_bytes
 from elfs_ray.stages import neighbors
 from elfs_ray.stages.parts.shard_index import check_gpu_memory, why_no_gpu
 from elfs_ray.stages.stage import StageContext
-from elfs_ray.workers.on_ray.memory import Memory
+from elfs_ray.workers.hardware import Memory
 
 COUNT, DIM, K = 1200, 32, 10
 
 
 def write_embeddings(store, vectors, rows_in_part=500):
+    layout, parts = schema.embeddings(vectors.shape[1]), []
     for number, start in enumerate(range(0, len(vectors), rows_in_part)):
         some = vectors[start : start + rows_in_part].astype(np.float16)
         index = np.arange(start, start + len(some))
@@ -37,7 +39,8 @@ def write_embeddings(store, vectors, rows_in_part=500):
                 "norm": np.ones(len(some)),
             }
         )
-        store.write_table(table, schema.embeddings(vectors.shape[1]), "embeddings", part_name(number))
+        parts.append(write_part(store, "embeddings", number, start, table, layout))
+    write_index(store, "embeddings", parts, layout)
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +65,12 @@ def search(store, ray_session, tmp_path):
         work = f".work/{tmp_path.name}-{name}"
         for path in lists:
             store.write_bytes(path.read_bytes(), work, path.name)
-        result = neighbors.run(
-            StageContext(config, store, "neighbors", work, replace(ray_session, gpus=gpus), Reporter())
-        )
+        workers = replace(ray_session, planned=replace(ray_session.planned, gpus=gpus))
+        result = neighbors.run(StageContext(config, store, "neighbors", work, workers, Reporter()))
         if store.exists(work, neighbors.TRAINED) and not lists:
             (tmp_path / "kept").mkdir()
             (tmp_path / "kept" / neighbors.TRAINED).write_bytes(store.read_bytes(work, neighbors.TRAINED))
-        table = store.read_table(work, neighbors.FOUND)
+        table = Table(store, f"{work}/{neighbors.FOUND}").read()
         assert table["index"].to_pylist() == list(range(COUNT))
         ids, similarity = (fixed_size_matrix(table[name]) for name in ("ids", "similarity"))
         assert (ids >= 0).all()
@@ -80,7 +82,7 @@ def search(store, ray_session, tmp_path):
 
 
 def exact(store):
-    return exact_top_k(normalize_rows(read_vectors(store)), K)
+    return exact_top_k(Embeddings(store).unit_vectors(), K)
 
 
 class TestShards:
@@ -126,7 +128,7 @@ class TestLists:
 
     def test_similarity_is_exact_also_behind_codes(self, search, store):
         ids, similarity, _ = search(search="ivf_pq", nlist=10, nprobe=2, shards=2)
-        vectors = normalize_rows(read_vectors(store))
+        vectors = Embeddings(store).unit_vectors()
         np.testing.assert_allclose(similarity, np.einsum("qd,qkd->qk", vectors, vectors[ids]), atol=1e-6)
 
     def test_going_on_uses_the_same_lists_and_options(self, search, store, tmp_path):
@@ -134,7 +136,7 @@ class TestLists:
         ids, _, _ = search("one", **options)
         work = f".work/{tmp_path.name}-one"
         lists = store.read_bytes(work, neighbors.TRAINED)
-        store.delete(work, neighbors.FOUND, part_name(1))
+        store.delete(work, neighbors.BLOCKS, part_name(1))
         again, _, metrics = search("one", **{**options, "search": "auto", "shards": 2})
         assert again.tolist() == ids.tolist()
         assert metrics["search"] == "ivf_flat"

@@ -7,6 +7,7 @@ import pytest
 
 from elfs_ray import select
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
@@ -47,7 +48,7 @@ def test_every_method_runs_and_sees_no_label(small_run, small_input, permuted_la
             values["select.beta"] = 0.2  # as elfs, they would search
         store = RunFolder(str(run_dir))
         run(load_config({**OPTIONS, **values}, base=small_run.manifest["config"]), store, Reporter(), until="select")
-        coresets.append(store.read_table(f"coresets/{name}/{BUDGET}"))
+        coresets.append(Table(store, f"coresets/{name}/{BUDGET}").read())
     assert len(set(coresets[0]["sample_id"].to_pylist())) == BUDGET
     assert coresets[0].equals(coresets[1])
 
@@ -59,7 +60,7 @@ def test_tdds_needs_to_be_recorded(choose):
 
 def test_auto_takes_the_best_candidate(choose):
     result = choose(**{"select.method": "auto", "select.options": {"among": ["random", "elfs"]}})
-    rows = RunFolder(result.run_dir).read_table(f"beta_search/auto/{BUDGET}").to_pandas()
+    rows = Table(RunFolder(result.run_dir), f"beta_search/auto/{BUDGET}").read().to_pandas()
     assert set(rows["method"]) == {"random", "elfs"}
     assert rows.loc[rows["method"] == "random", "beta"].isna().all()
     best = rows.loc[rows["validation_accuracy"].idxmax()]
@@ -118,18 +119,18 @@ def test_a_supervised_baseline_says_what_it_is(choose, small_input, name):
     record = result.manifest["stages"][unit]
     assert record["chosen"]["supervised"]
     assert record["metrics"]["supervised"]
-    truth = store.read_table("labels_true").to_pandas().set_index("sample_id")["label"]
+    truth = Table(store, "labels_true").read().to_pandas().set_index("sample_id")["label"]
     selected = result.table.to_pandas().set_index("sample_id")["pseudo_label"]
     assert (truth[selected.index] == selected).all()
     assert f"{name}-supervised/{BUDGET} is a supervised baseline" in store.read_bytes("report.html").decode()
     # What was selected without labels stays, beside it.
-    assert store.read_table(f"coresets/elfs/{BUDGET}").num_rows == BUDGET
+    assert Table(store, f"coresets/elfs/{BUDGET}").read().num_rows == BUDGET
 
 
 def test_true_labels_give_other_dynamics(choose, small_input):
     result = choose(**{"select.supervised": True, "select.beta": 0.2, "evaluate.labels": str(small_input[1])})
     store = RunFolder(result.run_dir)
-    with_labels, without = (store.read_table(name)["aum"].to_numpy() for name in ("dynamics_supervised", "dynamics"))
+    with_labels, without = (Table(store, name).read()["aum"].to_numpy() for name in ("dynamics_supervised", "dynamics"))
     assert not np.allclose(with_labels, without)
     subsets = result.manifest["stages"][f"evaluation/elfs-supervised/{BUDGET}"]["metrics"]["models"]["mlp"]["subsets"]
     assert set(subsets) == {"elfs-supervised", "random"}
@@ -162,7 +163,7 @@ def test_cross_fitted_dynamics_come_from_held_out_samples(small_run, small_input
     assert stages["cluster"] == before["cluster"]
     # Whom the proxy does not train on, it gets wrong more often.
     assert stages["proxy"]["metrics"]["held_out_accuracy"] < before["proxy"]["metrics"]["train_accuracy"]
-    dynamics = RunFolder(result.run_dir).read_table("dynamics").to_pandas()
+    dynamics = Table(RunFolder(result.run_dir), "dynamics").read().to_pandas()
     assert (dynamics["epochs_seen"] == OPTIONS["proxy.epochs"]).all()
 
 

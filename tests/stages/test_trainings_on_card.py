@@ -57,7 +57,7 @@ def test_a_training_of_the_evaluation_stays_on_the_card(model, on_card, tmp_path
     used = evaluate.Trainings(
         store, "work", {model: options}, CLASSES, sets, positions, {size: inputs[::2]}, {size: inputs[1::2]}
     )
-    evaluate._train_one._function(used, Training("elfs", model, 0), "key", 0, COUNTER)
+    evaluate.train_one(used, Training("elfs", model, 0), "key", 0, COUNTER)
     assert on_card == [CARD]
     assert store.read_json("work", "trainings", "key.json")["test_accuracy"] == 0.5
 
@@ -79,11 +79,7 @@ def test_a_trial_of_the_search_stays_on_the_card(model, on_card):
         hidden_dim=16,
         seed=0,
     )
-    trial = object.__new__(beta_search._BetaTrial)  # without the process of Ray Tune around it
-    threads = torch.get_num_threads()
-    trial.setup({"trial": {"number": 0, "found": {}, "seeds": [0]}}, shared=data)
-    report = trial.step()
-    torch.set_num_threads(threads)
+    [report] = beta_search.run_trial(data, {"number": 0, "found": {}, "seeds": [0]})
     assert report["done"]
     assert report["seeds"]["0"]["epochs"] == STEPS * 5 / 8  # of a coreset of 8, a share of 10
     assert on_card == [CARD]

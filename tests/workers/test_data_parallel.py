@@ -10,7 +10,7 @@ from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.networks import build_network
-from elfs_ray.workers.on_ray import data_parallel
+from elfs_ray.workers import data_parallel
 
 SAMPLES, CLASSES, SIDE = 30, 4, 32
 # The second has a share for one worker alone.

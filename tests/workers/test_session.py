@@ -1,24 +1,39 @@
 """What stages plan with, and a cluster that is not there."""
 
 import os
+import pkgutil
 import socket
 import subprocess
 import sys
 
+import elfs_ray
 from elfs_ray.config import RayConfig
 from elfs_ray.workers.on_ray import session
 from small import TIMEOUT_SECONDS
 
 
+def test_nothing_is_touched_before_a_session_starts():
+    """Neither stages nor the session import Ray; no environment is set, and standard error stays open."""
+    modules = [found.name for found in pkgutil.walk_packages(elfs_ray.__path__, "elfs_ray.")]
+    wanted = [name for name in modules if ".on_ray." not in name and not name.endswith("__main__")]
+    code = (
+        "import importlib, os, sys\nbefore = dict(os.environ)\n"
+        f"for name in {[*wanted, session.__name__]}: importlib.import_module(name)\n"
+        "print('ray' in sys.modules, {**os.environ} == before)\nprint('told', file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("False True\n", "told\n")
+
+
 def test_what_ray_has(ray_session):
-    with session.ray_session(RayConfig()) as hardware:
-        assert hardware == session.Hardware("cpu", 2, 0, session.has_bfloat16())
+    with session.ray_session(RayConfig()) as workers:
+        assert workers.hardware == session.Hardware("cpu", 2, 0, session.has_bfloat16())
 
 
 def test_what_an_autoscaling_cluster_may_start(ray_session):
     """Without workers such a cluster has no GPU, and would be planned for as one that will never have any."""
-    with session.ray_session(RayConfig(num_cpus=32, num_gpus=4)) as hardware:
-        assert hardware == session.Hardware("cuda", 32, 4, session.has_bfloat16())
+    with session.ray_session(RayConfig(num_cpus=32, num_gpus=4)) as workers:
+        assert workers.hardware == session.Hardware("cuda", 32, 4, session.has_bfloat16())
 
 
 def test_threads_of_a_worker_are_those_of_its_machine(ray_session):

@@ -13,6 +13,7 @@ import timm
 import torch
 
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.run.runner import run
@@ -66,5 +67,5 @@ def test_object_store_too_small(ray_session, small_input, ray_folder, tmp_path):
     assert run_until_embedded(images, labels, tmp_path / "small", ray_folder, options) > 0
     config = load_config({"input": str(images), "budgets": [BUDGET], "num_classes": 10, **options})
     run(config, RunFolder(str(tmp_path / "enough")), Reporter(), until="embed")
-    ours, theirs = (RunFolder(str(tmp_path / name)).read_table("embeddings") for name in ("small", "enough"))
+    ours, theirs = (Table(RunFolder(str(tmp_path / name)), "embeddings").read() for name in ("small", "enough"))
     assert ours.equals(theirs)

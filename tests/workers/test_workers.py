@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import read_column, read_dynamics
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.run.runner import run
 from elfs_ray.stages import proxy
+from elfs_ray.stages.parts.method_inputs import read_dynamics
 from elfs_ray.stages.stage import StageContext
 from small import command_line, copy_without, start, wait_until
 
@@ -36,12 +37,12 @@ def test_one_training_worker_then_two_give_what_one_gives(small_run, small_input
     assert [manifest["stages"][stage]["chosen"]["workers"] for stage in ("cluster", "proxy")] == [2, 2]
 
     one = RunFolder(small_run.run_dir)
-    labels = [read_column(each, "pseudo_labels", "label") for each in (one, store)]
+    labels = [Table(each, "pseudo_labels").column("label") for each in (one, store)]
     assert (labels[0] == labels[1]).mean() >= 0.99
-    confidence = [read_column(each, "pseudo_labels", "confidence") for each in (one, store)]
+    confidence = [Table(each, "pseudo_labels").column("confidence") for each in (one, store)]
     np.testing.assert_allclose(*confidence, atol=0.01)
     if (labels[0] == labels[1]).all():
-        dynamics = [read_dynamics(each)["aum"] for each in (one, store)]
+        dynamics = [read_dynamics(Table(each, "dynamics"))["aum"] for each in (one, store)]
         np.testing.assert_allclose(*dynamics, rtol=1e-3, atol=1e-3)
 
 
@@ -54,15 +55,14 @@ ON_IMAGES = {
 }
 
 
-def dynamics_on_images(folder, hardware, **options):
+def dynamics_on_images(folder, on, **options):
     """What the proxy records when it trains a network on images."""
     store = RunFolder(str(folder))
     sections = {f"proxy.{name}": value for name, value in options.items()}
     config = load_config({**ON_IMAGES, **sections}, base=store.manifest()["config"])
     work = ".work/proxy-of-test-" + "-".join(map(str, options.values()))
-    result = proxy.run(StageContext(config, store, "proxy", work, hardware, Reporter()))
-    found = store.read_table(work, result.artifacts["dynamics"])
-    return {name: found[name].to_numpy() for name in found.column_names if name != "sample_id"}
+    result = proxy.run(StageContext(config, store, "proxy", work, on, Reporter()))
+    return read_dynamics(Table(store, f"{work}/{result.artifacts['dynamics']}"))
 
 
 @pytest.mark.slow

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from elfs_ray.artifacts import schema
-from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import part_name, read_column, read_vectors_at
-from elfs_ray.core.features import normalize_rows
+from elfs_ray.artifacts.embeddings import Embeddings
+from elfs_ray.artifacts.table import Table
 from elfs_ray.core.metrics import mean_and_interval, nearest_similarity
 from elfs_ray.stages.stage import StageContext, StageResult
-from elfs_ray.workers.on_ray.session import use_threads, worker_threads
+from elfs_ray.workers.base import Threads
+from elfs_ray.workers.compute import use_threads
 
 COVERAGE = "coverage"
 DRAWS = 5
@@ -28,8 +27,9 @@ def run(context: StageContext) -> StageResult:
     name = context.unit.removeprefix("coverage/")
     # The same images and random subsets for every method.
     seed = context.seed(int(context.budget or 0), unit=COVERAGE)
-    rows = ray.get(_judge.remote(context.store, name, seed, context.hardware.cpus))
-    context.store.write_table(pa.Table.from_pylist(rows), schema.COVERAGE, context.work, COVERAGE, part_name(0))
+    threads = context.workers.threads()  # nothing else of the stage runs
+    rows = context.workers.call(_judge, context.embeddings, context.table(f"coresets/{name}"), seed, threads)
+    context.write(COVERAGE, pa.Table.from_pylist(rows), schema.COVERAGE)
     metrics = {}
     for measure in ("coverage", "redundancy"):
         coreset, *random = (row[measure] for row in rows)
@@ -38,16 +38,15 @@ def run(context: StageContext) -> StageResult:
     return StageResult(artifacts={context.unit: COVERAGE}, metrics=metrics)
 
 
-@ray.remote(num_cpus=1)
-def _judge(store: RunFolder, name: str, seed: int, threads: int) -> list[dict[str, Any]]:
-    use_threads(worker_threads(threads, 1))  # nothing else of the stage runs
+def _judge(embeddings: Embeddings, coreset: Table, seed: int, threads: Threads) -> list[dict[str, Any]]:
+    use_threads(threads())
     rng = np.random.default_rng(seed)
-    num_samples, selected = store.count_rows("samples"), read_column(store, f"coresets/{name}", "index")
+    num_samples, selected = embeddings.rows, coreset.column("index")
     queries = _some(rng, np.arange(num_samples), MOST_QUERIES)
     subsets = [_some(rng, np.sort(selected), MOST_CHOSEN)]
     subsets += [np.sort(rng.choice(num_samples, len(subsets[0]), replace=False)) for _ in range(DRAWS)]
     used = np.unique(np.concatenate([queries, *subsets]))
-    vectors = normalize_rows(read_vectors_at(store, used))
+    vectors = embeddings.unit_vectors_at(used)
     rows: list[dict[str, Any]] = []
     for number, subset in enumerate(subsets):
         chosen = vectors[np.searchsorted(used, subset)]

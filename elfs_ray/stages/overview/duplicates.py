@@ -5,12 +5,9 @@ Reads: `neighbors`. Writes: `near_duplicates`, the most similar pairs in descend
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import ray
 
 from elfs_ray.artifacts import schema
-from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import KEY, fixed_size_matrix, part_name
+from elfs_ray.artifacts.table import KEY, Table, fixed_size_matrix
 from elfs_ray.stages.stage import StageContext, StageResult
 
 PAIRS = "near_duplicates"
@@ -21,15 +18,15 @@ ALIKE = 0.95
 
 def run(context: StageContext) -> StageResult:
     """Keep the most similar pairs, and count the images that have a near-duplicate."""
-    alike: int = ray.get(_find.remote(context.store, context.work))
+    pairs, alike = context.workers.call(_find, context.table("neighbors"), context.table("samples"), cpus=0.5)
+    context.write(PAIRS, pairs, schema.NEAR_DUPLICATES)
     return StageResult(artifacts={PAIRS: PAIRS}, metrics={"similarity": ALIKE, "alike": alike})
 
 
-@ray.remote(num_cpus=0.5)
-def _find(store: RunFolder, work: str) -> int:
-    """Write the pairs; returns how many images are so similar to another."""
+def _find(neighbors: Table, samples: Table) -> tuple[pa.Table, int]:
+    """The pairs, and how many images are so similar to another."""
     pairs, similarity, alike = np.empty((0, 2), np.int64), np.empty(0, np.float32), 0
-    for batch in store.dataset("neighbors").to_batches(columns=["index", "ids", "similarity"]):
+    for batch in neighbors.batches(["index", "ids", "similarity"]):
         nearest, how = (fixed_size_matrix(batch[name])[:, 0] for name in ("ids", "similarity"))
         alike += int((how >= ALIKE).sum())
         both = np.sort(np.stack([batch["index"].to_numpy(), nearest], axis=1), axis=1)
@@ -37,14 +34,12 @@ def _find(store: RunFolder, work: str) -> int:
         similarity = np.concatenate([similarity, how])[rows]
         best = np.argsort(-similarity, kind="stable")[:MOST_PAIRS]
         pairs, similarity = pairs[best], similarity[best]
-    store.write_table(_named(store, pairs, similarity), schema.NEAR_DUPLICATES, work, PAIRS, part_name(0))
-    return alike
+    return _named(samples, pairs, similarity), alike
 
 
-def _named(store: RunFolder, pairs: np.ndarray, similarity: np.ndarray) -> pa.Table:
+def _named(samples: Table, pairs: np.ndarray, similarity: np.ndarray) -> pa.Table:
     """The pairs with the ids of their samples."""
-    wanted = pc.field("index").isin(pa.array(np.unique(pairs)))
-    keys = store.read_table("samples", columns=KEY, rows=wanted)
+    keys = samples.take(np.unique(pairs), KEY)
     ids = dict(zip(keys["index"].to_pylist(), keys["sample_id"].to_pylist(), strict=True))
     first, second = pairs.T.tolist()
     return pa.table(

@@ -13,25 +13,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
-import ray
-from ray.data import Datasource, ReadTask
-from ray.data.block import BlockMetadata
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import matrix_column, part_name
+from elfs_ray.artifacts.table import KEY, Part, Table, fixed_size_matrix, matrix_column
+from elfs_ray.artifacts.writing import ranges_of_parts, write_index, write_part
 from elfs_ray.data.files import map_files
 from elfs_ray.data.images import load_with, to_square
 from elfs_ray.data.jpeg import for_card
+from elfs_ray.data.sources.base import CHUNK_BYTES
 from elfs_ray.data.unusable import Unusable
 from elfs_ray.stages.stage import StageContext
+from elfs_ray.workers.base import Handle
 
 SAVED, FAILED = "rows", "failed"
-# Parts of `samples` that one execution of Ray Data takes: the driver keeps some 100 KB for each until it ends.
-PARTS_AT_ONCE = 16_384
+# Samples that a task reads and decodes.
+READ_ROWS = 1024
+# Ranges of so many that one stream takes: the driver keeps some 100 KB for each until it ends.
+RANGES_AT_ONCE = 16_384
 # What the work on images is made of, in the order in which it is done; reported apart.
 PARTS = ("decode", "card_decode", "transfer", "encode")
 # Seconds of all workers together.
@@ -78,45 +77,17 @@ class ForCard(NamedTuple):
     area: int
 
 
-class PendingSamples(Datasource):
-    """The samples of some parts that are still to encode, with their bytes or where to read them.
-
-    A task decodes what it reads. As blocks of their own the rows would all be read at once, being small, and Ray keeps
-    blocks of less than 100 KB in the memory of the driver.
-    """
-
-    def __init__(
-        self, store: RunFolder, paths: Sequence[str], columns: list[str], done: "ray.ObjectRef[np.ndarray]"
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.paths = paths
-        self._shared = store, columns, done
-
-    def estimate_inmemory_data_size(self) -> None:
-        """Not known; what a task gives on is cut to batches anyway."""
-
-    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
-        """One for each part."""
-        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(_read_pending, *self._shared, path), metadata) for path in self.paths]
-
-
-def _read_pending(
-    store: RunFolder, columns: list[str], done: "ray.ObjectRef[np.ndarray]", path: str
+def read_pending(
+    samples: Table, columns: list[str], done: Handle[np.ndarray], rows: tuple[int, int]
 ) -> Iterator[pa.Table]:
-    """The rows of one part that are not done yet."""
-    table = pq.read_table(path, filesystem=store.filesystem, columns=columns)
-    yield table.filter(pa.array(~ray.get(done)[table["index"].to_numpy()]))
+    """Of the samples start..stop-1, those that are still to encode, with their bytes or where to read them."""
+    yield samples.read(*rows, columns).filter(pa.array(~done.result()[slice(*rows)]))
 
 
-def grouped(paths: list[str]) -> list[list[str]]:
-    """Neighbouring parts, `PARTS_AT_ONCE` in a group."""
-    return [paths[start : start + PARTS_AT_ONCE] for start in range(0, len(paths), PARTS_AT_ONCE)]
-
-
-def index_of(store: RunFolder, path: str) -> pa.ChunkedArray:
-    """The column `index` of one part."""
-    return pq.read_table(path, filesystem=store.filesystem, columns=["index"])["index"]
+def pending_ranges(samples: Table, done: np.ndarray) -> list[list[tuple[int, int]]]:
+    """Ranges of samples of which some are still to encode, `RANGES_AT_ONCE` in a group."""
+    ranges = [rows for rows in samples.ranges(READ_ROWS, CHUNK_BYTES) if not done[slice(*rows)].all()]
+    return [ranges[start : start + RANGES_AT_ONCE] for start in range(0, len(ranges), RANGES_AT_ONCE)]
 
 
 def decode_batch(table: pa.Table, how: Pixels, store: RunFolder, work: str) -> dict[str, Any] | pa.Table:
@@ -196,29 +167,48 @@ def saved_name(index: np.ndarray) -> str:
     return f"{index.min():012d}-{index.max():012d}-{len(index)}.parquet"
 
 
+def saved_rows(store: RunFolder, work: str, count: int) -> np.ndarray:
+    """Which of so many samples have a saved row, bool [count]."""
+    done = np.zeros(count, dtype=bool)
+    for table in store.read_tables(work, SAVED, columns=["index"]):
+        done[table["index"].to_numpy()] = True
+    return done
+
+
 def put_in_order(context: StageContext, dim: int) -> None:
-    """Write the saved rows in order of index, one part for each part of `samples`."""
-    store, work = context.store, context.work
-    names = store.names(work, SAVED)
+    """Write the saved rows in order of index."""
+    store, work, workers, layout = context.store, context.work, context.workers, schema.embeddings(dim)
+    samples, names = context.table("samples"), store.names(work, SAVED)
     first, last = (np.array([int(name.split("-")[place]) for name in names]) for place in (0, 1))
-    saved = ray.put((first, last, names))
-    for number, group in enumerate(grouped(store.part_paths(context.artifact("samples")))):
-        parts = enumerate(group, number * PARTS_AT_ONCE)
-        ray.get([_write_part.remote(store, work, dim, part_name(part), path, saved) for part, path in parts])
+    given = samples, work, layout, workers.share((first, last, names))
+    ranges = ((number, *rows) for number, rows in enumerate(ranges_of_parts(samples.rows, layout)))
+    # One core each: who writes a part holds it.
+    write_index(store, f"{work}/embeddings", workers.map(_write_part, ranges, *given, cpus=1), layout)
 
 
-@ray.remote(num_cpus=0.5)
 def _write_part(
-    store: RunFolder, work: str, dim: int, name: str, path: str, saved: tuple[np.ndarray, np.ndarray, list[str]]
-) -> None:
-    """Write the rows of one part of `samples`, from the saved files that hold some of its range."""
-    index, (first, last, names) = index_of(store, path), saved
-    low, high = index[0].as_py(), index[-1].as_py()
-    holding = [store.path(work, SAVED, names[file]) for file in np.flatnonzero((first <= high) & (last >= low))]
-    in_range = (pc.field("index") >= low) & (pc.field("index") <= high)
-    rows = pads.dataset(holding, filesystem=store.filesystem).to_table(filter=in_range).sort_by("index")
-    _, of_equals = np.unique(rows["index"].to_numpy(), return_index=True)
-    rows = rows.take(pa.array(of_equals))
-    if not np.array_equal(rows["index"].to_numpy(), index.to_numpy()):
-        raise AssertionError(f"rows {low}..{high} of the embeddings are incomplete")
-    store.write_table(rows, schema.embeddings(dim), work, "embeddings", name)
+    samples: Table,
+    work: str,
+    layout: pa.Schema,
+    saved: tuple[np.ndarray, np.ndarray, list[str]],
+    number: int,
+    start: int,
+    stop: int,
+) -> Part:
+    """Write the rows of the samples start..stop-1, from the saved files that hold some of them."""
+    (first, last, names), store = saved, samples.store
+    vectors = np.empty((stop - start, layout.field("vector").type.list_size), np.float16)
+    norms, found = np.empty(len(vectors)), np.zeros(len(vectors), dtype=bool)
+    for file in np.flatnonzero((first < stop) & (last >= start)):
+        rows = store.read_table(work, SAVED, names[file], columns=["index", "vector", "norm"])
+        places = rows["index"].to_numpy() - start
+        inside = (places >= 0) & (places < len(vectors))
+        places = places[inside]
+        vectors[places], norms[places] = fixed_size_matrix(rows["vector"])[inside], rows["norm"].to_numpy()[inside]
+        found[places] = True
+    if not found.all():
+        raise AssertionError(f"rows {start}..{stop - 1} of the embeddings are incomplete")
+    table = (
+        samples.read(start, stop, KEY).append_column("vector", matrix_column(vectors)).append_column("norm", [norms])
+    )
+    return write_part(store, f"{work}/embeddings", number, start, table, layout)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
-import ray
 
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import median_side, read_column
+from elfs_ray.artifacts.samples import median_side
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.data.classes import class_key
 from elfs_ray.errors import UsageError
@@ -51,8 +51,6 @@ class Sets:
     test_dropped: int
 
 
-# No core of its own: it would wait for one behind the trainings of the evaluation before.
-@ray.remote(num_cpus=0, num_returns=2)
 def draw_sets(
     store: RunFolder,
     config: RunConfig,
@@ -62,7 +60,7 @@ def draw_sets(
     draws: dict[int, int],
 ) -> tuple[dict[str, Any], Sets]:
     """Draw the subsets and the test set, and give each training its key."""
-    labels = read_column(store, "labels_true", "label")
+    labels = Table(store, "labels_true").column("label")
     rows = _draw_subsets(store, config, budget, labels, draws)
     sets = _with_test_set(store, config, labels, rows)
     options = choose_evaluations(config.evaluate, median_side(store), **dtypes)
@@ -100,7 +98,7 @@ def _embedded(store: RunFolder, config: RunConfig) -> RunFolder:
         embeddings = name.replace("samples", "embeddings")
         if not other.exists(embeddings):
             raise UsageError(f"evaluate.embeddings_of={location} holds no {embeddings}; run it up to embed first")
-        ids, others = (each.read_table(name, columns=["sample_id"]) for each in (store, other))
+        ids, others = (Table(each, name).read(columns=["sample_id"]) for each in (store, other))
         if not ids.equals(others):
             raise UsageError(f"evaluate.embeddings_of={location} is a run over other images; pass one over these")
     return other
@@ -115,7 +113,7 @@ def _draw_subsets(
 ) -> dict[tuple[str, int], np.ndarray]:
     """Positions of the samples in the coreset, and in random sets of its size; a larger one holds the smaller."""
     method = config.select.name
-    coreset = np.sort(read_column(store, f"coresets/{method}/{budget}", "index"))
+    coreset = np.sort(Table(store, f"coresets/{method}/{budget}").column("index"))
     labelled = np.flatnonzero(labels >= 0)
     unlabelled = int((labels[coreset] < 0).sum())
     if unlabelled and method != "random":
@@ -148,8 +146,8 @@ def _with_test_set(
         return Sets(rows, labels, test, labels[test], 0)
     names = {class_key(name): number for number, name in enumerate(class_names(store, "labels"))}
     translation = np.array([names.get(class_key(name), -1) for name in class_names(store, "test_labels")] + [-1])
-    test_labels = translation[read_column(store, "test/labels_true", "label")]
-    hashes = [store.read_table(name, columns=["content_hash"])["content_hash"] for name in ("test/samples", "samples")]
+    test_labels = translation[Table(store, "test/labels_true").column("label")]
+    hashes = [Table(store, name).read(columns=["content_hash"])["content_hash"] for name in ("test/samples", "samples")]
     candidates = pc.is_in(hashes[0], value_set=hashes[1].combine_chunks()).to_numpy()
     if candidates.all():
         raise UsageError(

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import fixed_size_matrix, read_column, read_dynamics, read_ids, read_vectors
+from elfs_ray.artifacts.table import KEY, Table
 from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
-from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.data.labels import Labels, match_labels
 from elfs_ray.data.sources import open_input
@@ -23,18 +23,24 @@ def read_inputs(
     needs = method.requirements()
     inputs: dict[str, Any] = {}
     if Needs.EMBEDDINGS in needs:
-        inputs["embeddings"] = normalize_rows(read_vectors(store))
+        inputs["embeddings"] = Embeddings(store).mapped_unit_vectors()
     if Needs.NEIGHBORS in needs:
-        table = store.read_table("neighbors", columns=["ids", "similarity"])
-        inputs["neighbor_ids"] = fixed_size_matrix(table["ids"])
-        inputs["neighbor_similarity"] = fixed_size_matrix(table["similarity"])
+        neighbors = Table(store, "neighbors")
+        inputs["neighbor_ids"] = neighbors.mapped("ids")
+        inputs["neighbor_similarity"] = neighbors.mapped("similarity")
     if Needs.PSEUDO_LABELS in needs or balances(method, config.select.balance):
-        inputs["pseudo_labels"] = read_column(store, labels_in_use(store, config), "label").astype(np.int32)
+        inputs["pseudo_labels"] = Table(store, labels_in_use(store, config)).column("label").astype(np.int32)
     if Needs.DYNAMICS in needs:
-        inputs["dynamics"] = read_dynamics(store, dynamics_artifact(config))
+        inputs["dynamics"] = read_dynamics(Table(store, dynamics_artifact(config)))
     if known is not None:
         inputs["labeled"] = known >= 0
-    return SelectionInputs(ids=read_column(store, "samples", "index"), **inputs)
+    return SelectionInputs(ids=np.arange(Table(store, "samples").rows), **inputs)
+
+
+def read_dynamics(dynamics: Table) -> dict[str, np.ndarray]:
+    """Every score of the training dynamics by name, each [N]."""
+    table = dynamics.read()
+    return {name: table[name].to_numpy() for name in table.column_names if name not in KEY}
 
 
 def labels_in_use(store: RunFolder, config: RunConfig) -> str:
@@ -44,7 +50,7 @@ def labels_in_use(store: RunFolder, config: RunConfig) -> str:
         UsageError: a supervised baseline, and samples without a label.
     """
     if config.select.supervised:
-        labelled, count = _labels_record(store)["labelled"], store.count_rows("labels_true")
+        labelled, count = _labels_record(store)["labelled"], Table(store, "labels_true").rows
         if labelled < count:
             raise UsageError(
                 f"select.supervised needs a label for every sample, but {count - labelled} of {count} have none in "
@@ -101,10 +107,10 @@ def _match_known_labels(store: RunFolder, config: RunConfig) -> Labels | None:
         return None
     known = match_labels(
         config.select.labeled,
-        read_ids(store, "samples"),
+        Table(store, "samples").column("sample_id").tolist(),
         source=lambda: open_input(config, config.input),
         id_column=config.ingest.id_column,
-        quarantined=read_ids(store, "quarantine"),
+        quarantined=Table(store, "quarantine").column("sample_id").tolist(),
     )
     if not config.allow_unmatched:
         known.refuse_unmatched(config.location)

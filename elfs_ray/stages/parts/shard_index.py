@@ -13,8 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import faiss
 import numpy as np
 
-from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import read_vectors
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.config import NeighborsConfig
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import rank_candidates
@@ -48,12 +47,12 @@ class Index(Protocol):
 
 
 def build_index(
-    store: RunFolder, start: int, stop: int, options: NeighborsConfig, trained: bytes | None, *, on_gpu: bool
+    embeddings: Embeddings, start: int, stop: int, options: NeighborsConfig, trained: bytes | None, *, on_gpu: bool
 ) -> Index:
     """Index the rows start..stop-1 of the embeddings.
 
     Args:
-        store: the run folder.
+        embeddings: of all samples.
         start: first row.
         stop: the row after the last.
         options: without `auto`.
@@ -64,8 +63,8 @@ def build_index(
         UsageError: the rows do not fit the GPU's free memory.
     """
     if options.search == "torch":
-        return _Products(store, start, stop, options, on_gpu=on_gpu)
-    chunks = _normalized_chunks(store, start, stop)
+        return _Products(embeddings, start, stop, options, on_gpu=on_gpu)
+    chunks = embeddings.chunks(start, stop, CHUNK_ROWS)
     if trained is not None:
         return _InvertedLists(chunks, stop - start, options, trained)
     return _Flat(chunks, stop - start, options, on_gpu=on_gpu)
@@ -133,19 +132,6 @@ def nearest_lists(vectors: np.ndarray, trained: bytes, nprobe: int) -> Queries:
     return Queries(vectors, lists, closeness)
 
 
-def embedding_width(store: RunFolder) -> int:
-    """Values of an embedding."""
-    width: int = store.dataset("embeddings").schema.field("vector").type.list_size
-    return width
-
-
-def _normalized_chunks(store: RunFolder, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Some rows at a time: as stored, float16, and of unit length, float32."""
-    for first in range(start, stop, CHUNK_ROWS):
-        rows = read_vectors(store, start=first, stop=min(first + CHUNK_ROWS, stop))
-        yield rows, normalize_rows(rows)
-
-
 def _rank(queries: np.ndarray, rows: np.ndarray, held: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Rank candidates; `held(rows)` gives their vectors, float32 [m, d]."""
     ranked, at_once = [], max(1, CHUNK_ROWS // rows.shape[1])
@@ -207,13 +193,15 @@ class _Flat:
 class _Products:
     """Products that rank their own candidates; on a GPU in half precision, which the rows have as they are stored."""
 
-    def __init__(self, store: RunFolder, start: int, stop: int, options: NeighborsConfig, *, on_gpu: bool) -> None:
+    def __init__(
+        self, embeddings: Embeddings, start: int, stop: int, options: NeighborsConfig, *, on_gpu: bool
+    ) -> None:
         import torch
 
         from elfs_ray.core.product_index import BLOCK_BYTES, RANKED_BYTES, ProductIndex
 
         torch.set_num_threads(faiss.omp_get_max_threads())
-        count, dim, block_bytes = stop - start, embedding_width(store), PRODUCT_BYTES
+        count, dim, block_bytes = stop - start, embeddings.dim, PRODUCT_BYTES
         if on_gpu:
             free = _free_gpu_bytes()
             check_gpu_memory(options, count, dim, free)
@@ -225,7 +213,7 @@ class _Products:
         spare = float(options.oversample) - 1
         self._index = ProductIndex(count, dim, device, spare=spare, block_bytes=block_bytes)
         for first in range(start, stop, CHUNK_ROWS):
-            self._index.add(read_vectors(store, start=first, stop=min(first + CHUNK_ROWS, stop)))
+            self._index.add(embeddings.matrix("vector", first, min(first + CHUNK_ROWS, stop)))
 
     def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
         similarity, rows = self._index.search(queries.vectors, min(k, self._index.ntotal))

@@ -1,32 +1,9 @@
-"""Whether actors find the memory that they will need, asked before any of them starts."""
-
-from typing import NamedTuple
+"""The memory that actors may ask for."""
 
 import psutil
 import ray
 
-from elfs_ray.workers.hardware import Hardware
-
-
-class Memory(NamedTuple):
-    """Main memory to plan with, in bytes.
-
-    Attributes:
-        nodes: what Ray gives out on each node that is there, largest first.
-        may_grow: the configuration counts on machines that an autoscaler has yet to start.
-    """
-
-    nodes: tuple[int, ...]
-    may_grow: bool
-
-    @property
-    def total(self) -> int:
-        """Of all nodes."""
-        return sum(self.nodes)
-
-    def holds(self, actors: int, bytes_each: int) -> bool:
-        """Whether so many actors of this size find room, none of them split between nodes."""
-        return self.may_grow or sum(node // max(1, bytes_each) for node in self.nodes) >= actors
+from elfs_ray.workers.hardware import Hardware, Memory
 
 
 def cluster_memory(hardware: Hardware) -> Memory:

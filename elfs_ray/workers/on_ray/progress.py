@@ -1,10 +1,8 @@
-"""Progress that workers anywhere in the cluster advance and the driver shows."""
+"""Counts that an actor keeps."""
 
 import contextlib
 import itertools
-import threading
 from collections import Counter as Counts
-from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -12,9 +10,6 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from elfs_ray.console import Meter
-
-POLL_SECONDS = 0.5
 _keys = itertools.count()
 
 
@@ -35,11 +30,11 @@ class _Counts:
         return self._done[key]
 
 
-class Counter:
-    """Handle on the count of finished units, cheap to send. Counting never waits and never fails a worker."""
+class OnRayCounter:
+    """Handle on a count."""
 
     def __init__(self, actor: ActorHandle[Any], key: int) -> None:
-        self._actor, self._key = actor, key
+        self._actor, self._key, self._known = actor, key, 0
 
     def advance(self, count: int) -> None:
         """Say that `count` more units are finished."""
@@ -50,43 +45,18 @@ class Counter:
         self._actor.reach.remote(self._key, done)
 
     def value(self) -> int:
-        """Units finished so far.
-
-        Raises:
-            RayError: the count was lost.
-        """
+        """Units finished so far; the last known where the actor is lost."""
         actor: Any = self._actor  # Ray's annotations take its methods for static ones
-        return int(ray.get(actor.value.remote(self._key)))
+        with contextlib.suppress(RayError):
+            self._known = int(ray.get(actor.value.remote(self._key)))
+        return self._known
 
 
-def new_counter(done: int = 0) -> Counter:
+def new_counter(done: int = 0) -> OnRayCounter:
     """A counter of its own, of units of which some are finished already."""
     # On the driver's own node: any other may be lost.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"name": "elfs-ray-counts", "get_if_exists": True, "scheduling_strategy": here}
-    counter = Counter(_Counts.options(**options).remote(), next(_keys))  # type: ignore[attr-defined] # by the decorator
+    counter = OnRayCounter(_Counts.options(**options).remote(), next(_keys))  # type: ignore[attr-defined] # by the decorator
     counter.reach(done)
     return counter
-
-
-@contextlib.contextmanager
-def showing(counter: Counter, meter: Meter) -> Iterator[None]:
-    """Poll a counter from a thread of the driver and show it on `meter`."""
-    stop = threading.Event()
-
-    def show() -> None:
-        with contextlib.suppress(RayError):  # the bar is not worth a failed run
-            meter.update(counter.value())
-
-    def poll() -> None:
-        while not stop.wait(POLL_SECONDS):
-            show()
-
-    thread = threading.Thread(target=poll, daemon=True, name="progress")
-    thread.start()
-    try:
-        yield
-        show()
-    finally:
-        stop.set()
-        thread.join()

@@ -8,61 +8,61 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
-
-# Read by Ray when it is imported: no usage reports, no progress bars beside ours, no banner.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-# Ray Train takes one report of a worker at each health check; at the default of 2 s short epochs would wait for it.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-# Tune's logs are those for TensorBoard; the rows of the trials are ours.
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-# Threads that spin while they wait make a shared machine several times slower, and win little on a free one.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# A worker process that has nothing to do for a second is ended, where there are more than processors, and the next task
-# waits seconds for a new one: on two cores most of the time went there.
-os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "30000")
-# Ray Data reads the footers of Parquet files with 32 actors, each a process, however few the files are.
-os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
-
-import ray
-from ray.job_config import JobConfig
-from threadpoolctl import threadpool_limits
+from typing import TYPE_CHECKING, Any
 
 from elfs_ray.config import RayConfig
 from elfs_ray.errors import RunError, UsageError, one_line
 from elfs_ray.workers import machine, search_path
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
 
+if TYPE_CHECKING:
+    from elfs_ray.workers.on_ray.workers import OnRay
+
 CONNECT_SECONDS = 10
+ENVIRONMENT = {
+    # No usage reports, no progress bars beside ours.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Ray Train takes one report of a worker at each health check; at the default of 2 s short epochs would wait for it.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Tune's logs are those for TensorBoard; the rows of the trials are ours.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Threads that spin while they wait make a shared machine several times slower, and win little on a free one.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A worker process that has nothing to do for a second is ended, where there are more than processors, and the next
+    # task waits seconds for a new one: on two cores most of the time went there.
+    "RAY_idle_worker_killing_time_threshold_ms": "30000",
+    # Ray Data reads the footers of Parquet files with 32 actors, each a process, however few the files are.
+    "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
+}
+"""What Ray reads when it is imported, unless the user has set it. This module does not import it before."""
 
 
 @contextlib.contextmanager
-def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator[Hardware]:
+def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator["OnRay"]:
     """Connect to the cluster named in the configuration or in $RAY_ADDRESS, or start a local Ray; leave it as found.
 
     Raises:
         UsageError: the address does not answer.
     """
-    _quieten(verbose)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    from elfs_ray.workers.on_ray.workers import OnRay
+
+    if not verbose:
+        _quieten()
     started_here = not ray.is_initialized()
     if started_here:
         _start(config, verbose)
     try:
         with _terminated_as_interrupted():
-            yield _hardware(config, ray.cluster_resources())
+            yield OnRay(_hardware(config, ray.cluster_resources()), verbose)
     finally:
         if started_here:
             ray.shutdown()
-
-
-def use_threads(count: int) -> None:
-    """Let torch and the numeric libraries of this worker use so many threads, where Ray allows what it reserved."""
-    import torch
-
-    torch.set_num_threads(count)
-    threadpool_limits(count)
 
 
 def worker_threads(cluster_cpus: int, workers: int, on_this_machine: int = 1) -> int:
@@ -75,6 +75,8 @@ def worker_threads(cluster_cpus: int, workers: int, on_this_machine: int = 1) ->
         workers: that share them.
         on_this_machine: of these workers, where known.
     """
+    import ray
+
     this = ray.get_runtime_context().get_node_id()
     [here] = [int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["NodeID"] == this]
     return max(1, min(cluster_cpus // workers, here // on_this_machine))
@@ -88,6 +90,8 @@ def _hardware(config: RayConfig, resources: dict[str, float]) -> Hardware:
 
 
 def _start(config: RayConfig, verbose: bool) -> None:
+    import ray
+
     address = config.address or os.environ.get("RAY_ADDRESS")
     common: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.CRITICAL}
     quiet = contextlib.nullcontext() if verbose else _standard_error_closed()
@@ -96,7 +100,7 @@ def _start(config: RayConfig, verbose: bool) -> None:
         try:
             _knock(address)
             if not address.startswith("ray://"):  # there the driver is a process of the cluster's
-                common["job_config"] = _JobConfig(_py_driver_sys_path=search_path.of_other_workers()[::-1])
+                common["job_config"] = _job(search_path.of_other_workers())
             with quiet:
                 ray.init(address=address, **common)
         except (OSError, OverflowError, ValueError, RuntimeError) as error:
@@ -118,7 +122,7 @@ def _start(config: RayConfig, verbose: bool) -> None:
                 num_gpus=config.num_gpus,
                 object_store_memory=memory,
                 include_dashboard=False,
-                job_config=_JobConfig(_py_driver_sys_path=search_path.of_local_workers()[::-1]),
+                job_config=_job(search_path.of_local_workers()),
                 **common,
             )
     except (OSError, ValueError, RuntimeError, ConnectionError) as error:
@@ -128,15 +132,19 @@ def _start(config: RayConfig, verbose: bool) -> None:
         ) from error
 
 
-class _JobConfig(JobConfig):
+def _job(path: list[str]) -> Any:
     """Where workers look for modules, this package and the user's plug-ins among them, is what we say and no more.
 
     Ray itself puts the working directory and the script's folder before Python's own modules, unless the job has a
     working directory that was sent to the workers. It puts each of the folders given before all others.
     """
+    from ray.job_config import JobConfig
 
-    def _runtime_env_has_working_dir(self) -> bool:
-        return True
+    class Job(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return Job(_py_driver_sys_path=path[::-1])
 
 
 def _knock(address: str) -> None:
@@ -162,17 +170,8 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _quieten(verbose: bool) -> None:
-    from ray.data import DataContext
-
-    context = DataContext.get_current()
-    # Of an exception that Ray Data wraps in its own, nothing but text reaches the driver.
-    context.raise_original_map_exception = True
-    if verbose:
-        return
+def _quieten() -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
     # What they would log of a failure is in the exception.
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

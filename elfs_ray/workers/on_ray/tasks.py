@@ -1,25 +1,64 @@
-"""Ray tasks of which only so many are submitted at a time: neither the driver nor the object store holds them all."""
+"""Functions as Ray tasks, and what stands for their results."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
 
 import ray
 
 T = TypeVar("T")
+MAP_RETRIES = 10
+"""Work in small pieces meets more lost workers than one large task."""
+
+
+class OnRayHandle(Generic[T]):
+    """An object of Ray's, or the task that makes it."""
+
+    def __init__(self, ref: "ray.ObjectRef[T]") -> None:
+        self.ref = ref
+
+    def result(self) -> T:
+        """Wait for the value."""
+        return ray.get(self.ref)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is there, or failed."""
+        return bool(ray.wait([self.ref], timeout=0)[0])
+
+
+def begin(function: Callable[..., Any], arguments: Iterable[Any], **options: Any) -> Any:
+    """Submit a task with these options of Ray's; returns its reference, or one for each of several results."""
+    return _as_task(function).options(**options).remote(*map(bare, arguments))
+
+
+def bare(argument: Any) -> Any:
+    """An argument as Ray takes it."""
+    return argument.ref if isinstance(argument, OnRayHandle) else argument
 
 
 def results_in_order(tasks: "Iterable[ray.ObjectRef[T]]", at_once: int) -> Iterator[T]:
-    """The result of each task, in order.
+    """The result of each task, in order. What is under way is given up where one fails or no more is asked for.
 
     Args:
-        tasks: submits a task whenever the next is taken from it.
+        tasks: submits a task whenever the next is taken from it: neither the driver nor the object store holds all.
         at_once: the most that are submitted and not yet given.
     """
     waiting: deque[ray.ObjectRef[T]] = deque()
-    for task in tasks:
-        waiting.append(task)
-        if len(waiting) == at_once:
+    try:
+        for task in tasks:
+            waiting.append(task)
+            if len(waiting) == at_once:
+                yield ray.get(waiting.popleft())
+        while waiting:
             yield ray.get(waiting.popleft())
-    while waiting:
-        yield ray.get(waiting.popleft())
+    finally:
+        if ray.is_initialized():  # else the session has ended, and they with it
+            for task in waiting:
+                ray.cancel(task)
+
+
+@lru_cache(maxsize=256)  # a new one would be sent to the cluster each time
+def _as_task(function: Callable[..., Any]) -> Any:
+    return ray.remote(function)

@@ -1,10 +1,10 @@
-"""What the two training stages share: running a loop with Ray Train, and checkpoints."""
+"""Training loops on the workers of Ray Train, with their checkpoints."""
 
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import ray.train
 import torch
@@ -12,32 +12,79 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.workers.base import Training
+from elfs_ray.workers.compute import use_tensor_cores
+from elfs_ray.workers.hardware import Hardware
 from elfs_ray.workers.on_ray.session import worker_threads
-
-if TYPE_CHECKING:
-    from elfs_ray.stages.stage import StageContext
 
 TaskT = TypeVar("TaskT")
 STATE_FILE = "state.pt"
 METRICS_FILE = "metrics.json"
 MAX_WORKER_FAILURES = 3
-PROGRESS_STEPS = 20
 _TorchBackend: Any = TorchConfig().backend_cls
 
 
-def run_training(context: "StageContext", loop: Callable[[TaskT], None], task: TaskT, workers: int) -> dict[str, Any]:
-    """Run `loop(task)` on Ray Train workers and return the metrics that it saved as `METRICS_FILE` in the work folder.
+class _Worker(Training):
+    """One of Ray Train's."""
+
+    def __init__(self, store: RunFolder, work: str) -> None:
+        self._store, self._work, self._device = store, work, _device()
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def is_first(self) -> bool:
+        return ray.train.get_context().get_world_rank() == 0
+
+    @property
+    def is_first_of_machine(self) -> bool:
+        return ray.train.get_context().get_local_rank() == 0
+
+    def load(self, load: Callable[[dict[str, Any]], None]) -> int:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return 0
+        with checkpoint.as_directory() as folder:
+            state = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
+        load(state)
+        epochs_done: int = state["epochs_done"]
+        return epochs_done
+
+    def save(self, metrics: dict[str, Any], state: dict[str, Any], epochs_done: int) -> None:
+        if not self.is_first:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save({**state, "epochs_done": epochs_done}, Path(folder) / STATE_FILE)
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+    def tell(self, metrics: dict[str, Any]) -> None:
+        self._store.write_json(metrics, self._work, METRICS_FILE)
+
+
+def run_training(
+    loop: Callable[[TaskT, Training], None],
+    task: TaskT,
+    store: RunFolder,
+    work: str,
+    workers: int,
+    hardware: Hardware,
+) -> dict[str, Any]:
+    """Run the loop on Ray Train workers.
 
     A worker that dies is replaced, and the loop starts again from the last checkpoint; so does a second run of the
     driver, because the storage path and the name stay the same.
     """
-    hardware, store = context.hardware, context.store
 
     def worker(config: dict[str, TaskT]) -> None:
         of_this_machine = ray.train.get_context().get_local_world_size()
         torch.set_num_threads(worker_threads(hardware.cpus, workers, of_this_machine))
-        use_tensor_cores(training_device())
-        loop(config["task"])
+        training = _Worker(store, work)
+        use_tensor_cores(training.device)
+        loop(config["task"], training)
 
     on_gpu = hardware.device == "cuda"
     # More workers than processors would wait for ever for one each; so would they for shares that are rounded up.
@@ -53,73 +100,21 @@ def run_training(context: "StageContext", loop: Callable[[TaskT], None], task: T
         ),
         run_config=RunConfig(
             name="training",
-            storage_path=store.path(context.work),
+            storage_path=store.path(work),
             storage_filesystem=None if store.is_local else store.filesystem,
             failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
     trainer.fit()
-    metrics: dict[str, Any] = store.read_json(context.work, METRICS_FILE)
+    metrics: dict[str, Any] = store.read_json(work, METRICS_FILE)
     return metrics
 
 
-def training_device() -> torch.device:
+def _device() -> torch.device:
     """The worker's own GPU; the processor where torch cannot use the GPU that Ray gave to one of the workers."""
     talk_over_cards = not dist.is_initialized() or dist.get_backend() == "nccl"
     return get_device() if torch.cuda.is_available() and talk_over_cards else torch.device("cpu")
-
-
-def use_tensor_cores(device: torch.device) -> None:
-    """Let a card multiply what stays float32 in TF32, and choose the fastest convolutions; processors stay exact."""
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
-
-
-def device_of_task() -> torch.device:
-    """The GPU that Ray gave to this task or trial, ready to use; the processor if there is none that torch can use."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    use_tensor_cores(device)
-    return device
-
-
-def is_first_worker() -> bool:
-    """Whether this worker writes results and checkpoints."""
-    return ray.train.get_context().get_world_rank() == 0
-
-
-def tells_progress(step: int, steps: int) -> bool:
-    """Whether this worker says how far it is after a step of an epoch: the first one does, now and then."""
-    return is_first_worker() and ((step + 1) % PROGRESS_STEPS == 0 or step + 1 == steps)
-
-
-def is_first_of_machine() -> bool:
-    """Whether this worker removes what those of its machine shared."""
-    return ray.train.get_context().get_local_rank() == 0
-
-
-def load_state(load: Callable[[dict[str, Any]], None]) -> int:
-    """Give the last checkpoint's state, if there is one, to `load`; returns the number of epochs done."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return 0
-    with checkpoint.as_directory() as folder:
-        state = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
-    load(state)
-    epochs_done: int = state["epochs_done"]
-    return epochs_done
-
-
-def save_checkpoint(metrics: dict[str, Any], state: dict[str, Any], epochs_done: int) -> None:
-    """Report to Ray Train with the first worker's state as checkpoint; every worker must call it."""
-    if not is_first_worker():
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save({**state, "epochs_done": epochs_done}, Path(folder) / STATE_FILE)
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
 
 class _DeviceBackend(_TorchBackend):  # type: ignore[misc] # Ray's own class is private

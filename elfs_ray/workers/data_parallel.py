@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from ray.train.torch import prepare_model
 from torch import Tensor, nn
 
 
@@ -65,12 +64,13 @@ def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
     """The network on its device, with gradients averaged over the workers and batch norm over the whole batch."""
     if not _several():
         return network.to(device)
-    if device.type == "cuda":
+    on_card = device.type == "cuda"
+    if on_card:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        torch.cuda.set_device(device)
     else:
         _share_batch_norm(network)
-    prepared: nn.Module = prepare_model(network, move_to_device=device)
-    return prepared
+    return nn.parallel.DistributedDataParallel(network.to(device), device_ids=[device] if on_card else None)
 
 
 def bare(network: nn.Module) -> nn.Module:

@@ -1,0 +1,81 @@
+"""What a stage says of itself: all that ordering, running, planning and showing it need."""
+
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from elfs_ray.artifacts.record import Unit
+from elfs_ray.config import RunConfig
+from elfs_ray.planning.cost import Cost, Rates, Work
+
+if TYPE_CHECKING:
+    from elfs_ray.data.sources import Source
+
+
+class Scope(Enum):
+    """How often a stage runs."""
+
+    ONCE = "once"
+    PER_INPUT = "for the candidates, and for separate test images"
+    PER_BUDGET = "for each method and budget"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A unit of work in a run.
+
+    Attributes:
+        config: of the run.
+        unit: the piece of work.
+        sources: the listed inputs by prefix.
+    """
+
+    config: RunConfig
+    unit: Unit
+    sources: "Mapping[str, Source]"
+
+
+def on_demand(config: RunConfig, made: Set[str]) -> bool:  # noqa: ARG001
+    """Only where something else reads what it makes, or where it is asked for by name."""
+    return False
+
+
+def always(config: RunConfig, made: Set[str]) -> bool:  # noqa: ARG001
+    """In each run."""
+    return True
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A kind of work.
+
+    Attributes:
+        name: in records and artifacts; on the command line with hyphens.
+        version: raised when the stage gives other results than before for the same options.
+        summary: what it does, a sentence for the command line.
+        module: with its `run(context)`, or `run_together(contexts)`.
+        outputs: the artifacts it makes, of its work folder's folders of the same name.
+        inputs: the artifacts it reads, by name below the run folder without method and budget; what else it may read,
+            `StageContext.if_current` gives.
+        options: plain values that decide its result, beside its inputs.
+        cost: what it takes.
+        scope: how often it runs.
+        wanted: whether a run needs it for its own sake, given the names of all that the run makes otherwise.
+    """
+
+    name: str
+    version: int
+    summary: str
+    module: str | Callable[[RunConfig], str]
+    outputs: tuple[str, ...]
+    inputs: Callable[[Case], tuple[str, ...]]
+    options: Callable[[Case], Any]
+    cost: Callable[[Work, Rates], Cost]
+    scope: Scope = Scope.ONCE
+    wanted: Callable[[RunConfig, Set[str]], bool] = on_demand
+
+    @property
+    def command(self) -> str:
+        """Its name on the command line."""
+        return self.name.replace("_", "-")

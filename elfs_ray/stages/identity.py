@@ -1,0 +1,163 @@
+"""What stages read, and what beside it decides their results: names of artifacts, and plain values of options.
+
+Free of everything that takes seconds to import: `--help` and `status` read all stages.
+"""
+
+from typing import Any
+
+from elfs_ray.artifacts.filesystems import without_options
+from elfs_ray.artifacts.record import SUPERVISED, Unit
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.config import RunConfig, fingerprint
+from elfs_ray.errors import UsageError
+from elfs_ray.methods import Needs, SelectionMethod, balances, get_method
+from elfs_ray.planning.auto_options import ON_EMBEDDINGS, train_as_evaluated
+from elfs_ray.stages.descriptor import Case
+
+
+def method_of(config: RunConfig) -> SelectionMethod:
+    """The method that selects, with its options."""
+    return get_method(config.select.method, **config.select.options)
+
+
+def is_searched(config: RunConfig) -> bool:
+    """Whether a search finds options of the method."""
+    return method_of(config).searched and config.select.beta is None
+
+
+def labels_in_use(config: RunConfig) -> str:
+    """Name of the labels that selection works with: pseudo-labels, unless the run is a supervised baseline."""
+    if config.select.supervised:
+        return "labels_true"
+    return "pseudo_labels" if config.select.labeled is None else "pseudo_labels_anchored"
+
+
+def dynamics_in_use(config: RunConfig) -> str:
+    """Name of the training dynamics on these labels."""
+    return Unit("proxy", SUPERVISED if config.select.supervised else "").artifact("dynamics")
+
+
+def of_method(config: RunConfig) -> tuple[str, ...]:
+    """What the selection method reads."""
+    method = method_of(config)
+    needs = method.requirements()
+    names = {
+        "embeddings": Needs.EMBEDDINGS in needs,
+        "neighbors": Needs.NEIGHBORS in needs,
+        labels_in_use(config): Needs.PSEUDO_LABELS in needs or balances(method, config.select.balance),
+        dynamics_in_use(config): Needs.DYNAMICS in needs,
+    }
+    return ("samples", *(name for name, needed in names.items() if needed))
+
+
+def for_labels(case: Case) -> tuple[str, ...]:
+    """Test images have the classes of the candidates, and one file may hold the labels of both."""
+    own = (case.unit.artifact("samples"), case.unit.artifact("quarantine"))
+    return (*own, "labels_true") if case.unit.prefix else own
+
+
+def for_embed(case: Case) -> tuple[str, ...]:
+    """Test images go through the encoder of the candidates."""
+    own = case.unit.artifact("samples")
+    return (own, "embeddings") if case.unit.prefix else (own,)
+
+
+def for_proxy(case: Case) -> tuple[str, ...]:
+    """What the network sees is settled when the stage starts, with the device."""
+    labels = "labels_true" if case.unit.prefix == SUPERVISED else labels_in_use(case.config)
+    return "samples", "embeddings", labels
+
+
+def for_search(case: Case) -> tuple[str, ...]:
+    """Of the method, and of the model that trials train."""
+    config = case.config
+    seen = "embeddings" if config.beta_search.model in ON_EMBEDDINGS else "samples"
+    return (*dict.fromkeys((*of_method(config), labels_in_use(config), seen)),)
+
+
+def for_select(case: Case) -> tuple[str, ...]:
+    """Of the method, and the options that a search found."""
+    return (*of_method(case.config), *(["beta_search"] if is_searched(case.config) else []))
+
+
+def for_evaluate(case: Case) -> tuple[str, ...]:
+    """Candidates and test images, with labels, as the models see them."""
+    config = case.config.evaluate
+    kinds = ["samples", "labels_true"]
+    if set(config.models) & set(ON_EMBEDDINGS) and config.embeddings_of is None:
+        kinds.append("embeddings")
+    prefixes = ("", "test/") if config.test_input else ("",)
+    return ("coresets", *(prefix + kind for prefix in prefixes for kind in kinds))
+
+
+def of_ingest(case: Case) -> Any:
+    """The files, and how they are checked. How an object store is reached counts nowhere."""
+    source = case.sources[case.unit.prefix]
+    options = [without_options(source.location), source.signature(), case.config.ingest.identity()]
+    # The same table may hold images and embeddings.
+    return options if source.has_images else [*options, source.kind]
+
+
+def of_labels(case: Case) -> Any:
+    """The true labels of the candidates or of the test images."""
+    from elfs_ray.data.labels import check_labels, labels_signature
+
+    config = case.config
+    spec = (config.evaluate.test_labels if case.unit.prefix else None) or config.evaluate.labels
+    if spec is None:
+        raise UsageError("test images are given without labels; pass --labels, and --test-labels if they differ")
+    check_labels(spec, case.sources[case.unit.prefix], config.ingest.id_column)
+    return [without_options(spec), labels_signature(spec)]
+
+
+def of_embed(case: Case) -> Any:
+    """An encoder, or vectors that are there already."""
+    from elfs_ray.data.vectors import vectors_signature
+    from elfs_ray.encoders import weights_signature
+
+    embed = case.config.embed
+    options = embed.identity()
+    vectors, test_vectors = options.pop("vectors"), options.pop("test_vectors")
+    if vectors is not None:
+        return vectors_signature(test_vectors or vectors if case.unit.prefix else vectors)
+    return options if embed.weights is None else {**options, "weights_signature": weights_signature(embed.weights)}
+
+
+def of_select(case: Case) -> list[Any]:
+    """Method, budget, and the labels that are there already."""
+    select = case.config.select
+    named = [case.unit.method, select.options, select.balance, of_labeled(case)]
+    return [*named, select.beta, case.config.seed, case.unit.budget]
+
+
+def of_search(case: Case) -> Any:
+    """Of the trials, and what they select."""
+    config = case.config
+    trained = train_as_evaluated(config.beta_search, config.evaluate).identity()
+    return [trained, config.proxy.hidden_dim, *of_select(case)]
+
+
+def of_evaluate(case: Case) -> Any:
+    """What the labels and test images hold counts through the inputs; not how they are reached."""
+    options = {
+        name: without_options(value) if isinstance(value, str) else value
+        for name, value in case.config.evaluate.identity().items()
+    }
+    if other := options.pop("embeddings_of"):
+        embedded = RunFolder(other).records().current.get(Unit("embed"))
+        options["embeddings_of"] = embedded and embedded.content
+    return options
+
+
+def of_labeled(case: Case) -> str | None:
+    """Changes when the labels that are there already may have; those in the input itself are no part of its content."""
+    signature = labeled_signature(case.config)
+    in_input = signature is not None and signature == case.config.select.labeled
+    return fingerprint(signature, case.sources[""].signature()) if in_input else signature
+
+
+def labeled_signature(config: RunConfig) -> str | None:
+    """Changes when the labels that are there already change; None where there are none."""
+    from elfs_ray.data.labels import labels_signature
+
+    return labels_signature(config.select.labeled) if config.select.labeled is not None else None

@@ -1,0 +1,119 @@
+"""All that Ray gives out, as stage bodies use it."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import ray
+
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.workers.base import Handle, Search, Source, Step, Threads, Training, Workers
+from elfs_ray.workers.hardware import Hardware, Memory
+from elfs_ray.workers.on_ray.actors import OnRayPool, start_pool
+from elfs_ray.workers.on_ray.memory import cluster_memory
+from elfs_ray.workers.on_ray.progress import OnRayCounter, new_counter
+from elfs_ray.workers.on_ray.session import worker_threads
+from elfs_ray.workers.on_ray.tasks import MAP_RETRIES, OnRayHandle, bare, begin, results_in_order
+
+T = TypeVar("T")
+TaskT = TypeVar("TaskT")
+LEAST_AT_ONCE, TASKS_FOR_A_PROCESSOR = 64, 4
+
+
+@dataclass(frozen=True)
+class OnRay(Workers):
+    """The workers of the session that is connected.
+
+    Attributes:
+        planned: what stages plan with.
+        verbose: whether Ray may speak.
+    """
+
+    planned: Hardware
+    verbose: bool = False
+
+    @property
+    def hardware(self) -> Hardware:
+        return self.planned
+
+    def memory(self) -> Memory:
+        return cluster_memory(self.hardware)
+
+    def threads(self, sharing: int = 1) -> Threads:
+        return partial(worker_threads, self.hardware.cpus, sharing)
+
+    def counter(self, done: int = 0) -> OnRayCounter:
+        return new_counter(done)
+
+    def share(self, value: T) -> OnRayHandle[T]:
+        return OnRayHandle(ray.put(value))
+
+    def call(self, function: Callable[..., T], *arguments: Any, cpus: float = 1.0, memory: int = 0) -> T:
+        return self.begin(function, *arguments, cpus=cpus, memory=memory).result()
+
+    def begin(
+        self, function: Callable[..., T], *arguments: Any, cpus: float = 1.0, gpus: float = 0.0, memory: int = 0
+    ) -> OnRayHandle[T]:
+        return OnRayHandle(begin(function, arguments, num_cpus=cpus, num_gpus=gpus, memory=memory or None))
+
+    def begin_several(
+        self, function: Callable[..., tuple[Any, ...]], *arguments: Any, results: int, cpus: float = 1.0
+    ) -> list[Handle[Any]]:
+        return [OnRayHandle(each) for each in begin(function, arguments, num_cpus=cpus, num_returns=results)]
+
+    def results(self, handles: Sequence[Handle[T]]) -> list[T]:
+        found: list[T] = ray.get([bare(handle) for handle in handles])
+        return found
+
+    def map(
+        self,
+        function: Callable[..., T],
+        items: Iterable[tuple[Any, ...]],
+        *first: Any,
+        cpus: float,
+        at_once: int | None = None,
+    ) -> Iterator[T]:
+        most = at_once or max(LEAST_AT_ONCE, int(TASKS_FOR_A_PROCESSOR * self.hardware.cpus / cpus))
+        tasks = (begin(function, (*first, *item), num_cpus=cpus, max_retries=MAP_RETRIES) for item in items)
+        return results_in_order(tasks, most)
+
+    def stream(self, source: Source, *steps: Step, block_bytes: int) -> Iterator[dict[str, np.ndarray]]:
+        from elfs_ray.workers.on_ray.data import run_stream
+
+        return run_stream(source, steps, block_bytes, self.verbose)
+
+    def pool(
+        self,
+        factory: Callable[..., Any],
+        arguments: Sequence[tuple[Any, ...]],
+        *,
+        cpus: float,
+        gpus: float = 0.0,
+        memory: int = 0,
+    ) -> OnRayPool:
+        return start_pool(factory, arguments, cpus=cpus, gpus=gpus, memory=memory)
+
+    def train(
+        self, loop: Callable[[TaskT, Training], None], task: TaskT, store: RunFolder, work: str, workers: int
+    ) -> dict[str, Any]:
+        from elfs_ray.workers.on_ray.train import run_training
+
+        return run_training(loop, task, store, work, workers, self.hardware)
+
+    def trials(
+        self,
+        trial: Callable[[Any, dict[str, Any]], Iterator[dict[str, Any]]],
+        shared: Handle[Any],
+        configs: Sequence[dict[str, Any]],
+        search: Search,
+        ended: Callable[[dict[str, Any], dict[str, Any]], None],
+        *,
+        store: RunFolder,
+        work: str,
+    ) -> None:
+        from elfs_ray.workers.on_ray.tune import run_trials
+
+        on_gpu = self.hardware.device == "cuda"
+        run_trials(trial, bare(shared), configs, search, ended, store=store, work=work, on_gpu=on_gpu)
