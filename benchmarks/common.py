@@ -17,7 +17,7 @@ from PIL import Image
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
-from elfs_ray.stages.stage import StageContext
+from elfs_ray.stages.context import StageContext
 from elfs_ray.workers.base import Workers
 from elfs_ray.workers.usage import sampling
 

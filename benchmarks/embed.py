@@ -54,9 +54,9 @@ from elfs_ray.data.images import decode, to_square, to_uint8
 from elfs_ray.data.sources import open_source
 from elfs_ray.encoders import load_encoder
 from elfs_ray.stages import embed, ingest, neighbors
+from elfs_ray.stages.context import StageResult
 from elfs_ray.stages.parts.embed_rows import TIMED
 from elfs_ray.stages.parts.shard_index import Queries, build_index
-from elfs_ray.stages.stage import StageResult
 from elfs_ray.workers.on_ray.session import ray_session
 from elfs_ray.workers.usage import measured
 

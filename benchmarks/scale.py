@@ -34,7 +34,7 @@ from elfs_ray.config_loading import load_config
 from elfs_ray.console import ConsoleReporter
 from elfs_ray.methods import Needs, SelectionInputs, available_methods, get_method, select_coreset
 from elfs_ray.stages import ingest, neighbors
-from elfs_ray.stages.stage import StageContext
+from elfs_ray.stages.context import StageContext
 from elfs_ray.workers.on_ray.session import ray_session
 from elfs_ray.workers.usage import measured
 

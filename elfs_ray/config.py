@@ -121,7 +121,7 @@ class NeighborsConfig(Section):
     query_rows: int = _execution(4096, "queries searched and saved as one unit", ge=1)
 
 
-class ClusterConfig(Section):
+class PseudoLabelsConfig(Section):
     """TEMI clustering into pseudo-labels (Adaloglou et al., BMVC 2023)."""
 
     pca_dim: Annotated[int, Field(ge=0)] | Auto = Field("auto", description="reduce embeddings first; 0: do not")
@@ -279,7 +279,7 @@ class RunConfig(Section):
     ingest: IngestConfig = IngestConfig()
     embed: EmbedConfig = EmbedConfig()
     neighbors: NeighborsConfig = NeighborsConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    pseudo_labels: PseudoLabelsConfig = PseudoLabelsConfig()
     proxy: ProxyConfig = ProxyConfig()
     beta_search: BetaSearchConfig = BetaSearchConfig()
     select: SelectConfig = SelectConfig()

@@ -22,10 +22,10 @@ OPTIONS = {
     "neighbors.k": 10,
     "neighbors.shards": 2,
     "neighbors.query_rows": 100,
-    "cluster.heads": 4,
-    "cluster.batch_size": 33,  # odd: the shares of two workers differ by one
-    "cluster.epochs": 12,
-    "cluster.checkpoint_epochs": 3,
+    "pseudo_labels.heads": 4,
+    "pseudo_labels.batch_size": 33,  # odd: the shares of two workers differ by one
+    "pseudo_labels.epochs": 12,
+    "pseudo_labels.checkpoint_epochs": 3,
     "proxy.epochs": 12,
     "proxy.batch_size": 33,
     "proxy.checkpoint_epochs": 3,

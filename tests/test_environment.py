@@ -174,7 +174,12 @@ def test_a_run_where_files_hide_modules_and_a_plugin_lies(hiding, small_input):
     """The driver, its workers and Train's take Python's own modules, and the plug-in that lies there."""
     write_plugin(hiding)
     required = ["--input", small_input[0], "--budget=5", "--num-classes=10", "--out=run", "--method=here,stratified"]
-    small = ["--set=embed.image_size=64", "--set=cluster.heads=2", "--set=cluster.epochs=2", "--set=ray.num_cpus=2"]
+    small = [
+        "--set=embed.image_size=64",
+        "--set=pseudo_labels.heads=2",
+        "--set=pseudo_labels.epochs=2",
+        "--set=ray.num_cpus=2",
+    ]
     ended = run_python(
         "-m", "elfs_ray.cli", "run", *required, *small, "--until=select", "--log=quiet", cwd=hiding, HOME=hiding.parent
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.schema import shows_pictures
 from elfs_ray.artifacts.table import Table
@@ -45,8 +46,5 @@ def facts_of(samples: Table) -> dict[str, float]:
 
 def median_side(store: RunFolder) -> float:
     """The median short side of the candidates, as ingest found it."""
-    record = store.record("ingest")
-    if record is None:
-        raise KeyError("ingest")
-    side: float = record["metrics"]["median_side"]
+    side: float = store.records()[Unit("ingest")].metrics["median_side"]
     return side

@@ -172,7 +172,7 @@ def read_pixels(
         max_pixels: larger images are refused.
         positions: of some samples, int64 [n] in ascending order; without: all.
         location: where they came from, which says how to reach them.
-        prefix: `test/` for the samples of separate test images.
+        prefix: `test` for the samples of separate test images.
         threads: that read and decode.
 
     Raises:

@@ -28,7 +28,7 @@ class UnusableImagesError(RunError):
 
     Attributes:
         images: which, in order of index.
-        prefix: `test/` where they are separate test images.
+        prefix: `test` where they are separate test images.
     """
 
     def __init__(self, images: Sequence[Unusable], prefix: str = "") -> None:

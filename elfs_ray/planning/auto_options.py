@@ -9,11 +9,11 @@ from typing import TypeVar
 
 from elfs_ray.config import (
     BetaSearchConfig,
-    ClusterConfig,
     EmbedConfig,
     EvaluateConfig,
     NeighborsConfig,
     ProxyConfig,
+    PseudoLabelsConfig,
     Section,
 )
 from elfs_ray.errors import UsageError
@@ -149,9 +149,9 @@ def choose_neighbors(
     return _fill(chosen, shards=min(shards, num_samples), oversample=oversample)
 
 
-def choose_cluster(
-    section: ClusterConfig, device: str, units: int, num_samples: int, embedding_dim: int
-) -> ClusterConfig:
+def choose_pseudo_labels(
+    section: PseudoLabelsConfig, device: str, units: int, num_samples: int, embedding_dim: int
+) -> PseudoLabelsConfig:
     """TEMI options: the paper's on a GPU; on a CPU fewer, narrower heads on PCA-reduced embeddings."""
     if device == "cuda":
         chosen = _fill(

@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 import torch
 
-from elfs_ray.config import BetaSearchConfig, ClusterConfig, EvaluateConfig, ProxyConfig, RunConfig
+from elfs_ray.config import BetaSearchConfig, EvaluateConfig, ProxyConfig, PseudoLabelsConfig, RunConfig
 from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.classifier_training import ClassifierTraining, TrainingOptions
@@ -32,10 +32,10 @@ from elfs_ray.encoders import Encoder, load_encoder
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import (
     choose_beta_search,
-    choose_cluster,
     choose_embed,
     choose_evaluations,
     choose_proxy,
+    choose_pseudo_labels,
 )
 from elfs_ray.planning.cost import Rates
 from elfs_ray.stages.parts.training_options import training_options
@@ -52,7 +52,7 @@ class Calibration:
 
     Attributes:
         rates: seconds of each unit of work.
-        cluster: options that the clustering would choose.
+        pseudo_labels: options that the clustering would choose.
         proxy: options that the proxy would choose.
         beta_search: options that the search of beta would choose.
         evaluate: options that the evaluation would choose, for each model.
@@ -63,7 +63,7 @@ class Calibration:
     """
 
     rates: Rates
-    cluster: ClusterConfig
+    pseudo_labels: PseudoLabelsConfig
     proxy: ProxyConfig
     beta_search: BetaSearchConfig
     evaluate: dict[str, EvaluateConfig]
@@ -100,7 +100,7 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
     vectors = config.embed.vectors
     embedding = _ready_vectors(config) if vectors else _encoding(config, source.count, good, side, hardware)
     dim, classes = embedding.dim, config.num_classes
-    cluster = choose_cluster(config.cluster, hardware.device, hardware.units, source.count, dim)
+    pseudo_labels = choose_pseudo_labels(config.pseudo_labels, hardware.device, hardware.units, source.count, dim)
     dtypes = hardware.dtypes
     proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side, **dtypes)
     evaluate = choose_evaluations(config.evaluate, side, **dtypes)
@@ -114,7 +114,7 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
         decode=embedding.decode + (0 if vectors else read_seconds),
         encode=embedding.encode,
         search_flops=_search_flops(dim, hardware),
-        cluster_step=_cluster_step(cluster, dim, classes, device),
+        pseudo_labels_step=_pseudo_labels_step(pseudo_labels, dim, classes, device),
         proxy_step=_proxy_step(proxy, dim, classes, device),
         search_step=_model_step(searching, int(search.image_size), dim, device),
         evaluate_steps={
@@ -127,7 +127,7 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
     )
     image_bytes = float(np.mean([len(data) for data in good])) if good else 0.0
     weight_bytes = embedding.weight_bytes
-    return Calibration(rates, cluster, proxy, search, evaluate, dim, image_bytes, weight_bytes, len(good))
+    return Calibration(rates, pseudo_labels, proxy, search, evaluate, dim, image_bytes, weight_bytes, len(good))
 
 
 class _Embedding(NamedTuple):
@@ -255,7 +255,7 @@ def _search_flops(dim: int, hardware: Hardware) -> float:
     return operations / _seconds(lambda: faiss.knn(queries, vectors, 50, metric=faiss.METRIC_INNER_PRODUCT))
 
 
-def _cluster_step(options: ClusterConfig, dim: int, num_classes: int, device: torch.device) -> float:
+def _pseudo_labels_step(options: PseudoLabelsConfig, dim: int, num_classes: int, device: torch.device) -> float:
     """Seconds of a TEMI step of one worker."""
     width, heads = int(options.pca_dim) or dim, int(options.heads)
     sizes = heads, num_classes, int(options.hidden_dim), int(options.bottleneck_dim)

@@ -7,7 +7,7 @@ Symbols: n rows, d width of the embeddings, float32 is 4 bytes and float16 is 2.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from elfs_ray.config import BetaSearchConfig, ClusterConfig, EvaluateConfig, NeighborsConfig, ProxyConfig
+from elfs_ray.config import BetaSearchConfig, EvaluateConfig, NeighborsConfig, ProxyConfig, PseudoLabelsConfig
 
 GIB = 2**30
 
@@ -83,7 +83,7 @@ class Rates:
         decode: seconds of an image on one core, with reading it.
         encode: seconds of an image on one GPU, or on all cores.
         search_flops: operations per second of an exact search, on all cores or one GPU.
-        cluster_step: seconds of a step of one training worker.
+        pseudo_labels_step: seconds of a step of one training worker.
         proxy_step: seconds of a step of one training worker.
         search_step: seconds of a step of the model of the beta search, on one core or a GPU.
         evaluate_steps: seconds of a step of each model of the evaluation, on one core or a GPU.
@@ -93,7 +93,7 @@ class Rates:
     decode: float
     encode: float
     search_flops: float
-    cluster_step: float
+    pseudo_labels_step: float
     proxy_step: float
     search_step: float
     evaluate_steps: dict[str, float] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class Work:
     tested: int
     map_points: int
     neighbors: NeighborsConfig
-    cluster: ClusterConfig
+    pseudo_labels: PseudoLabelsConfig
     proxy: ProxyConfig
     beta_search: BetaSearchConfig
     evaluate: dict[str, EvaluateConfig]

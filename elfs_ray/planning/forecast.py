@@ -31,24 +31,6 @@ from elfs_ray.run.graph import all_units, listed_inputs
 from elfs_ray.run.preflight import check_embeddings, check_pictures, check_sizes
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
 
-COSTS = {
-    "ingest": stage_costs.ingest,
-    "labels": stage_costs.labels,
-    "embed": stage_costs.embed,
-    "neighbors": stage_costs.neighbors,
-    "cluster": stage_costs.pseudo_labels,
-    "anchor": stage_costs.anchor,
-    "proxy": stage_costs.proxy,
-    "beta-search": stage_costs.beta_search,
-    "select": stage_costs.select,
-    "evaluate": stage_costs.evaluate,
-    "duplicates": stage_costs.duplicates,
-    "map": stage_costs.map,
-    "coverage": stage_costs.coverage,
-    "report": stage_costs.report,
-}
-"""What each stage costs, by its name."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -96,7 +78,7 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         values = asdict(self)
-        for section in ("cluster", "proxy", "beta_search"):
+        for section in ("pseudo_labels", "proxy", "beta_search"):
             values["calibration"][section] = getattr(self.calibration, section).model_dump(mode="json")
         evaluate = self.calibration.evaluate.items()
         values["calibration"]["evaluate"] = {model: options.model_dump(mode="json") for model, options in evaluate}
@@ -184,7 +166,7 @@ def _work(config: RunConfig, source: Source, test_images: int, measured: Calibra
         tested=test_images or max(0, images - round(subsets * sum(budgets) / len(budgets))),
         map_points=min(config.report.map_points, images),
         neighbors=neighbors,
-        cluster=measured.cluster,
+        pseudo_labels=measured.pseudo_labels,
         proxy=measured.proxy,
         beta_search=measured.beta_search,
         evaluate=measured.evaluate,

@@ -46,9 +46,9 @@ def neighbors(work: Work, rates: Rates) -> Cost:
 
 def pseudo_labels(work: Work, rates: Rates) -> Cost:
     """Train all heads, and assign the labels in the time of half an epoch."""
-    options, images = work.cluster, work.images
+    options, images = work.pseudo_labels, work.images
     steps = max(1, images // int(options.batch_size))
-    seconds = (int(options.epochs) + 0.5) * steps * rates.cluster_step
+    seconds = (int(options.epochs) + 0.5) * steps * rates.pseudo_labels_step
     reduced = 4 * images * int(options.pca_dim)
     held = WORKER_BYTES + _vector_bytes(work) + reduced + 8 * images * work.neighbors.k
     return Cost(7.0 + seconds, images, images * PSEUDO_LABEL_BYTES, int(options.workers), held)

@@ -63,7 +63,7 @@ def _describe(store: RunFolder, records: Records, unit: Unit, pictures: Pictures
     indices, labels = table["index"].to_numpy(), table["pseudo_label"].to_numpy(zero_copy_only=False)
     gallery, left_out = _by_cluster(indices, labels, limit)
     proxy = Unit("proxy", SUPERVISED if supervised else "")
-    hardest, easiest = {}, {}
+    hardest, easiest = dict[int, str](), dict[int, str]()
     if proxy in records:
         hardest, easiest = _pruned(Table(store, proxy.artifact("dynamics")), indices, limit // 4)
     evaluation, coverage = (records.beside(unit, stage) for stage in ("evaluate", "coverage"))

@@ -28,7 +28,7 @@ from elfs_ray.stages import STAGES
 
 if TYPE_CHECKING:
     from elfs_ray.data.sources import Source
-    from elfs_ray.stages.stage import StageContext, StageResult
+    from elfs_ray.stages.context import StageContext, StageResult
     from elfs_ray.workers.base import Workers
     from elfs_ray.workers.usage import Usage
 
@@ -224,7 +224,7 @@ class _Execution:
                 if old.fingerprint != new.fingerprint:
                     source, target = (store.work_folder(each.unit, each.fingerprint) for each in (old, new))
                     removed = smaller.removed if old.unit.prefix == found.prefix else smaller.removed[:0]
-                    carry_embeddings(store, self._connect(), records.get(old.unit), old.unit, source, target, removed)
+                    carry_embeddings(store, self._connect(), old.unit, records.get(old.unit), source, target, removed)
         self.check_sole()
         store.publish(work, smaller.record, smaller.folders)
         self.reporter.line(f"  set aside: {found}; it stands in `quarantine`, and the run goes on without it")
@@ -246,7 +246,7 @@ class _Execution:
             return
         workers, stage = self._connect(), pending[0].stage
         self._running = stage.name
-        from elfs_ray.stages.stage import StageContext
+        from elfs_ray.stages.context import StageContext
         from elfs_ray.workers.usage import measured
 
         module = import_module(stage.module if isinstance(stage.module, str) else stage.module(pending[0].config))

@@ -6,20 +6,20 @@ without these images: later stages that rest on the same images stand, the other
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.record import Record, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.samples import facts_of, join_contents, samples_content
 from elfs_ray.artifacts.table import Part, Table
 from elfs_ray.artifacts.writing import write_index, write_part, write_table
 from elfs_ray.data.unusable import Unusable, UnusableImagesError, refuse_many
+from elfs_ray.stages.context import CHOSEN
 from elfs_ray.stages.parts.embed_rows import SAVED, saved_name
-from elfs_ray.stages.stage import CHOSEN
 from elfs_ray.workers.base import Workers
 
 TASKS_IN_FLIGHT = 16
@@ -31,13 +31,13 @@ class Smaller:
 
     Attributes:
         removed: indices of the samples that go, int64 in ascending order.
-        artifacts: as `RunFolder.publish` takes them.
+        folders: as `RunFolder.publish` takes them.
         record: of the ingest unit, as the manifest shall hold it.
     """
 
     removed: np.ndarray
-    artifacts: dict[str, str]
-    record: dict[str, Any]
+    folders: dict[str, str]
+    record: Record
 
 
 def without(
@@ -45,7 +45,7 @@ def without(
     workers: Workers,
     work: str,
     found: UnusableImagesError,
-    record: dict[str, Any],
+    record: Record,
     stage: str,
     max_bad_fraction: float,
 ) -> Smaller:
@@ -63,8 +63,8 @@ def without(
     Raises:
         UsageError: too many inputs are unusable now.
     """
-    samples, quarantine = (found.prefix + name for name in ("samples", "quarantine"))
-    numbers = record["metrics"]
+    samples, quarantine = (record.unit.artifact(name) for name in ("samples", "quarantine"))
+    numbers = record.metrics
     first = found.images[0]
     bad = numbers["quarantined"] + len(found.images)
     refuse_many(bad, numbers["inputs"], (first.sample_id, first.reason), max_bad_fraction)
@@ -75,12 +75,12 @@ def without(
     left = write_index(store, f"{work}/samples", (part for part, _ in kept), before.schema)
     rows = pa.concat_tables([Table(store, quarantine).read(), _rows_of(before, removed, found.images, stage)])
     write_table(store, f"{work}/quarantine", rows, schema.QUARANTINE)
-    changed = {
-        **record,
-        "content": join_contents(content for _, content in kept),
-        "rows": {samples: left.rows, quarantine: len(rows)},
-        "metrics": {**numbers, "quarantined": bad, **workers.call(facts_of, left)},
-    }
+    changed = replace(
+        record,
+        content=join_contents(content for _, content in kept),
+        rows={samples: left.rows, quarantine: len(rows)},
+        metrics={**numbers, "quarantined": bad, **workers.call(facts_of, left)},
+    )
     return Smaller(removed, {samples: "samples", quarantine: "quarantine"}, changed)
 
 
@@ -102,26 +102,31 @@ def _keep_part(samples: Table, removed: np.ndarray, target: str, number: int) ->
 
 
 def carry_embeddings(
-    store: RunFolder, workers: Workers, prefix: str, old_work: str, new_work: str, removed: np.ndarray
+    store: RunFolder,
+    workers: Workers,
+    unit: Unit,
+    record: Record | None,
+    old_work: str,
+    new_work: str,
+    removed: np.ndarray,
 ) -> None:
     """Bring finished embeddings of the samples that stay, saved or published, into the work folder of another step.
 
     Args:
         store: the run folder.
         workers: write the files.
-        prefix: `test/` for those of separate test images.
+        unit: that embeds them.
+        record: of it, if it is finished.
         old_work: the work folder in which they may be; else they are published.
         new_work: where embed looks for finished rows.
         removed: indices of the samples that go, int64 in ascending order; empty: none.
     """
-    unit = prefix.replace("/", "_") + "embed"
-    record = store.record(unit)
     if store.exists(old_work):
         chosen = store.read_json(old_work, CHOSEN) if store.exists(old_work, CHOSEN) else None
         folder, names = f"{old_work}/{SAVED}", store.names(old_work, SAVED)
     elif record is not None:
-        folder = prefix + "embeddings"
-        chosen, names = record["chosen"], [part.name for part in Table(store, folder).parts()]
+        folder = unit.artifact("embeddings")
+        chosen, names = record.chosen, [part.name for part in Table(store, folder).parts()]
     else:
         return
     if chosen is not None:

@@ -64,7 +64,7 @@ STAGES = (
         module="elfs_ray.stages.pseudo_labels",
         inputs=lambda _: ("embeddings", "neighbors"),
         outputs=("pseudo_labels",),
-        options=lambda case: [case.config.cluster.identity(), case.config.seed, case.config.num_classes],
+        options=lambda case: [case.config.pseudo_labels.identity(), case.config.seed, case.config.num_classes],
         cost=cost.pseudo_labels,
     ),
     Stage(

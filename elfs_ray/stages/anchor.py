@@ -14,8 +14,9 @@ from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.table import Table
 from elfs_ray.core.anchoring import Anchored, spread_by_probes
+from elfs_ray.errors import UsageError
+from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.stages.parts.method_inputs import read_known_labels
-from elfs_ray.stages.stage import StageContext, StageResult
 
 ANCHORED = "pseudo_labels_anchored"
 
@@ -24,14 +25,14 @@ def run(context: StageContext) -> StageResult:
     """Compare probes and clusters on the known labels and write the better ones."""
     known = read_known_labels(context.store, context.config)
     if known is None:
-        raise KeyError("select.labeled")
+        raise UsageError(
+            "there are no labels to improve the pseudo-labels with; pass those of some images with --labeled"
+        )
     classes = context.config.num_classes
     given = context.embeddings, context.table("pseudo_labels"), known, classes, context.seed()
     table, metrics = context.workers.call(_anchor, *given)
     context.write(ANCHORED, table, schema.PSEUDO_LABELS)
-    return StageResult(
-        artifacts={ANCHORED: ANCHORED}, chosen={"labeled": context.config.select.labeled}, metrics=metrics
-    )
+    return StageResult(chosen={"labeled": context.config.select.labeled}, metrics=metrics)
 
 
 def _anchor(

@@ -31,6 +31,7 @@ from elfs_ray.data.images import read_pixels
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
 from elfs_ray.planning.auto_options import GPU_SHARES, choose_beta_search
+from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.stages.parts.method_inputs import (
     count_classes,
     labeled_mask,
@@ -39,11 +40,10 @@ from elfs_ray.stages.parts.method_inputs import (
     read_known_labels,
 )
 from elfs_ray.stages.parts.training_options import training_options
-from elfs_ray.stages.stage import StageContext, StageResult
 from elfs_ray.workers.base import Search
 from elfs_ray.workers.compute import device_of_task
 
-TRIALS, TUNE = "trials", "tune"
+TRIALS, TUNE = "trials", f"{LOGS}beta_search"
 # ASHA looks at a training after 1, 3 and 9 ninths of its steps, and lets the better third of the trials go on.
 ASHA_PARTS, ASHA_REDUCTION = 9, 3
 
@@ -88,7 +88,7 @@ def run(context: StageContext) -> StageResult:
     only where no other came farther.
     """
     config, store, select = context.config, context.store, context.config.select
-    budget, dtypes = int(context.budget or 0), context.hardware.dtypes
+    budget, dtypes = context.unit.budget, context.hardware.dtypes
     options = choose_beta_search(config.beta_search, config.evaluate, median_side(store), budget, **dtypes)
     options = context.as_begun(options)
     context.begin(options)
@@ -96,14 +96,13 @@ def run(context: StageContext) -> StageResult:
     method = get_method(select.method, **select.options)
     candidates = method.candidates(betas)
     rows = _search(context, options, candidates)
-    context.write("table", pa.Table.from_pylist(rows), schema.BETA_SEARCH)
+    context.write("beta_search", pa.Table.from_pylist(rows), schema.BETA_SEARCH)
     accuracies, steps = (
         np.array([row[name] for row in rows]).reshape(len(candidates), options.seeds)
         for name in ("validation_accuracy", "steps")
     )
     best = best_candidate(accuracies, steps, within_noise=method.takes_first_within_noise)
     return StageResult(
-        artifacts={f"beta_search/{select.name}/{budget}": "table", f"{LOGS}beta_search/{select.name}/{budget}": TUNE},
         chosen={**options.model_dump(mode="json"), "betas": betas},
         metrics={
             "found": candidates[best],
@@ -161,7 +160,7 @@ def _run_trials(
     store, workers = context.store, context.workers
     seeds = context.seed(unit="beta_search"), context.seed(1, unit="beta_search")
     known = read_known_labels(store, context.config)
-    data = workers.begin(_load, store, context.config, options, int(context.budget or 0), known, seeds)
+    data = workers.begin(_load, store, context.config, options, context.unit.budget, known, seeds)
     with_asha = options.scheduler == "asha"
     search = Search(
         metric="validation_accuracy",

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.samples import median_side
 from elfs_ray.artifacts.table import KEY
 from elfs_ray.config import EmbedConfig
@@ -30,6 +31,7 @@ from elfs_ray.encoders import Encoder, load_encoder
 from elfs_ray.encoders.forward import AdaptiveForward, Clock, Lane
 from elfs_ray.errors import RunError
 from elfs_ray.planning.auto_options import choose_embed
+from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.stages.parts.embed_rows import (
     FAILED,
     PARTS,
@@ -47,7 +49,6 @@ from elfs_ray.stages.parts.embed_rows import (
     save_batch,
     saved_rows,
 )
-from elfs_ray.stages.stage import StageContext, StageResult
 from elfs_ray.workers.base import Source, Step, Threads
 from elfs_ray.workers.progress import Counter
 
@@ -81,11 +82,10 @@ def run(context: StageContext) -> StageResult:
                     break
     failed = read_failed(context.store, context.work)
     if failed:
-        raise UnusableImagesError(failed, context.prefix)
+        raise UnusableImagesError(failed, context.unit.prefix)
     put_in_order(context, dim)
     seconds = time.monotonic() - started
     return StageResult(
-        artifacts={context.artifact("embeddings"): "embeddings"},
         chosen=options.model_dump(mode="json"),
         metrics={
             "encoder": options.encoder,
@@ -100,9 +100,9 @@ def run(context: StageContext) -> StageResult:
 
 def _choose(context: StageContext) -> tuple[EmbedConfig, Encoder]:
     """The options with each `auto` resolved, and the encoder that they name."""
-    if context.prefix:
+    if context.of_test_images:
         # Test images must go through exactly what the candidates went through.
-        options = EmbedConfig.model_validate(context.chosen("embed"))
+        options = EmbedConfig.model_validate(context.records[Unit("embed")].chosen)
     else:
         section, hardware, store = context.config.embed, context.hardware, context.store
         native = load_encoder(section.encoder, weights=section.weights).preprocessing.size
@@ -166,7 +166,7 @@ def _encode(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Run read -> decode -> encode -> save; yields counts and seconds as files are saved."""
     hardware, config, batch_size = context.hardware, context.config, int(options.batch_size)
-    how, location = encoder.preprocessing, config.evaluate.test_input if context.prefix else config.location
+    how, location = encoder.preprocessing, config.evaluate.test_input if context.of_test_images else config.location
     limit, on_card = config.ingest.max_pixels, options.decode == "gpu" and how.interpolation in INTERPOLATIONS
     pixels = Pixels(how.size, how.crop_fraction, how.interpolation, limit, str(location), on_card)
     on_gpu = hardware.device == "cuda"

@@ -24,7 +24,7 @@ from elfs_ray.artifacts.table import KEY, Part, Table, fixed_size_matrix, matrix
 from elfs_ray.artifacts.writing import part_name, ranges_of_parts, write_index, write_part
 from elfs_ray.data.vectors import Vectors, open_vectors
 from elfs_ray.errors import UsageError
-from elfs_ray.stages.stage import StageContext, StageResult
+from elfs_ray.stages.context import StageContext, StageResult
 
 SPLIT, DONE, FOUND, ORDERED = "split", "done", "embeddings", "ordered"
 TASKS_IN_FLIGHT = 16
@@ -66,7 +66,7 @@ def run(context: StageContext) -> StageResult:
     """Split what is not split yet, then write the ranges that are not written."""
     embed = context.config.embed
     started = time.monotonic()
-    location = (embed.test_vectors if context.prefix else None) or embed.vectors
+    location = (embed.test_vectors if context.of_test_images else None) or embed.vectors
     table = open_vectors(str(location), context.config.ingest.id_column)
     _check_rows(context, table)
     samples, layout = context.table("samples"), schema.embeddings(table.dim)
@@ -87,7 +87,6 @@ def run(context: StageContext) -> StageResult:
         )
     write_index(context.store, f"{context.work}/{FOUND}", filter(None, (each.part for each in found)), layout)
     return StageResult(
-        artifacts={context.artifact("embeddings"): FOUND},
         chosen=embed.model_dump(mode="json"),
         metrics={
             "encoder": "none (--embeddings)",
@@ -132,7 +131,7 @@ def _order(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> li
 
 def _check_dim(context: StageContext, table: Vectors) -> None:
     """Test images must lie in the space of the candidates."""
-    if not context.prefix:
+    if not context.of_test_images:
         return
     candidates = context.embeddings.dim
     if candidates != table.dim:

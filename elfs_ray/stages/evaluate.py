@@ -5,14 +5,14 @@ if there are any. Writes: `evaluation/METHOD/BUDGET` (one row for each training)
 stage that reads true labels. Every training of a model has the same number of steps and the same test set; the last
 state counts, never the best on test. Random subsets and the seeds of trainings are the same for all methods, so that
 differences to random are paired.
-Each training saves its row when it ends, under a key made of all that decides its result; a second run of the driver
-does the others. Rows of earlier evaluations in the run folder with the same key are taken over: random subsets are
-trained on once for all methods, and another model or seed costs only its own trainings.
+Each training saves its row in `trainings` when it ends, under a key made of all that decides its result, and no run
+does it again: a second run of the driver does the others, random subsets are trained on once for all methods, and
+another model or seed costs only its own trainings.
 """
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -23,6 +23,7 @@ import torch
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.embeddings import Embeddings
+from elfs_ray.artifacts.record import TEST, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import EvaluateConfig, RunConfig
@@ -30,15 +31,17 @@ from elfs_ray.core.classifier_training import ClassifierTraining
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
 from elfs_ray.data.images import read_pixels
 from elfs_ray.planning.auto_options import GPU_SHARES
+from elfs_ray.stages import identity
+from elfs_ray.stages.context import StageContext, StageResult
+from elfs_ray.stages.identity import maker_of_labels
 from elfs_ray.stages.parts.evaluation_sets import Sets, Training, class_names, draw_sets
-from elfs_ray.stages.parts.method_inputs import labels_in_use
 from elfs_ray.stages.parts.training_options import training_options
-from elfs_ray.stages.stage import StageContext, StageResult
 from elfs_ray.workers.base import Handle
 from elfs_ray.workers.compute import device_of_task
 from elfs_ray.workers.progress import Counter, showing
 
-RUNS, TRAININGS = "runs", "trainings"
+TRAININGS = "trainings"
+"""Folder of the run folder with a row of each training that has ended, whatever became of its evaluation."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,6 @@ class Trainings:
     """
 
     store: RunFolder
-    work: str
     options: dict[str, EvaluateConfig]
     num_classes: int
     sets: Sets
@@ -91,7 +93,7 @@ def run_together(contexts: Sequence[StageContext]) -> Iterator[StageResult]:
     A training that two of them share, on a random subset, is done for the first.
     """
     hardware, waiting, begun = contexts[0].hardware, deque(contexts), deque[Begun]()
-    ended, on_their_way = _earlier_rows(contexts[0].store), set[str]()
+    ended, on_their_way = dict[str, dict[str, Any]](), set[str]()
     while waiting or begun:
         behind = sum(each.share * each.num_open for each in islice(begun, 1, None))
         if waiting and (not begun or behind < (hardware.gpus or hardware.cpus)):
@@ -113,18 +115,18 @@ def _begin(context: StageContext, ended: dict[str, dict[str, Any]], on_their_way
     draws = {seed: context.seed(seed, unit="evaluation") for seed in range(options.seeds)}
     on_gpu = context.hardware.device == "cuda"
     dtypes = context.hardware.dtypes
-    drawn = store, config, dtypes, int(context.budget or 0), trainings, draws
+    drawn = store, config, dtypes, context.unit, context.version, trainings, draws
     # No core of its own: it would wait for one behind the trainings of the evaluation before.
     first, sets = workers.begin_several(draw_sets, *drawn, results=2, cpus=0)
     described = first.result()
-    ended.update(_saved_rows(store, context.work))
+    ended.update(_ended(store, described["keys"].values()))
     known = ended.keys() | on_their_way
     pending = {training: key for training, key in described["keys"].items() if key not in known}
     on_their_way.update(pending.values())
     shares = {training: GPU_SHARES[described["options"][training.model].image_size > 0] for training in pending}
     counter, tasks = workers.counter(len(trainings) - len(pending)), []
     if pending:
-        shared = workers.begin(_load, store, config, context.work, described["options"], sets, list(pending))
+        shared = workers.begin(_load, store, config, described["options"], sets, list(pending))
         for training, key in pending.items():
             seed, gpus = context.seed(training.seed, 1, unit="evaluation"), shares[training] if on_gpu else 0
             tasks.append(workers.begin(train_one, shared, training, key, seed, counter, gpus=gpus))
@@ -134,15 +136,17 @@ def _begin(context: StageContext, ended: dict[str, dict[str, Any]], on_their_way
 def _finish(begun: Begun, ended: dict[str, dict[str, Any]]) -> StageResult:
     """Wait for the trainings, and compare the coreset with random subsets."""
     context, described, tasks = begun.context, begun.described, begun.tasks
-    config, store, budget, keys = context.config, context.store, int(context.budget or 0), described["keys"]
+    config, store, keys = context.config, context.store, described["keys"]
     done = len(keys) - begun.num_open
     with context.reporter.meter("evaluating", len(keys), "trainings", done) as meter, showing(begun.counter, meter):
         context.workers.results(tasks)
-    ended.update(_saved_rows(store, context.work))
-    names = {"budget": budget, "test_samples": described["test_samples"]}
+    ended.update(_ended(store, keys.values()))
+    names = {"budget": context.unit.budget, "test_samples": described["test_samples"]}
     rows = [{**ended[key], **training._asdict(), **names} for training, key in keys.items()]
-    context.write(RUNS, pa.Table.from_pylist(rows), schema.EVALUATION)
-    quality = {} if config.select.supervised else context.workers.call(_label_quality, store, config, cpus=0.5)
+    context.write("evaluation", pa.Table.from_pylist(rows), schema.EVALUATION)
+    quality = {}
+    if not config.select.supervised and context.if_current(maker_of_labels(config)):
+        quality = context.workers.call(_label_quality, store, identity.labels_in_use(config), cpus=0.5)
     method, models = config.select.name, dict.fromkeys(config.evaluate.models)
     metrics = {
         "models": {model: _summary([row for row in rows if row["model"] == model], method) for model in models},
@@ -151,30 +155,21 @@ def _finish(begun: Begun, ended: dict[str, dict[str, Any]]) -> StageResult:
         "test_dropped": described["test_dropped"],
         "test": config.evaluate.test_input or "held-out candidates",
         "embeddings_of": config.evaluate.embeddings_of,
-        # Of the trainings of this run; rows of earlier evaluations do not say it.
-        "devices": sorted({ended[key]["device"] for key in keys.values() if "device" in ended[key]}),
+        "devices": sorted({ended[key]["device"] for key in keys.values()}),
     }
     chosen = {name: section.model_dump(mode="json") for name, section in described["options"].items()}
-    return StageResult(artifacts={f"evaluation/{method}/{budget}": RUNS}, chosen=chosen, metrics=metrics)
+    return StageResult(chosen=chosen, metrics=metrics)
 
 
-def _saved_rows(store: RunFolder, work: str) -> dict[str, dict[str, Any]]:
-    """Rows of the trainings that have ended in this work folder, by key."""
-    names = store.names(work, TRAININGS)
-    return {name.removesuffix(".json"): store.read_json(work, TRAININGS, name) for name in names}
-
-
-def _earlier_rows(store: RunFolder) -> dict[str, dict[str, Any]]:
-    """Rows of all published evaluations, by key."""
-    units = [unit for unit in store.manifest().get("stages", {}) if unit.startswith("evaluation/")]
-    tables = [Table(store, unit).read() for unit in units if store.exists(unit)]
-    return {row["training"]: row for table in tables for row in table.to_pylist() if "training" in row}
+def _ended(store: RunFolder, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Rows of those of the trainings that have ended, by key."""
+    there = set(store.names(TRAININGS))
+    return {key: store.read_json(TRAININGS, f"{key}.json") for key in keys if f"{key}.json" in there}
 
 
 def _load(
     store: RunFolder,
     config: RunConfig,
-    work: str,
     options: dict[str, EvaluateConfig],
     sets: Sets,
     pending: list[Training],
@@ -182,22 +177,20 @@ def _load(
     """Read what the pending trainings need of the training sets and the test set."""
     used = np.unique(np.concatenate([sets.rows[training.subset, training.seed] for training in pending]))
     sizes = {int(options[training.model].image_size) for training in pending}
-    prefix = "test/" if config.evaluate.test_input else ""
-    location = config.evaluate.test_input or config.location
+    prefix, location = (TEST, config.evaluate.test_input) if config.evaluate.test_input else ("", config.location)
     embedded = RunFolder(config.evaluate.embeddings_of or store.uri)
 
     def inputs(size: int, prefix: str, positions: np.ndarray, location: str) -> np.ndarray:
         if size == 0:
-            return Embeddings(embedded, prefix + "embeddings").unit_vectors_at(positions)
-        samples = Table(store, prefix + "samples")
+            return Embeddings(embedded, Unit("embed", prefix).artifact("embeddings")).unit_vectors_at(positions)
+        samples = Table(store, Unit("ingest", prefix).artifact("samples"))
         limit = config.ingest.max_pixels
         return read_pixels(samples, size, limit, positions=positions, location=location, prefix=prefix)
 
     return Trainings(
         store,
-        work,
         options,
-        max(len(class_names(store, "labels")), 2),
+        max(len(class_names(store)), 2),
         sets,
         used,
         {size: inputs(size, "", used, config.location) for size in sizes},
@@ -227,7 +220,7 @@ def train_one(shared: Trainings, training: Training, key: str, seed: int, counte
         "test_accuracy": classifier.accuracy(classifier.held_out(shared.test_inputs[size], sets.test_labels)),
         "seconds": round(time.monotonic() - started, 3),
     }
-    shared.store.write_json(row, shared.work, TRAININGS, f"{key}.json")
+    shared.store.write_json(row, TRAININGS, f"{key}.json")
     counter.advance(1)
 
 
@@ -244,11 +237,9 @@ def _summary(rows: list[dict[str, Any]], method: str) -> dict[str, Any]:
     return summary
 
 
-def _label_quality(store: RunFolder, config: RunConfig) -> dict[str, float]:
+def _label_quality(store: RunFolder, artifact: str) -> dict[str, float]:
     """Agreement of the pseudo-labels with the truth, where both are known."""
-    artifact, labels = labels_in_use(store, config), Table(store, "labels_true").column("label")
-    if not store.exists(artifact):
-        return {}
+    labels = Table(store, "labels_true").column("label")
     known = labels >= 0
     clusters = Table(store, artifact).column("label")[known].astype(np.int64)
     return {

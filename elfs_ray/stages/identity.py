@@ -32,6 +32,13 @@ def labels_in_use(config: RunConfig) -> str:
     return "pseudo_labels" if config.select.labeled is None else "pseudo_labels_anchored"
 
 
+def maker_of_labels(config: RunConfig) -> Unit:
+    """The unit that makes them."""
+    if config.select.supervised:
+        return Unit("labels")
+    return Unit("pseudo_labels" if config.select.labeled is None else "anchor")
+
+
 def dynamics_in_use(config: RunConfig) -> str:
     """Name of the training dynamics on these labels."""
     return Unit("proxy", SUPERVISED if config.select.supervised else "").artifact("dynamics")

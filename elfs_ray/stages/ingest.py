@@ -25,7 +25,7 @@ from elfs_ray.data.sources import Source, open_input
 from elfs_ray.data.sources.base import Chunk
 from elfs_ray.data.unusable import refuse_many
 from elfs_ray.errors import UsageError
-from elfs_ray.stages.stage import StageContext, StageResult
+from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.workers.progress import Counter
 
 CHECKED = "checked"
@@ -35,7 +35,7 @@ WRITES_IN_FLIGHT = 64
 def run(context: StageContext) -> StageResult:
     """Check and number the images of the run's input (or of the separate test input), or its embeddings' ids."""
     options = context.config.ingest
-    location = context.config.evaluate.test_input if context.prefix else context.config.input
+    location = context.config.evaluate.test_input if context.of_test_images else context.config.input
     source = open_input(context.config, location)
     context.reporter.line(f"  {source.found.line(source.location)}")
     started = time.monotonic()
@@ -43,7 +43,6 @@ def run(context: StageContext) -> StageResult:
     numbers, content = _number(context, source, options)
     seconds = time.monotonic() - started
     return StageResult(
-        artifacts={context.artifact("samples"): "samples", context.artifact("quarantine"): "quarantine"},
         chosen=options.identity(),
         metrics={**_described(source), **numbers, "images_per_second": round(source.count / seconds, 1)},
         content=content,

@@ -9,25 +9,26 @@ import numpy as np
 import pyarrow as pa
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.table import KEY, Table
 from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.data.classes import FOLDER_FORMS, class_key, refuse_look_alikes
 from elfs_ray.data.labels import Labels, is_file, match_labels
 from elfs_ray.data.sources import open_input
 from elfs_ray.errors import UsageError
-from elfs_ray.stages.stage import StageContext, StageResult
+from elfs_ray.stages.context import StageContext, StageResult
 
 
 def run(context: StageContext) -> StageResult:
     """Align the true labels of the run's input (or of the separate test input) with the samples."""
     config = context.config
     spec, location = str(config.evaluate.labels), config.input
-    if context.prefix:
+    if context.of_test_images:
         spec, location = config.evaluate.test_labels or spec, config.evaluate.test_input
     shared = _share_a_file(config)
     _refuse_folders_of_shards(context, spec)
     keys = context.table("samples").read(columns=KEY)
-    others = ("samples", "quarantine") if shared and context.prefix else ()
+    others = ("samples", "quarantine") if shared and context.of_test_images else ()
     candidates = [each for name in others for each in Table(context.store, name).column("sample_id").tolist()]
     found = match_labels(
         spec,
@@ -39,18 +40,17 @@ def run(context: StageContext) -> StageResult:
     )
     images = f"{config.location} or {config.evaluate.test_input}" if shared else str(location or config.location)
     # A file of candidates and test images is judged when both are known.
-    later = shared and not context.prefix
+    later = shared and not context.of_test_images
     if not (config.allow_unmatched or later):
         found.refuse_unmatched(images)
     for line in found.told(None if later else images):
         context.reporter.line(f"{context.unit}: {line}")
     labels, classes = found.numbers, found.classes
-    unknown = _of_unknown_classes(context, found) if context.prefix else {}
+    unknown = _of_unknown_classes(context, found) if context.of_test_images else {}
     names = pa.array(np.array([*classes, None], dtype=object)[labels], pa.string())
     table = keys.append_column("label", pa.array(labels)).append_column("class_name", names)
     context.write("labels_true", table, schema.LABELS_TRUE)
     return StageResult(
-        artifacts={context.artifact("labels_true"): "labels_true"},
         chosen={"labels": spec},
         metrics={"classes": list(classes), "labelled": found.labelled, **found.counts, **unknown},
         content=fingerprint(labels.tolist(), list(classes)),
@@ -85,10 +85,7 @@ def _of_unknown_classes(context: StageContext, found: Labels) -> dict[str, int]:
     Raises:
         UsageError: all have, or a class looks like one of the candidates and is another.
     """
-    record = context.store.record("labels")
-    if record is None:  # no candidate has a label, and none is evaluated
-        return {}
-    candidates: list[str] = record["metrics"]["classes"]
+    candidates: list[str] = context.records[Unit("labels")].metrics["classes"]
     refuse_look_alikes([*candidates, *found.classes], f"{found.spec} and the labels of the candidates")
     known = {class_key(name) for name in candidates}
     unknown = [number for number, name in enumerate(found.classes) if class_key(name) not in known]

@@ -24,6 +24,7 @@ from elfs_ray.core.knn import drop_self, merge_top_k, recall_at_k, shard_ranges
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import POINTS_PER_LIST, choose_neighbors
 from elfs_ray.planning.cost import GIB, WORKER_BYTES, shard_bytes
+from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.stages.parts.shard_index import (
     Queries,
     build_index,
@@ -31,7 +32,6 @@ from elfs_ray.stages.parts.shard_index import (
     train_lists,
     why_no_gpu,
 )
-from elfs_ray.stages.stage import StageContext, StageResult
 from elfs_ray.workers.base import Handle, Pool, Threads
 
 FOUND, BLOCKS = "neighbors", "blocks"
@@ -54,7 +54,6 @@ def run(context: StageContext) -> StageResult:
         measured = context.workers.call(_recall, context.embeddings, found, options, context.seed())
         recall["recall"] = round(measured, 5)
     return StageResult(
-        artifacts={"neighbors": FOUND},
         chosen=options.model_dump(mode="json"),
         metrics={
             "k": options.k,

@@ -30,8 +30,8 @@ from elfs_ray.core.networks import build_network
 from elfs_ray.data.images import read_pixels
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import choose_proxy
-from elfs_ray.stages.parts.method_inputs import count_classes, dynamics_artifact, labels_in_use
-from elfs_ray.stages.stage import StageContext, StageResult
+from elfs_ray.stages.context import StageContext, StageResult
+from elfs_ray.stages.parts.method_inputs import count_classes, labels_in_use
 from elfs_ray.workers.base import Training
 from elfs_ray.workers.data_parallel import (
     bare,
@@ -82,7 +82,7 @@ def run(context: StageContext) -> StageResult:
         )
         metrics = context.workers.train(_train, task, store, context.work, int(options.workers))
     chosen = {**options.model_dump(mode="json"), "supervised": config.select.supervised}
-    return StageResult(artifacts={dynamics_artifact(config): DYNAMICS}, chosen=chosen, metrics=metrics)
+    return StageResult(chosen=chosen, metrics=metrics)
 
 
 def _train(task: ProxyTask, worker: Training) -> None:

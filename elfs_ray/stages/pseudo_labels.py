@@ -21,20 +21,22 @@ from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import KEY, Table
 from elfs_ray.artifacts.writing import write_table
-from elfs_ray.config import ClusterConfig
+from elfs_ray.config import PseudoLabelsConfig
 from elfs_ray.core.classifier import epoch_batches
 from elfs_ray.core.device_rows import DeviceRows, Room
 from elfs_ray.core.features import PrincipalComponents, normalize_rows
 from elfs_ray.core.temi import consensus, head_alignment, warmup_schedule
 from elfs_ray.core.temi_training import TemiOptions, TemiTraining
 from elfs_ray.errors import UsageError
-from elfs_ray.planning.auto_options import choose_cluster
-from elfs_ray.stages.stage import StageContext, StageResult
+from elfs_ray.planning.auto_options import choose_pseudo_labels
+from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.workers.base import Training
 from elfs_ray.workers.data_parallel import average_over_workers, data_parallel, share_weight, worker_share
 from elfs_ray.workers.progress import Counter
 
 PSEUDO_LABELS = "pseudo_labels"
+SEED_NAME = "cluster"
+"""What the seed is derived from: the same in all versions, so that pseudo-labels stay what they were."""
 PCA_SAMPLE_ROWS = 200_000
 FORWARD_ROWS = 4096
 
@@ -45,7 +47,7 @@ class TemiTask:
 
     store: RunFolder
     work: str
-    options: ClusterConfig
+    options: PseudoLabelsConfig
     num_classes: int
     seed: int
     counter: Counter
@@ -60,14 +62,14 @@ def run(context: StageContext) -> StageResult:
             f"num_classes is {num_classes}, but there are only {num_samples} samples; pass a smaller --num-classes"
         )
     hardware = context.hardware
-    options = choose_cluster(context.config.cluster, hardware.device, hardware.units, num_samples, embeddings.dim)
+    options = choose_pseudo_labels(
+        context.config.pseudo_labels, hardware.device, hardware.units, num_samples, embeddings.dim
+    )
     total = int(options.epochs) * num_samples
     with context.counting("clustering", total, "samples") as counter:
-        task = TemiTask(store, context.work, options, num_classes, context.seed(), counter)
+        task = TemiTask(store, context.work, options, num_classes, context.seed(unit=SEED_NAME), counter)
         metrics = context.workers.train(_train, task, store, context.work, int(options.workers))
-    return StageResult(
-        artifacts={PSEUDO_LABELS: PSEUDO_LABELS}, chosen=options.model_dump(mode="json"), metrics=metrics
-    )
+    return StageResult(chosen=options.model_dump(mode="json"), metrics=metrics)
 
 
 def _train(task: TemiTask, worker: Training) -> None:

@@ -3,41 +3,42 @@
 Reads: `samples`, and of the other artifacts what the method declares. Writes: `coresets/METHOD/BUDGET` in rank order.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config import RunConfig
 from elfs_ray.methods import get_method, select_coreset
+from elfs_ray.stages import identity
+from elfs_ray.stages.context import StageContext, StageResult
+from elfs_ray.stages.identity import maker_of_labels
 from elfs_ray.stages.parts.method_inputs import (
     count_classes,
     labeled_mask,
-    labels_in_use,
     read_inputs,
     read_known_labels,
 )
-from elfs_ray.stages.stage import StageContext, StageResult
 from elfs_ray.workers.base import Threads
 from elfs_ray.workers.compute import use_threads
-
-CORESET = "coreset"
 
 
 def run(context: StageContext) -> StageResult:
     """Rank and select, in one task: the driver may sit on a small machine."""
     config, options, found = context.config, context.config.select, _found_options(context)
     # One stream for all budgets: a smaller random coreset is the beginning of a larger one.
-    seed, budget = context.seed(unit=f"coresets/{options.name}"), int(context.budget or 0)
+    seed, budget = context.seed(unit=f"coresets/{options.name}"), context.unit.budget
     known = read_known_labels(context.store, config)
+    labels = identity.labels_in_use(config) if context.if_current(maker_of_labels(config)) else None
     threads = context.workers.threads()  # nothing else of the stage runs
-    measured = context.workers.call(_select, context.store, config, context.work, budget, found, known, seed, threads)
+    task = _Task(context.store, config, context.work, budget, found, known, labels, seed)
+    measured = context.workers.call(_select, task, threads)
     return StageResult(
-        artifacts={f"coresets/{options.name}/{budget}": CORESET},
         chosen={**options.model_dump(mode="json"), **found},
         metrics={
             "method": options.method,
@@ -50,25 +51,33 @@ def run(context: StageContext) -> StageResult:
     )
 
 
-def _select(
-    store: RunFolder,
-    config: RunConfig,
-    work: str,
-    budget: int,
-    found: dict[str, Any],
-    known: np.ndarray | None,
-    seed: int,
-    threads: Threads,
-) -> dict[str, Any]:
-    """Write the coreset; returns what the manifest says of it."""
-    use_threads(threads())
-    options = config.select
-    method = get_method(options.method, **{**options.options, **found})
-    inputs = read_inputs(store, config, method, known)
-    selection = select_coreset(method, inputs, budget, np.random.default_rng(seed), balance=options.balance)
+class _Task(NamedTuple):
+    """What is selected: so many images, with the options that a search found, with labels known before.
 
-    positions, artifact = selection.positions, labels_in_use(store, config)
-    labels = Table(store, artifact).column("label")[positions] if store.exists(artifact) else None
+    Attributes:
+        shown: name of the labels that stand beside the images, if any.
+    """
+
+    store: RunFolder
+    config: RunConfig
+    work: str
+    budget: int
+    found: dict[str, Any]
+    known: np.ndarray | None
+    shown: str | None
+    seed: int
+
+
+def _select(task: _Task, threads: Threads) -> dict[str, Any]:
+    """Write the coreset, with the labels that are shown beside it; returns what the manifest says of it."""
+    use_threads(threads())
+    store, budget, options = task.store, task.budget, task.config.select
+    method = get_method(options.method, **{**options.options, **task.found})
+    inputs = read_inputs(store, task.config, method, task.known)
+    selection = select_coreset(method, inputs, budget, np.random.default_rng(task.seed), balance=options.balance)
+
+    positions = selection.positions
+    labels = Table(store, task.shown).column("label")[positions] if task.shown else None
     labeled = labeled_mask(inputs)[positions]
     columns = {
         "rank": np.arange(budget),
@@ -81,8 +90,8 @@ def _select(
     rows = rows.take(pa.array(np.searchsorted(ordered, positions)))
     for name, values in columns.items():
         rows = rows.append_column(name, pa.array(values))
-    write_table(store, f"{work}/{CORESET}", rows, schema.CORESET)
-    sizes = [] if labels is None else np.bincount(labels, minlength=count_classes(store, config)).tolist()
+    write_table(store, f"{task.work}/coresets", rows, schema.CORESET)
+    sizes = [] if labels is None else np.bincount(labels, minlength=count_classes(store, task.config)).tolist()
     return {"labeled": int(labeled.sum()), "cluster_sizes": sizes}
 
 
@@ -93,9 +102,6 @@ def _found_options(context: StageContext) -> dict[str, Any]:
         return {}
     if options.beta is not None:
         return {"beta": options.beta}
-    search = f"beta_search/{options.name}/{context.budget}"
-    record = context.store.record(search)
-    if record is None:
-        raise KeyError(search)
-    found: dict[str, Any] = record["metrics"]["found"]
+    search = Unit("beta_search", method=context.unit.method, budget=context.unit.budget)
+    found: dict[str, Any] = context.records[search].metrics["found"]
     return found

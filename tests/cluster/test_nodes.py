@@ -122,7 +122,7 @@ def test_nodes_and_workers_lost_in_stage_after_stage(cluster, undisturbed, small
 
 def as_chosen_in(run_dir):
     """What is chosen otherwise for GPUs, as many threads to add up, and more time in the middle of a training."""
-    options = {"ray.num_cpus": 2, "cluster.checkpoint_epochs": 1, "proxy.checkpoint_epochs": 1}
+    options = {"ray.num_cpus": 2, "pseudo_labels.checkpoint_epochs": 1, "proxy.checkpoint_epochs": 1}
     options |= {f"{stage}.dtype": "float32" for stage in ("beta_search", "evaluate")}
     for stage, names in CHOSEN.items():
         chosen = RunFolder(str(run_dir)).record(stage)["chosen"]

@@ -14,10 +14,10 @@ from elfs_ray.errors import UsageError
 from elfs_ray.planning import stage_costs
 from elfs_ray.planning.auto_options import (
     choose_beta_search,
-    choose_cluster,
     choose_evaluations,
     choose_neighbors,
     choose_proxy,
+    choose_pseudo_labels,
 )
 from elfs_ray.planning.cost import Cost, Rates, StageEstimate, Work, estimate, search_seconds
 from elfs_ray.planning.forecast import make_plan
@@ -40,7 +40,7 @@ def work(images=50_000, device="cpu", side=32, dim=1280, options=(), **changes):
         tested=10_000,
         map_points=20_000,
         neighbors=choose_neighbors(config.neighbors, cpus, gpus, images, dim),
-        cluster=choose_cluster(config.cluster, device, units, images, dim),
+        pseudo_labels=choose_pseudo_labels(config.pseudo_labels, device, units, images, dim),
         proxy=choose_proxy(config.proxy, device, units, images, side, **dtypes),
         beta_search=choose_beta_search(config.beta_search, config.evaluate, side, 100, **dtypes),
         evaluate=choose_evaluations(config.evaluate, side, **dtypes),
@@ -153,7 +153,7 @@ class TestOnTheDigits:
                 "evaluate.labels": str(labels),
                 "evaluate.models": ["mlp", "resnet-small"],
             },
-            overrides=["embed.image_size=64", "neighbors.k=10", "cluster.heads=4"],
+            overrides=["embed.image_size=64", "neighbors.k=10", "pseudo_labels.heads=4"],
         )
 
     def test_every_stage_of_the_run_is_there(self, config):
@@ -174,7 +174,7 @@ class TestOnTheDigits:
         assert list(rates["evaluate_steps"]) == ["mlp", "resnet-small"]
         rates.update(rates.pop("evaluate_steps"))
         assert all(0 < rate < math.inf for rate in rates.values())
-        assert plan.calibration.cluster.heads == 4
+        assert plan.calibration.pseudo_labels.heads == 4
         assert plan.calibration.dim == 1280
 
     def test_the_command(self, small_input, call, tmp_path):

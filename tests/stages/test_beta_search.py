@@ -19,8 +19,8 @@ from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.planning.auto_options import choose_beta_search
 from elfs_ray.stages import identity
+from elfs_ray.stages.context import StageContext
 from elfs_ray.stages.descriptor import Case
-from elfs_ray.stages.stage import StageContext
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
 from elfs_ray.workers.on_ray.workers import OnRay
 from nodes import workers

@@ -27,9 +27,9 @@ from elfs_ray.workers.hardware import Hardware
 ROWS, CLASSES, BUDGET = 120, 4, 20
 OPTIONS = {
     "neighbors.k": 8,
-    "cluster.heads": 2,
-    "cluster.epochs": 4,
-    "cluster.batch_size": 30,
+    "pseudo_labels.heads": 2,
+    "pseudo_labels.epochs": 4,
+    "pseudo_labels.batch_size": 30,
     "proxy.epochs": 4,
     "select.beta": 0.1,
     "evaluate.models": ["linear", "mlp"],

@@ -17,8 +17,8 @@ from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
 from elfs_ray.report.comparison import read_comparison
 from elfs_ray.run.runner import run, run_methods
+from elfs_ray.stages.context import StageContext
 from elfs_ray.stages.evaluate import TRAININGS, run_together
-from elfs_ray.stages.stage import StageContext
 from small import BUDGET, NUM_IMAGES, OPTIONS, write_labels_of
 
 

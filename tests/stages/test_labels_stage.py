@@ -16,8 +16,8 @@ from elfs_ray.errors import UsageError
 from elfs_ray.run.graph import first_steps, later_steps
 from elfs_ray.run.runner import run
 from elfs_ray.stages import labels as stage
+from elfs_ray.stages.context import StageContext
 from elfs_ray.stages.parts.method_inputs import check_known_labels, read_known_labels
-from elfs_ray.stages.stage import StageContext
 from elfs_ray.workers.hardware import Hardware
 from elfs_ray.workers.on_ray.workers import OnRay
 from test_exports import picture

@@ -19,8 +19,8 @@ from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import choose_neighbors
 from elfs_ray.planning.cost import exact_search_seconds, shard_bytes
 from elfs_ray.stages import neighbors
+from elfs_ray.stages.context import StageContext
 from elfs_ray.stages.parts.shard_index import check_gpu_memory, why_no_gpu
-from elfs_ray.stages.stage import StageContext
 from elfs_ray.workers.hardware import Memory
 
 COUNT, DIM, K = 1200, 32, 10

@@ -11,8 +11,8 @@ from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.run.runner import run
 from elfs_ray.stages import proxy
+from elfs_ray.stages.context import StageContext
 from elfs_ray.stages.parts.method_inputs import read_dynamics
-from elfs_ray.stages.stage import StageContext
 from small import command_line, copy_without, start, wait_until
 
 
@@ -32,7 +32,7 @@ def test_one_training_worker_then_two_give_what_one_gives(small_run, small_input
     process.wait()
     store = RunFolder(str(folder))
     assert "cluster" not in store.manifest()["stages"]
-    two_workers = {"cluster.workers": 2, "proxy.workers": 2}
+    two_workers = {"pseudo_labels.workers": 2, "proxy.workers": 2}
     manifest = run(load_config(two_workers, base=store.manifest()["config"]), store, Reporter(), until="proxy")
     assert [manifest["stages"][stage]["chosen"]["workers"] for stage in ("cluster", "proxy")] == [2, 2]
 

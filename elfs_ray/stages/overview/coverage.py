@@ -13,7 +13,7 @@ from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.table import Table
 from elfs_ray.core.metrics import mean_and_interval, nearest_similarity
-from elfs_ray.stages.stage import StageContext, StageResult
+from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.workers.base import Threads
 from elfs_ray.workers.compute import use_threads
 
@@ -24,18 +24,19 @@ MOST_QUERIES, MOST_CHOSEN = 4096, 16_384
 
 def run(context: StageContext) -> StageResult:
     """Judge the coreset and the random subsets in one task."""
-    name = context.unit.removeprefix("coverage/")
     # The same images and random subsets for every method.
-    seed = context.seed(int(context.budget or 0), unit=COVERAGE)
+    seed = context.seed(context.unit.budget, unit=COVERAGE)
     threads = context.workers.threads()  # nothing else of the stage runs
-    rows = context.workers.call(_judge, context.embeddings, context.table(f"coresets/{name}"), seed, threads)
+    rows = context.workers.call(
+        _judge, context.embeddings, Table(context.store, context.unit.artifact("coresets")), seed, threads
+    )
     context.write(COVERAGE, pa.Table.from_pylist(rows), schema.COVERAGE)
     metrics = {}
     for measure in ("coverage", "redundancy"):
         coreset, *random = (row[measure] for row in rows)
         if coreset is not None:
             metrics[measure] = {"coreset": coreset, "random": mean_and_interval(random)._asdict()}
-    return StageResult(artifacts={context.unit: COVERAGE}, metrics=metrics)
+    return StageResult(metrics=metrics)
 
 
 def _judge(embeddings: Embeddings, coreset: Table, seed: int, threads: Threads) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.table import KEY, Table, fixed_size_matrix
-from elfs_ray.stages.stage import StageContext, StageResult
+from elfs_ray.stages.context import StageContext, StageResult
 
 PAIRS = "near_duplicates"
 MOST_PAIRS = 1000
@@ -20,7 +20,7 @@ def run(context: StageContext) -> StageResult:
     """Keep the most similar pairs, and count the images that have a near-duplicate."""
     pairs, alike = context.workers.call(_find, context.table("neighbors"), context.table("samples"), cpus=0.5)
     context.write(PAIRS, pairs, schema.NEAR_DUPLICATES)
-    return StageResult(artifacts={PAIRS: PAIRS}, metrics={"similarity": ALIKE, "alike": alike})
+    return StageResult(metrics={"similarity": ALIKE, "alike": alike})
 
 
 def _find(neighbors: Table, samples: Table) -> tuple[pa.Table, int]:

@@ -10,7 +10,7 @@ from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.table import KEY
 from elfs_ray.core.projection import neighbor_map, principal_plane
-from elfs_ray.stages.stage import StageContext, StageResult
+from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.workers.base import Threads
 from elfs_ray.workers.compute import use_threads
 
@@ -28,7 +28,7 @@ def run(context: StageContext) -> StageResult:
     for name, values in zip("xy", points.T, strict=True):
         table = table.append_column(name, pa.array(values, pa.float32()))
     context.write(MAP, table, schema.MAP)
-    return StageResult(artifacts={MAP: MAP}, chosen={"map": options.map, "map_points": count})
+    return StageResult(chosen={"map": options.map, "map_points": count})
 
 
 def _place(embeddings: Embeddings, rows: np.ndarray, kind: str, seed: int, threads: Threads) -> np.ndarray:

@@ -23,7 +23,7 @@ from elfs_ray.data.images import load_with, to_square
 from elfs_ray.data.jpeg import for_card
 from elfs_ray.data.sources.base import CHUNK_BYTES
 from elfs_ray.data.unusable import Unusable
-from elfs_ray.stages.stage import StageContext
+from elfs_ray.stages.context import StageContext
 from elfs_ray.workers.base import Handle
 
 SAVED, FAILED = "rows", "failed"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
+from elfs_ray.artifacts.record import TEST, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.samples import median_side
 from elfs_ray.artifacts.table import Table
@@ -55,19 +56,20 @@ def draw_sets(
     store: RunFolder,
     config: RunConfig,
     dtypes: dict[str, str],
-    budget: int,
+    unit: Unit,
+    version: int,
     trainings: list[Training],
     draws: dict[int, int],
 ) -> tuple[dict[str, Any], Sets]:
-    """Draw the subsets and the test set, and give each training its key."""
+    """Draw the subsets and the test set, and give each training its key, in which the stage's version counts, too."""
     labels = Table(store, "labels_true").column("label")
-    rows = _draw_subsets(store, config, budget, labels, draws)
+    rows = _draw_subsets(store, config, unit, labels, draws)
     sets = _with_test_set(store, config, labels, rows)
     options = choose_evaluations(config.evaluate, median_side(store), **dtypes)
-    embedded = _embedded(store, config)
-    contents = [each.content(prefix + unit) for prefix in ("", "test_")
-                for each, unit in ((embedded, "embed"), (store, "labels"))]  # fmt: skip
-    data = [*filter(None, contents), _digest(sets.test)]
+    read = [(_embedded(store, config), "embed"), (store, "labels")]
+    prefixes = ("", TEST) if config.evaluate.test_input else ("",)
+    below = [each.records().current.get(Unit(stage, prefix)) for prefix in prefixes for each, stage in read]
+    data = [version, *(record.content for record in below if record), _digest(sets.test)]
     digests = {name: _digest(positions) for name, positions in rows.items()}
     keys = {}
     for training in trainings:
@@ -109,11 +111,11 @@ def _digest(positions: np.ndarray) -> str:
 
 
 def _draw_subsets(
-    store: RunFolder, config: RunConfig, budget: int, labels: np.ndarray, draws: dict[int, int]
+    store: RunFolder, config: RunConfig, unit: Unit, labels: np.ndarray, draws: dict[int, int]
 ) -> dict[tuple[str, int], np.ndarray]:
     """Positions of the samples in the coreset, and in random sets of its size; a larger one holds the smaller."""
-    method = config.select.name
-    coreset = np.sort(Table(store, f"coresets/{method}/{budget}").column("index"))
+    method, budget = unit.method, unit.budget
+    coreset = np.sort(Table(store, unit.artifact("coresets")).column("index"))
     labelled = np.flatnonzero(labels >= 0)
     unlabelled = int((labels[coreset] < 0).sum())
     if unlabelled and method != "random":
@@ -144,8 +146,8 @@ def _with_test_set(
                 "pass separate test images with --test-input"
             )
         return Sets(rows, labels, test, labels[test], 0)
-    names = {class_key(name): number for number, name in enumerate(class_names(store, "labels"))}
-    translation = np.array([names.get(class_key(name), -1) for name in class_names(store, "test_labels")] + [-1])
+    names = {class_key(name): number for number, name in enumerate(class_names(store))}
+    translation = np.array([names.get(class_key(name), -1) for name in class_names(store, TEST)] + [-1])
     test_labels = translation[Table(store, "test/labels_true").column("label")]
     hashes = [Table(store, name).read(columns=["content_hash"])["content_hash"] for name in ("test/samples", "samples")]
     candidates = pc.is_in(hashes[0], value_set=hashes[1].combine_chunks()).to_numpy()
@@ -158,7 +160,6 @@ def _with_test_set(
     return Sets(rows, labels, test, test_labels[test], int(candidates.sum()))
 
 
-def class_names(store: RunFolder, unit: str) -> list[str]:
-    """Names of the classes that true labels have: those of the candidates (`labels`) or of the test images."""
-    record = store.record(unit)
-    return list(record["metrics"]["classes"]) if record else []
+def class_names(store: RunFolder, prefix: str = "") -> list[str]:
+    """Names of the classes that true labels have: those of the candidates, or of the test images."""
+    return list(store.records()[Unit("labels", prefix)].metrics["classes"])

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from elfs_ray.artifacts.embeddings import Embeddings
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import KEY, Table
 from elfs_ray.config import RunConfig
@@ -14,6 +15,7 @@ from elfs_ray.data.labels import Labels, match_labels
 from elfs_ray.data.sources import open_input
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import Needs, SelectionInputs, SelectionMethod, balances, check_labeled
+from elfs_ray.stages import identity
 
 
 def read_inputs(
@@ -31,7 +33,7 @@ def read_inputs(
     if Needs.PSEUDO_LABELS in needs or balances(method, config.select.balance):
         inputs["pseudo_labels"] = Table(store, labels_in_use(store, config)).column("label").astype(np.int32)
     if Needs.DYNAMICS in needs:
-        inputs["dynamics"] = read_dynamics(Table(store, dynamics_artifact(config)))
+        inputs["dynamics"] = read_dynamics(Table(store, identity.dynamics_in_use(config)))
     if known is not None:
         inputs["labeled"] = known >= 0
     return SelectionInputs(ids=np.arange(Table(store, "samples").rows), **inputs)
@@ -44,7 +46,7 @@ def read_dynamics(dynamics: Table) -> dict[str, np.ndarray]:
 
 
 def labels_in_use(store: RunFolder, config: RunConfig) -> str:
-    """Name of the labels that selection works with: pseudo-labels, unless the run is a supervised baseline.
+    """Name of the labels that selection works with.
 
     Raises:
         UsageError: a supervised baseline, and samples without a label.
@@ -56,13 +58,7 @@ def labels_in_use(store: RunFolder, config: RunConfig) -> str:
                 f"select.supervised needs a label for every sample, but {count - labelled} of {count} have none in "
                 f"{config.evaluate.labels}; pass labels for all, or select without it"
             )
-        return "labels_true"
-    return "pseudo_labels" if config.select.labeled is None else "pseudo_labels_anchored"
-
-
-def dynamics_artifact(config: RunConfig) -> str:
-    """Name of the training dynamics on these labels."""
-    return "dynamics_supervised" if config.select.supervised else "dynamics"
+    return identity.labels_in_use(config)
 
 
 def count_classes(store: RunFolder, config: RunConfig) -> int:
@@ -71,11 +67,7 @@ def count_classes(store: RunFolder, config: RunConfig) -> int:
 
 
 def _labels_record(store: RunFolder) -> dict[str, Any]:
-    record = store.record("labels")
-    if record is None:
-        raise KeyError("labels")
-    metrics: dict[str, Any] = record["metrics"]
-    return metrics
+    return store.records()[Unit("labels")].metrics
 
 
 def read_known_labels(store: RunFolder, config: RunConfig) -> np.ndarray | None:

@@ -37,6 +37,7 @@ def run_trials(
         ended(config, report)
         waiting.pop(search.name(config), None)
 
+    folder, _, logs = search.logs.rpartition("/")
     for attempt in range(search.max_failures + 1):
         if not waiting:
             break
@@ -54,8 +55,8 @@ def run_trials(
                 trial_dirname_creator=lambda run: search.name(run.config["trial"]),
             ),
             run_config=tune.RunConfig(
-                name=search.logs,
-                storage_path=store.path(work),
+                name=logs,
+                storage_path=store.path(work, folder),
                 storage_filesystem=None if store.is_local else store.filesystem,
                 failure_config=tune.FailureConfig(max_failures=search.max_failures),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),

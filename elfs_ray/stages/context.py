@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from elfs_ray.artifacts.embeddings import Embeddings
+from elfs_ray.artifacts.record import TEST, Record, Records, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.artifacts.writing import write_table
@@ -28,34 +29,47 @@ class StageContext:
     """Everything that a stage may use.
 
     Attributes:
-        unit: name of the piece of work in the manifest, such as `embed` or `coresets/elfs/5000`.
-        work: the unit's work folder, below the run folder; what is finished there survives a kill.
+        unit: the piece of work.
+        work: its work folder, below the run folder; what is finished there survives a kill.
         workers: who does the work.
-        prefix: `test/` for the stages that prepare separate test images, else empty.
-        budget: count of images to select, for the stages that run once for each budget.
+        records: of what was finished before the stage began, without what is stale.
+        version: of the stage.
+        used_if_current: units, as text -> the content they had when `if_current` said so.
     """
 
     config: RunConfig
     store: RunFolder
-    unit: str
+    unit: Unit
     work: str
     workers: Workers
     reporter: Reporter
-    prefix: str = ""
-    budget: int | None = None
+    records: Records = field(default_factory=lambda: Records({}))
+    version: int = 0
+    used_if_current: dict[str, str] = field(default_factory=dict)
 
     @property
     def hardware(self) -> Hardware:
         """What the workers compute on."""
         return self.workers.hardware
 
-    def artifact(self, name: str) -> str:
-        """Name of an artifact of the images this unit works on."""
-        return self.prefix + name
+    @property
+    def of_test_images(self) -> bool:
+        """Whether this unit works on the separate test images."""
+        return self.unit.prefix == TEST
 
     def table(self, name: str) -> Table:
         """An artifact of the images this unit works on."""
-        return Table(self.store, self.artifact(name))
+        return Table(self.store, f"{TEST}/{name}" if self.of_test_images else name)
+
+    def if_current(self, maker: Unit) -> Record | None:
+        """The record of a unit that this one can do without: None where there is none, or where it is stale.
+
+        What it made may be read then. The record of this unit will say that it rests on it.
+        """
+        found = self.records.get(maker)
+        if found is not None:
+            self.used_if_current[str(maker)] = found.content
+        return found
 
     @property
     def embeddings(self) -> Embeddings:
@@ -63,21 +77,13 @@ class StageContext:
         return Embeddings(self.store)
 
     def write(self, name: str, table: pa.Table, layout: pa.Schema) -> None:
-        """Write an artifact of one part into the work folder, under the name that `StageResult` gives it there."""
+        """Write one of the stage's outputs, in one part."""
         write_table(self.store, f"{self.work}/{name}", table, layout)
 
     def seed(self, *keys: int, unit: str | None = None) -> int:
         """A 63-bit seed of its own for this unit (and keys, such as an epoch), derived from the run's seed."""
-        sequence = np.random.SeedSequence([self.config.seed, zlib.crc32((unit or self.unit).encode()), *keys])
+        sequence = np.random.SeedSequence([self.config.seed, zlib.crc32((unit or str(self.unit)).encode()), *keys])
         return int(sequence.generate_state(1, np.uint64)[0] >> 1)
-
-    def chosen(self, unit: str) -> dict[str, Any]:
-        """Options that an earlier unit ran with."""
-        record = self.store.record(unit)
-        if record is None:
-            raise KeyError(unit)
-        options: dict[str, Any] = record["chosen"]
-        return options
 
     def as_begun(self, options: SectionT) -> SectionT:
         """Options of which those that decide results are what they were when this unit began, on whatever machine.
@@ -104,17 +110,15 @@ class StageContext:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage made.
+    """What the manifest shall say of what a stage made: its outputs, each in the work folder's folder of its name.
 
     Attributes:
-        artifacts: artifact name -> folder below the work folder that holds it.
         chosen: the options used, with each `auto` resolved.
         metrics: numbers for the manifest and the report.
         content: changes when what it made does, for all that later stages read of it; None: not known, so that its
             options and inputs stand for it.
     """
 
-    artifacts: dict[str, str]
     chosen: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     content: str | None = None
