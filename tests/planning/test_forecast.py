@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from elfs_ray.artifacts.record import Records
 from elfs_ray.config_loading import load_config
 from elfs_ray.errors import UsageError
 from elfs_ray.planning import stage_costs
@@ -20,7 +21,7 @@ from elfs_ray.planning.auto_options import (
 )
 from elfs_ray.planning.cost import Cost, Rates, StageEstimate, Work, estimate, search_seconds
 from elfs_ray.planning.forecast import make_plan
-from elfs_ray.run.graph import first_steps, later_steps
+from elfs_ray.run.graph import all_units, listed_inputs
 
 RATES = Rates(0.001, 0.002, 0.004, 1e11, 0.05, 0.01, 0.002, {"mlp": 0.002, "resnet-small": 0.03})
 
@@ -41,7 +42,7 @@ def work(images=50_000, device="cpu", side=32, dim=1280, options=(), **changes):
         neighbors=choose_neighbors(config.neighbors, cpus, gpus, images, dim),
         pseudo_labels=choose_pseudo_labels(config.pseudo_labels, device, units, images, dim),
         proxy=choose_proxy(config.proxy, device, units, images, side, **dtypes),
-        beta_search=choose_beta_search(config.beta_search, side, 100, **dtypes),
+        beta_search=choose_beta_search(config.beta_search, config.evaluate, side, 100, **dtypes),
         evaluate=choose_evaluations(config.evaluate, side, **dtypes),
         cpus=cpus,
         gpus=gpus,
@@ -160,8 +161,8 @@ class TestOnTheDigits:
 
         plan = make_plan(config, price_per_hour=3.6)
         source = open_source(config.input)
-        first = first_steps(config, source)
-        stages = {step.stage for step in [*first, *later_steps(config, first, source.count)]}
+        units = all_units([config], listed_inputs(config, source), Records({}), source.count)
+        stages = {each.stage.command for each in units}
         assert {one.stage for one in plan.stages} == stages | {"report"}
         for one in plan.stages:
             assert 0 < one.seconds < math.inf
@@ -181,7 +182,7 @@ class TestOnTheDigits:
         vectors = pa.table({"id": ["x"] * 100, "embedding": pa.array([[1.0] * 23 + [0.0]] * 100)})
         pq.write_table(vectors, tmp_path / "vectors.parquet")
         given = ["plan", f"--input={small_input[0]}", "--budget=40", "--num-classes=10", "--price-per-hour=2"]
-        code, out, err = call(*given, "--method=random", "--json", f"--embeddings={tmp_path}")
+        code, out, err = call(*given, "--method=zcore", "--json", f"--embeddings={tmp_path}")
         assert code == 0, err
         shown = json.loads(out)
         assert [one["stage"] for one in shown["stages"]] == ["ingest", "embed", "select", "map", "coverage", "report"]

@@ -11,13 +11,16 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from elfs_ray import select
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
-from elfs_ray.config import BetaSearchConfig, RunConfig
+from elfs_ray.config import BetaSearchConfig, EvaluateConfig, RunConfig
+from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.planning.auto_options import choose_beta_search
-from elfs_ray.run.graph import Step, later_steps
+from elfs_ray.stages import identity
 from elfs_ray.stages.context import StageContext
+from elfs_ray.stages.descriptor import Case
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
 from elfs_ray.workers.on_ray.workers import OnRay
 from nodes import workers
@@ -101,12 +104,11 @@ def test_trials_train_as_the_evaluation_trains_their_model(options, evaluate, tr
     ],
 )
 def test_a_search_is_done_again_where_its_trials_train_differently(overrides, again):
-    def fingerprint(overrides):
+    def decisive(overrides):
         config = load_config({"input": "photos", "num_classes": 2, "budgets": [10]}, overrides=overrides)
-        steps = later_steps(config, [Step("ingest", "ingest", "listed", ())], 100)
-        return {step.stage: step.fingerprint for step in steps}["beta-search"]
+        return identity.of_search(Case(config, Unit("beta_search", method="elfs", budget=10), {}))
 
-    assert (fingerprint(overrides) != fingerprint([])) == again
+    assert (decisive(overrides) != decisive([])) == again
 
 
 def test_asha_stops_the_worse_trials(search):
@@ -138,10 +140,7 @@ def test_asha_changes_nothing_for_those_that_it_lets_go_on(search):
 
 @pytest.mark.parametrize(("model", "dtype"), [("mlp", "float32"), ("resnet-small", "bfloat16")])
 def test_only_networks_on_images_take_the_arithmetic_of_the_hardware(model, dtype):
-    assert (
-        choose_beta_search(BetaSearchConfig(model=model), EvaluateConfig(), 32, 100, image_dtype="bfloat16").dtype
-        == dtype
-    )
+    assert chosen(model=model, dtype="bfloat16").dtype == dtype
 
 
 @pytest.mark.parametrize("model", ["mlp", "resnet-small"])
@@ -149,8 +148,8 @@ def test_goes_on_as_it_began_on_another_machine(tmp_path, model):
     """Trials that ended there stand beside those from here; how often one is tried again changes nothing."""
     config = RunConfig(input="photos", num_classes=2, budgets=[1])
     context = StageContext(config, RunFolder(str(tmp_path)), "unit", "work", OnRay(Hardware("cpu", 2, 0)), Reporter())
-    here = choose_beta_search(BetaSearchConfig(model=model, max_failures=5), 32, 100, image_dtype="bfloat16")
-    there = choose_beta_search(BetaSearchConfig(model=model, max_failures=2), 32, 100, image_dtype="float32")
+    here = chosen(model=model, max_failures=5, dtype="bfloat16")
+    there = chosen(model=model, max_failures=2)
     assert context.as_begun(here) == here
     context.begin(there)
     assert context.as_begun(here) == here.model_copy(update={"dtype": "float32"})
