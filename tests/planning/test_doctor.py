@@ -11,7 +11,7 @@ import torch
 from elfs_ray.config_loading import load_config
 from elfs_ray.planning import doctor
 from elfs_ray.planning.doctor import LIBRARIES, NO_INPUT, examine
-from elfs_ray.workers.on_ray import session
+from elfs_ray.workers import hardware
 from elsewhere import ASCII, NAMELESS, give_to, run_python
 
 
@@ -47,7 +47,7 @@ def test_what_is_wrong_has_a_remedy(ray_session, options, name, seen, remedy):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has half precision")
 @pytest.mark.parametrize(("has", "state", "default"), [(True, "ok", "bfloat16"), (False, "weak", "float32")])
 def test_arithmetic_that_processors_lack(ray_session, monkeypatch, has, state, default):
-    monkeypatch.setattr(session, "has_bfloat16", lambda: has)
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda: has)
     assert findings()["gpu"].seen.endswith(f"networks on images in {default}")
     assert findings(**{"embed.dtype": "bfloat16"})["gpu"].state == state
 

@@ -13,16 +13,16 @@ from small import TIMEOUT_SECONDS
 
 
 def test_nothing_is_touched_before_a_session_starts():
-    """Neither stages nor the session import Ray; no environment is set, and standard error stays open."""
+    """Neither stages nor the session import Ray, none of Ray's environment is set, and standard error stays open."""
     modules = [found.name for found in pkgutil.walk_packages(elfs_ray.__path__, "elfs_ray.")]
     wanted = [name for name in modules if ".on_ray." not in name and not name.endswith("__main__")]
     code = (
-        "import importlib, os, sys\nbefore = dict(os.environ)\n"
-        f"for name in {[*wanted, session.__name__]}: importlib.import_module(name)\n"
-        "print('ray' in sys.modules, {**os.environ} == before)\nprint('told', file=sys.stderr)"
+        f"import importlib, os, sys\nfor name in {[*wanted, session.__name__]}: importlib.import_module(name)\n"
+        f"print('ray' in sys.modules, {set(session.ENVIRONMENT)} & os.environ.keys())\nprint('told', file=sys.stderr)"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (ended.stdout, ended.stderr) == ("False True\n", "told\n")
+    environment = {name: value for name, value in os.environ.items() if name not in session.ENVIRONMENT}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("False set()\n", "told\n")
 
 
 def test_what_ray_has(ray_session):
