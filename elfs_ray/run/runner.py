@@ -13,6 +13,7 @@ from importlib import import_module, metadata
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from elfs_ray.artifacts.mapped import remove_arrays
 from elfs_ray.artifacts.record import Record, Records, Unit
 from elfs_ray.artifacts.run_folder import LOGS, REPORT, RunFolder
 from elfs_ray.artifacts.run_lock import sole_driver
@@ -94,6 +95,7 @@ def run_methods(
         if until == REPORT_NAME or (until == "evaluate" and store.exists(REPORT)):
             write_report(store)
             reporter.line(f"report     {store.location(REPORT)}")
+        execution.clean_up()
         store.update_manifest(finished=_now())
     return store.manifest()
 
@@ -303,6 +305,12 @@ class _Execution:
         self.store.publish(work, record, folders)
         counts = ", ".join(f"{count:,} {name}" for name, count in rows.items())
         self.reporter.line(f"{unit}: {counts} in {usage.seconds:.1f} s")
+
+    def clean_up(self) -> None:
+        """Remove the arrays that the processes of each machine shared."""
+        remove_arrays(self.store.uri)
+        if self._workers is not None:
+            self._workers.on_each_machine(remove_arrays, self.store.uri)
 
     def _connect(self) -> "Workers":
         if self._workers is None:

@@ -61,10 +61,6 @@ class Training(Protocol):
     def is_first(self) -> bool:
         """Whether this worker writes results and checkpoints."""
 
-    @property
-    def is_first_of_machine(self) -> bool:
-        """Whether this worker removes what those of its machine shared."""
-
     def load(self, load: Callable[[dict[str, Any]], None]) -> int:
         """Give the last checkpoint's state, if there is one, to `load`; returns the number of epochs done."""
 
@@ -189,6 +185,9 @@ class Workers(Protocol):
             cpus: of each task.
             at_once: the most that are submitted and not yet given; None: what keeps all processors at work.
         """
+
+    def on_each_machine(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call a function on every machine that is there now; one that is lost meanwhile is passed over."""
 
     def stream(self, source: Source, *steps: Step, block_bytes: int) -> Iterator[dict[str, np.ndarray]]:
         """The batches of the last step, in any order, as they are made.

@@ -1,5 +1,7 @@
 """What stage bodies may count on, whoever does the work."""
 
+from pathlib import Path
+
 import numpy as np
 
 from elfs_ray.workers.hardware import Memory
@@ -51,6 +53,11 @@ def test_a_pool_holds_an_object_for_each_of_its_arguments(ray_session):
     assert pool.ask("times", 3) == [[3, 6], [30, 60]]
     assert ray_session.call(lambda asked: asked.ask("times", np.array([1, 0])), pool) == [[1, 0], [10, 0]]
     pool.end()
+
+
+def test_every_machine_is_reached(ray_session, tmp_path):
+    ray_session.on_each_machine(Path.touch, tmp_path / "here")
+    assert (tmp_path / "here").exists()
 
 
 def test_what_is_there_to_plan_with(ray_session):

@@ -39,10 +39,6 @@ class _Worker(Training):
     def is_first(self) -> bool:
         return ray.train.get_context().get_world_rank() == 0
 
-    @property
-    def is_first_of_machine(self) -> bool:
-        return ray.train.get_context().get_local_rank() == 0
-
     def load(self, load: Callable[[dict[str, Any]], None]) -> int:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:

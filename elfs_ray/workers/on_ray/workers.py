@@ -1,5 +1,6 @@
 """All that Ray gives out, as stage bodies use it."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -7,6 +8,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.workers.base import Handle, Search, Source, Step, Threads, Training, Workers
@@ -78,6 +81,14 @@ class OnRay(Workers):
         most = at_once or max(LEAST_AT_ONCE, int(TASKS_FOR_A_PROCESSOR * self.hardware.cpus / cpus))
         tasks = (begin(function, (*first, *item), num_cpus=cpus, max_retries=MAP_RETRIES) for item in items)
         return results_in_order(tasks, most)
+
+    def on_each_machine(self, function: Callable[..., None], *arguments: Any) -> None:
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+        tasks = [begin(function, arguments, num_cpus=0, scheduling_strategy=place) for place in places]
+        for task in tasks:
+            with contextlib.suppress(RayError):
+                ray.get(task)
 
     def stream(self, source: Source, *steps: Step, block_bytes: int) -> Iterator[dict[str, np.ndarray]]:
         from elfs_ray.workers.on_ray.data import run_stream
