@@ -30,7 +30,23 @@ STAGE_OF = {"report": "map"}
 def other_value(section, name):
     """Another valid value of an option."""
     before = getattr(section, name)
-    words = "sample_id none best_head mean cluster mlp linear resnet18 float32 bfloat16 cpu faiss asha pca folder".split()
+    words = [
+        "sample_id",
+        "none",
+        "best_head",
+        "mean",
+        "cluster",
+        "mlp",
+        "linear",
+        "resnet18",
+        "float32",
+        "bfloat16",
+        "cpu",
+        "faiss",
+        "asha",
+        "pca",
+        "folder",
+    ]
     guesses = [True, False, 7, 13, 0.25, 0.75, 1.5, *words, [0.0, 0.5], ["linear"]]
     for guess in guesses:
         try:
