@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
 FOREIGN = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_MAX_ATTEMPTS", "AWS_PROFILE", "AWS_SESSION_TOKEN")
+CONDITIONS = ("If-Match", "If-None-Match")
 BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
@@ -96,14 +97,17 @@ class Door:
     """Passes requests on to a server.
 
     While closed, it answers those that would write with status 503. `after_head`, if set, is called once, between the
-    next answer to a HEAD and its delivery.
+    next answer to a HEAD and its delivery. One request is passed on at a time: the server compares first and writes
+    then, where S3 does so in one step. The headers that it `drops` do not reach the server.
     """
 
-    def __init__(self, server: str, methods: tuple[str, ...] = ("PUT", "POST", "DELETE")) -> None:
+    def __init__(
+        self, server: str, methods: tuple[str, ...] = ("PUT", "POST", "DELETE"), drops: tuple[str, ...] = ()
+    ) -> None:
         self.closed = False
         self.refused = 0
         self.after_head: Callable[[], None] | None = None
-        door = self
+        door, one_at_a_time = self, threading.Lock()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -115,10 +119,12 @@ class Door:
                     self.reply(503, {"Content-Type": "application/xml", "Content-Length": str(len(BUSY))}, BUSY)
                     return
                 connection = http.client.HTTPConnection(server, timeout=60)
-                del self.headers["Transfer-Encoding"]
-                connection.request(self.command, self.path, body, dict(self.headers))
-                response = connection.getresponse()
-                content = response.read()
+                for name in ("Transfer-Encoding", *drops):
+                    del self.headers[name]
+                with one_at_a_time:
+                    connection.request(self.command, self.path, body, dict(self.headers))
+                    response = connection.getresponse()
+                    content = response.read()
                 headers = {name: value for name, value in response.getheaders() if name.lower() != "connection"}
                 connection.close()
                 door.answered(self.command)
