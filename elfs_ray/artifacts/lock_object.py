@@ -100,7 +100,7 @@ class PlainObject:
                     data = stream.read()
             except FileNotFoundError:
                 return None
-            if data.endswith(b"}"):
+            if data.rstrip().endswith(b"}"):
                 break
         return Seen(data, "")
 
