@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow.fs as pafs
 
@@ -26,6 +27,7 @@ ENVIRONMENT = {
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
 FOREIGN = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_MAX_ATTEMPTS", "AWS_PROFILE", "AWS_SESSION_TOKEN")
+CONDITIONS = ("If-Match", "If-None-Match")
 BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
@@ -92,18 +94,28 @@ def running_server(log: Path) -> Iterator[ObjectStorage]:
         process.wait()
 
 
+def chunks(stream: BinaryIO) -> Iterator[bytes]:
+    while size := int(stream.readline(), 16):
+        yield stream.read(size)
+        stream.readline()
+    stream.readline()
+
+
 class Door:
     """Passes requests on to a server.
 
     While closed, it answers those that would write with status 503. `after_head`, if set, is called once, between the
-    next answer to a HEAD and its delivery.
+    next answer to a HEAD and its delivery. One request is passed on at a time: the server compares first and writes
+    then, where S3 does so in one step. The headers that it `drops` do not reach the server.
     """
 
-    def __init__(self, server: str, methods: tuple[str, ...] = ("PUT", "POST", "DELETE")) -> None:
+    def __init__(
+        self, server: str, methods: tuple[str, ...] = ("PUT", "POST", "DELETE"), drops: tuple[str, ...] = ()
+    ) -> None:
         self.closed = False
         self.refused = 0
         self.after_head: Callable[[], None] | None = None
-        door = self
+        door, one_at_a_time = self, threading.Lock()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -115,10 +127,12 @@ class Door:
                     self.reply(503, {"Content-Type": "application/xml", "Content-Length": str(len(BUSY))}, BUSY)
                     return
                 connection = http.client.HTTPConnection(server, timeout=60)
-                del self.headers["Transfer-Encoding"]
-                connection.request(self.command, self.path, body, dict(self.headers))
-                response = connection.getresponse()
-                content = response.read()
+                for name in ("Transfer-Encoding", *drops):
+                    del self.headers[name]
+                with one_at_a_time:
+                    connection.request(self.command, self.path, body, dict(self.headers))
+                    response = connection.getresponse()
+                    content = response.read()
                 headers = {name: value for name, value in response.getheaders() if name.lower() != "connection"}
                 connection.close()
                 door.answered(self.command)
@@ -129,12 +143,7 @@ class Door:
             def body(self) -> bytes:
                 if self.headers.get("Transfer-Encoding") != "chunked":
                     return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                parts = []
-                while size := int(self.rfile.readline(), 16):
-                    parts.append(self.rfile.read(size))
-                    self.rfile.readline()
-                self.rfile.readline()
-                return b"".join(parts)
+                return b"".join(chunks(self.rfile))
 
             def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
                 self.send_response(status)

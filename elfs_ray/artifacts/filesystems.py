@@ -9,7 +9,8 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
 import pyarrow as pa
@@ -57,6 +58,30 @@ class S3(pafs.S3FileSystem):  # type: ignore[misc] # pyarrow has no annotations
         )
         self._arguments = (region, scheme, endpoint, attempts)
 
+    @cached_property
+    def client(self) -> Any:
+        """A boto3 client of the same store, as patient as this one, for requests that pyarrow cannot make."""
+        import boto3
+        from botocore.config import Config
+
+        region, scheme, endpoint, attempts = self._arguments
+        session = boto3.Session()
+        return session.client(
+            "s3",
+            region_name=region or session.region_name or "us-east-1",
+            endpoint_url=f"{scheme or 'https'}://{endpoint}" if endpoint else None,
+            config=Config(
+                connect_timeout=REQUEST_SECONDS / 2,
+                read_timeout=REQUEST_SECONDS / 2,
+                retries={"total_max_attempts": attempts, "mode": "standard"},
+                # As pyarrow: no proxies, no host names made of buckets, and no checksums that older stores do not know.
+                proxies={},
+                s3={"addressing_style": "path" if endpoint else "auto"},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
     def __reduce__(self) -> tuple[type["S3"], tuple[str | None, str | None, str | None, int]]:
         return S3, self._arguments
 
@@ -89,6 +114,12 @@ def resolve(location: str, *, attempts: int | None = None) -> tuple[pafs.FileSys
             f"{location} cannot be opened ({one_line(error)}); pass a local path, s3://BUCKET/PATH or gs://BUCKET/PATH"
         ) from None
     return filesystem, path.rstrip("/")
+
+
+def longest_request(attempts: int | None = None) -> float:
+    """Seconds after which a request to S3 has been answered, or given up."""
+    attempts = attempts or _default_attempts()
+    return attempts * REQUEST_SECONDS + sum(min(2**number, 20) for number in range(attempts - 1))
 
 
 def refuse_credentials(location: str) -> None:

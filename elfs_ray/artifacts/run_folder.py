@@ -5,9 +5,12 @@ killed stage finds its finished pieces again. Publishing has four steps, each sa
 is written to the work folder, its artifacts are brought to their place, the record enters `manifest.json`, the work
 folder goes. A stage is complete when the manifest holds its fingerprint. Local folders and object stores (s3://, gs://)
 work alike; object stores cannot rename, so there the artifacts are copied, and their source stays until the end.
+
+On a disk each step is on the medium before the next begins: what a record names outlasts a loss of power, too.
 """
 
 import contextlib
+import errno
 import json
 import os
 import uuid
@@ -35,7 +38,10 @@ LOGS = "logs/"
 """Artifacts below it are for people, and no stage needs them."""
 INDEX_FILE = "_index.json"
 """Beside the parts of an artifact: what they hold (`artifacts.table`)."""
-_PENDING_RECORD = "record.json"
+# What is on its way, files to their place and folders out of it. They have one place of their own in the run folder
+# (renames need the same file system), so that no reader lists them and one deletion clears what kills have left.
+_ASIDE = ".tmp"
+_PENDING_RECORD, _DISCARDED = "record.json", "discarded.json"
 _FILES_AT_ONCE = 16
 _READINGS = 4
 
@@ -82,6 +88,11 @@ class RunFolder:
         """Path or URI of something in the folder, for a person to open."""
         return filesystems.uri_of(self.path(*parts), self.uri)
 
+    def make(self) -> None:
+        """Make the run folder, if there is none."""
+        if self.is_local:
+            self._make_folder(self.path())
+
     def exists(self, *parts: str) -> bool:
         """Whether a file or folder is there."""
         return self._kind(self.path(*parts)) != pafs.FileType.NotFound
@@ -92,19 +103,19 @@ class RunFolder:
         return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
 
     def write_bytes(self, data: bytes, *parts: str) -> None:
-        """Write a file that appears whole or not at all."""
+        """Write a file that appears whole or not at all, and stays."""
         target = self.path(*parts)
         if not self.is_local:
             # An object shows when its upload ends, and has no folder that would have to be there first.
             with self.filesystem.open_output_stream(target) as stream:
                 stream.write(data)
             return
-        self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
-        aside = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
+        aside = self._aside()
         try:
             with self.filesystem.open_output_stream(aside) as stream:
                 stream.write(data)
-            self.filesystem.move(aside, target)
+            _sync(aside)
+            self._move(aside, target)
         except BaseException:
             if self._kind(aside) != pafs.FileType.NotFound:
                 self.filesystem.delete_file(aside)
@@ -151,10 +162,14 @@ class RunFolder:
             yield from pool.map(lambda name: self.read_table(*parts, name, columns=columns), names)
 
     def delete(self, *parts: str) -> None:
-        """Remove a file or a folder if it is there."""
+        """Remove a file or a folder if it is there; on a disk a folder goes as a whole or not at all."""
         path = self.path(*parts)
         kind = self._kind(path)
         if kind == pafs.FileType.Directory:
+            if self.is_local:
+                folder, path = path, self._aside()
+                self.filesystem.move(folder, path)
+                _sync(_parent(folder))
             self.filesystem.delete_dir(path)
         elif kind == pafs.FileType.File:
             self.filesystem.delete_file(path)
@@ -200,16 +215,24 @@ class RunFolder:
         own, prefix = _work_name(unit, fingerprint), _work_name(unit, "")
         for name in self.names(WORK):
             if name.startswith(prefix) and name != own and len(name) == len(own):
-                self.delete(WORK, name)
+                self._discard(f"{WORK}/{name}")
         return self.work_folder(unit, fingerprint)
 
     def recover(self) -> None:
-        """Put in order what a kill left: complete publications, and remove the work of those that were complete."""
-        for name in self.names(WORK):
-            self.finish_publishing(f"{WORK}/{name}")
+        """Put in order what a kill left: complete what was begun, and remove the work of what is complete.
+
+        For the driver alone: it removes files that another process is about to bring to their place.
+        """
+        if self.is_local:
+            self.filesystem.delete_dir_contents(self.path(_ASIDE), missing_dir_ok=True)
+        for work in [f"{WORK}/{name}" for name in self.names(WORK)]:
+            if self.exists(work, _DISCARDED):
+                self._discard(work)
+            else:
+                self.finish_publishing(work)
         published = {_work_name(unit, record.fingerprint) for unit, record in self.records().items()}
         for name in published.intersection(self.names(WORK)):
-            self.delete(WORK, name)
+            self._discard(f"{WORK}/{name}")
 
     def publish(self, work: str, record: Record, folders: Mapping[str, str]) -> None:
         """Make the artifacts of a unit visible and complete.
@@ -225,6 +248,10 @@ class RunFolder:
         for name, folder in folders.items():
             if not name.startswith(LOGS) and not self.exists(work, folder, INDEX_FILE):
                 raise ValueError(f"{name} has no part index")
+        if self.is_local:
+            for name, source in folders.items():
+                if not name.startswith(LOGS):
+                    self._sync_all(self.path(work, source))
         self.write_json({"record": record.as_json(), "folders": dict(folders)}, work, _PENDING_RECORD)
         self.finish_publishing(work)
 
@@ -239,9 +266,7 @@ class RunFolder:
                 self._bring(self.path(work, source), self.path(artifact))
         record = pending["record"]
         self.update_manifest(records={**self.manifest().get("records", {}), record["unit"]: record})
-        # First of all: a folder that is deleted in part must not be taken for one to publish.
-        self.delete(work, _PENDING_RECORD)
-        self.delete(work)
+        self._discard(work)
         return True
 
     def forget(self, unit: Unit) -> None:
@@ -253,9 +278,9 @@ class RunFolder:
     def remove(self, unit: Unit) -> None:
         """Take a unit out of the manifest, and its artifacts out of the folder."""
         record = self.records().get(unit)
-        self.forget(unit)
         for name in record.artifacts if record else ():
             self.delete(name)
+        self.forget(unit)  # last: what no record names would stay for ever
 
     def _kind(self, path: str) -> pafs.FileType:
         return self.filesystem.get_file_info(path).type
@@ -263,13 +288,64 @@ class RunFolder:
     def _bring(self, source: str, target: str) -> None:
         """Move a folder, or copy it where a move would be a copy and a deletion: a kill between would lose files."""
         if self.is_local:
-            self.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
-            self.filesystem.move(source, target)
+            self._move(source, target)
             return
         found = self.filesystem.get_file_info(pafs.FileSelector(source, recursive=True))
         files = [info.path for info in found if info.type == pafs.FileType.File]
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             list(pool.map(self.filesystem.copy_file, files, [target + path[len(source) :] for path in files]))
+
+    def _discard(self, work: str) -> None:
+        """Remove a work folder; a kill leaves none that lacks some of its files and is published, or worked in."""
+        if not self.is_local:
+            self.write_json({}, work, _DISCARDED)
+            for name in self.names(work):
+                if name != _DISCARDED:
+                    self.delete(work, name)
+        self.delete(work)
+
+    def _aside(self) -> str:
+        """A new name for a file or folder of a disk that is on its way."""
+        self._make_folder(self.path(_ASIDE))
+        return self.path(_ASIDE, uuid.uuid4().hex)
+
+    def _move(self, source: str, target: str) -> None:
+        """Rename on a disk, for good."""
+        self._make_folder(_parent(target))
+        self.filesystem.move(source, target)
+        _sync(_parent(target))
+
+    def _make_folder(self, path: str) -> None:
+        """Make a folder of a disk and those above it, for good."""
+        missing = []
+        while self._kind(path) == pafs.FileType.NotFound:
+            missing.append(path)
+            path = _parent(path)
+        for folder in reversed(missing):
+            self.filesystem.create_dir(folder, recursive=False)
+            _sync(_parent(folder))
+
+    def _sync_all(self, path: str) -> None:
+        """Bring a folder of a disk to its medium, whoever wrote what is in it."""
+        for info in self.filesystem.get_file_info(pafs.FileSelector(path, recursive=True)):
+            _sync(info.path)
+        _sync(path)
+
+
+def _sync(path: str) -> None:
+    """Bring a file, or the names in a folder, from the system's memory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that cannot do so for folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0] or "/"
 
 
 def _work_name(unit: Unit, fingerprint: str) -> str:

@@ -1,0 +1,167 @@
+"""A driver killed before, within and after every write, rename, copy and deletion; and a disk that loses its power."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+import kill_points
+from elfs_ray.artifacts.run_folder import RunFolder
+from kill_points import BEGUN, NOW, Counter, contents, drive, finished_rows, prepare, turn_away, watched
+
+
+class Disk:
+    """Run folders on a disk."""
+
+    def __init__(self, tmp_path):
+        self._root = tmp_path
+
+    def new(self):
+        return RunFolder(str(self._root / uuid.uuid4().hex))
+
+    def copy(self, store):
+        return RunFolder(shutil.copytree(store.path(), self.new().path()))
+
+
+class Remote:
+    """Run folders on object storage."""
+
+    def __init__(self, object_storage):
+        self._storage = object_storage
+
+    def new(self):
+        return RunFolder(self._storage.uri(f"photos/kills/{uuid.uuid4().hex}"))
+
+    def copy(self, store):
+        copy = self.new()
+        for name, data in contents(store).items():
+            copy.write_bytes(data, name)
+        return copy
+
+
+@pytest.fixture(params=["disk", "object storage"])
+def place(request, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    return Disk(tmp_path) if request.param == "disk" else Remote(request.getfixturevalue("object_storage"))
+
+
+@contextlib.contextmanager
+def killer():
+    """Drives a run folder until it kills itself before a step."""
+    path = os.pathsep.join(sys.path)
+    process = subprocess.Popen(
+        [sys.executable, kill_points.__file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+    def kill(store, name, program, last):
+        print(json.dumps([store.uri, name, program, last]), file=process.stdin, flush=True)
+        assert os.waitstatus_to_exitcode(int(process.stdout.readline())) == -signal.SIGKILL
+
+    with process:
+        yield kill
+        process.stdin.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rows", "kinds"])
+def test_killed_at_every_step(place, name):
+    base, ended = place.new(), place.new()
+    prepare(base, name)
+    prepare(ended, name)
+    counter = Counter()
+    drive(watched(ended, counter), name, NOW)
+    expected = contents(ended)
+    with killer() as kill:
+        for last in range(1, counter.count + 1):
+            store = place.copy(base)
+            kill(store, name, "drive", last)
+            drive(store, name, NOW)
+            assert contents(store) == expected, last
+
+
+def test_work_that_is_deleted_in_part_is_not_gone_on_with(place):
+    base = place.new()
+    prepare(base, "rows")
+    counter = Counter()
+    turn_away(watched(place.copy(base), counter), "rows")
+    work = base.work_folder(next(iter(kill_points.UNITS["rows"])), BEGUN)
+    expected = finished_rows(base, work)
+    with killer() as kill:
+        for last in range(1, counter.count + 1):
+            store = place.copy(base)
+            kill(store, "rows", "turn away", last)
+            store.recover()
+            assert finished_rows(store, work) == expected, last
+
+
+class Power:
+    """A disk that keeps, when its power goes, only what was synced."""
+
+    def __init__(self, root):
+        self._root, self._files, self._folders, self._held = root, {}, {}, []
+
+    def fsync(self, descriptor):
+        path, number = os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_ino
+        self._held.append(os.dup(descriptor))  # so that no other file gets this number
+        if os.path.isdir(path):
+            self._folders[number] = names_in(path)
+        else:
+            self._files[number] = Path(path).read_bytes()
+
+    def left(self, *, all_names, path="", number=None):
+        """Contents as they were synced, under the names that were, or under all that there are: disks do both."""
+        path, number = path or self._root, number or os.stat(self._root).st_ino
+        names = names_in(path) if all_names else self._folders.get(number, {})
+        return {
+            name: self.left(all_names=all_names, path=f"{path}/{name}", number=child)
+            if is_folder
+            else self._files.get(child, b"")
+            for name, (child, is_folder) in names.items()
+        }
+
+
+def names_in(path):
+    with os.scandir(path) as entries:
+        return {entry.name: (entry.inode(), entry.is_dir()) for entry in entries}
+
+
+def write(tree, path):
+    path.mkdir()
+    for name, found in tree.items():
+        write(found, path / name) if isinstance(found, dict) else (path / name).write_bytes(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("all_names", [False, True])
+def test_power_that_goes_at_any_step(tmp_path, monkeypatch, all_names):
+    place, left = Disk(tmp_path), []
+    store = place.new()
+    power = Power(store.path())
+
+    def note():
+        tree = power.left(all_names=all_names)
+        if not left or tree != left[-1]:
+            left.append(tree)
+
+    monkeypatch.setattr(os, "fsync", power.fsync)
+    prepare(store, "rows")
+    drive(watched(store, note), "rows", NOW)
+    note()
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    assert len(left) > 20
+    for number, tree in enumerate(left):
+        again = place.new()
+        write(tree, Path(again.path()))
+        drive(again, "rows", NOW)
+        assert contents(again) == contents(store), number
