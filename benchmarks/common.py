@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from elfs_ray.artifacts.record import Record, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
-from elfs_ray.stages.context import StageContext
+from elfs_ray.stages import stage_named
+from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.workers.base import Workers
 from elfs_ray.workers.usage import sampling
 
@@ -87,7 +89,15 @@ def driver_memory() -> Iterator[DriverMemory]:
 
 def stage_context(config: RunConfig, store: RunFolder, unit: str, workers: Workers, **options: Any) -> StageContext:
     """What a stage is given, in a work folder that no pipeline knows."""
-    return StageContext(config, store, unit, f".work/{unit}-benchmark", workers, Reporter(), **options)
+    return StageContext(config, store, Unit(unit), f".work/{unit}-benchmark", workers, Reporter(), **options)
+
+
+def publish(context: StageContext, result: StageResult) -> None:
+    """Bring what a stage made to its place, with a record that no run takes for its own."""
+    unit = context.unit
+    folders = {unit.artifact(name): name for name in stage_named(unit.stage).outputs}
+    record = Record(unit, 0, "benchmark", "benchmark", artifacts=tuple(folders), metrics=result.metrics)
+    context.store.publish(context.work, record, folders)
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -38,7 +38,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import timm
 import torch
-from common import driver_memory, in_fresh_process, stage_context, write_tiny_images
+from common import driver_memory, in_fresh_process, publish, stage_context, write_tiny_images
 from PIL import Image
 from scale import write_embeddings
 from sklearn.datasets import load_sample_image
@@ -54,7 +54,6 @@ from elfs_ray.data.images import decode, to_square, to_uint8
 from elfs_ray.data.sources import open_source
 from elfs_ray.encoders import load_encoder
 from elfs_ray.stages import embed, ingest, neighbors
-from elfs_ray.stages.context import StageResult
 from elfs_ray.stages.parts.embed_rows import TIMED
 from elfs_ray.stages.parts.shard_index import Queries, build_index
 from elfs_ray.workers.on_ray.session import ray_session
@@ -97,11 +96,8 @@ def prepared(config: RunConfig, run_dir: Path) -> None:
     """Ingest into a run folder, in a process of its own."""
     store = RunFolder(str(run_dir))
     with ray_session(RayConfig(num_cpus=os.cpu_count())) as workers:
-        _publish(store, "ingest", ingest.run(stage_context(config, store, "ingest", workers)))
-
-
-def _publish(store: RunFolder, unit: str, result: StageResult) -> None:
-    store.publish(unit, f".work/{unit}-benchmark", result.artifacts, {"fingerprint": "benchmark"})
+        context = stage_context(config, store, "ingest", workers)
+        publish(context, ingest.run(context))
 
 
 def staged(config: RunConfig, run_dir: Path, unit: str, cpus: int, ray_cpus: int) -> dict[str, Any]:
@@ -319,9 +315,10 @@ def memory_of(rows: int, folder: Path, weights: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"rows": rows}
     with ray_session(RayConfig(num_cpus=os.cpu_count())) as workers:
         for unit, module in {"ingest": ingest, "embed": embed}.items():
+            context = stage_context(config, store, unit, workers)
             with driver_memory() as driver, measured() as usage:
-                result = module.run(stage_context(config, store, unit, workers))
-            _publish(store, unit, result)
+                result = module.run(context)
+            publish(context, result)
             found[unit] = (usage.seconds, driver.start, driver.peak, driver.peak_own, usage.peak_memory_mb)
             print(f"{rows:,} rows, {unit}: {usage.seconds:.1f} s, driver {driver.start} -> {driver.peak} MB "
                   f"({driver.peak_own} own), all {usage.peak_memory_mb} MB", flush=True)  # fmt: skip

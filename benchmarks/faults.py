@@ -28,12 +28,13 @@ from pathlib import Path
 
 import psutil
 
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import LOGS, RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.data.digits import write_digits
 
 BUDGET, TIMEOUT_SECONDS, POLL_SECONDS = 40, 900, 0.02
-SEARCH, EVALUATION = f"beta_search/elfs/{BUDGET}", f"evaluation/elfs/{BUDGET}"
+SEARCH, EVALUATION = f"beta_search/elfs/{BUDGET}", f"evaluate/elfs/{BUDGET}"
 # Each stage takes some 10 s or more on 2 cores, and saves often enough to be met half done.
 OPTIONS = {
     "ingest.chunk_rows": 64,  # and so the blocks of embed, which are encoded and saved as one
@@ -82,7 +83,9 @@ FAULTS = {
         "neighbors", "neighbors", "neighbors/*.parquet", "ray::_Holder",
         "Ray starts the actor again: it builds its index and answers the queries that wait",
     ),
-    "cluster": Fault("cluster", "cluster", "training/checkpoint*", "ray::RayTrainWorker", TRAIN_AGAIN),
+    "pseudo-labels": Fault(
+        "pseudo-labels", "pseudo_labels", "training/checkpoint*", "ray::RayTrainWorker", TRAIN_AGAIN
+    ),
     "proxy": Fault("proxy", "proxy", "training/checkpoint*", "ray::RayTrainWorker", TRAIN_AGAIN),
     "beta-search": Fault(
         "beta-search", SEARCH, "trials/*.json", "ray::_Trials", "Tune runs the trial again in a new actor"
@@ -91,18 +94,20 @@ FAULTS = {
         "evaluate", EVALUATION, "trainings/*.json", "ray::train_one", "Ray runs the task again in another process"
     ),
     "driver-embed": Fault("embed", "embed", "encoded/*.parquet", None, AGAIN.format("the saved rows")),
-    "driver-cluster": Fault("cluster", "cluster", "training/checkpoint*", None, AGAIN.format("the last checkpoint")),
+    "driver-pseudo-labels": Fault(
+        "pseudo-labels", "pseudo_labels", "training/checkpoint*", None, AGAIN.format("the last checkpoint")
+    ),
     "driver-proxy": Fault("proxy", "proxy", "training/checkpoint*", None, AGAIN.format("the last checkpoint")),
 }  # fmt: skip
 NAMES = {
     "embed": "embedding actor killed",
     "neighbors": "index shard killed",
-    "cluster": "TEMI worker killed",
+    "pseudo-labels": "TEMI worker killed",
     "proxy": "proxy worker killed",
     "beta-search": "Tune trial killed",
     "evaluate": "evaluation task killed",
     "driver-embed": "driver killed in embed",
-    "driver-cluster": "driver killed in cluster",
+    "driver-pseudo-labels": "driver killed in pseudo-labels",
     "driver-proxy": "driver killed in proxy",
 }
 
@@ -272,8 +277,7 @@ class Bench:
     def _equal(self, fault: Fault, run_dir: Path) -> bool:
         """Whether the stage's artifacts are those of the whole run; how long a training took is no result."""
         ours, theirs = RunFolder(str(run_dir)), RunFolder(str(self.whole))
-        record = theirs.record(fault.unit)
-        names = [name for name in record["artifacts"] if not name.startswith(LOGS)] if record else []
+        names = [name for name in theirs.records()[Unit.parse(fault.unit)].artifacts if not name.startswith(LOGS)]
         tables = [[Table(store, name).read() for name in names] for store in (ours, theirs)]
         both = [[table.drop([n for n in table.column_names if n == "seconds"]) for table in some] for some in tables]
         return bool(names) and all(mine.equals(other) for mine, other in zip(*both, strict=True))
@@ -283,9 +287,9 @@ def forget_from(unit: str, run_dir: Path) -> None:
     """Take a stage and all after it out of a run folder."""
     path = run_dir / "manifest.json"
     manifest = json.loads(path.read_text())
-    stages = list(manifest["stages"])
+    stages = list(manifest["records"])
     for gone in stages[stages.index(unit) :]:
-        for artifact in manifest["stages"].pop(gone)["artifacts"]:
+        for artifact in manifest["records"].pop(gone)["artifacts"]:
             shutil.rmtree(run_dir / artifact)
     path.write_text(json.dumps(manifest))
 

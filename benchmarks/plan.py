@@ -13,9 +13,7 @@ from collections import defaultdict
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config_loading import load_config
 from elfs_ray.planning.forecast import make_plan
-
-# Stages that run once for each budget, by the beginning of their unit's name.
-BUDGET_STAGES = {"beta_search": "beta-search", "coresets": "select", "evaluation": "evaluate"}
+from elfs_ray.stages import stage_named
 
 
 def main() -> None:
@@ -24,9 +22,8 @@ def main() -> None:
     manifest = store.manifest()
     plan = make_plan(load_config({}, overrides=sys.argv[2:], base=manifest["config"]))
     taken: dict[str, float] = defaultdict(float)
-    for unit, record in manifest["stages"].items():
-        name = unit.removeprefix("test_")
-        taken[record.get("stage") or BUDGET_STAGES.get(name.split("/")[0], name)] += record["seconds"]
+    for unit, record in store.records().items():
+        taken[stage_named(unit.stage).command] += record.seconds
     print(f"{'stage':12} {'planned s':>10} {'taken s':>10} {'ratio':>6}")
     planned_sum = taken_sum = 0.0
     for stage in plan.stages:

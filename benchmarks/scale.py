@@ -26,6 +26,7 @@ import pyarrow as pa
 from common import driver_memory, stage_context, write_tiny_images
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table, matrix_column
 from elfs_ray.artifacts.writing import write_index, write_part
@@ -68,7 +69,7 @@ def main() -> None:
         overrides = [f"neighbors.{one}" for one in [f"search={options.search}", *options.set]]
         config = load_config({"input": "/none", "num_classes": CLASSES, "budgets": [options.budget]}, None, overrides)
         with ray_session(RayConfig(num_cpus=options.cpus)) as workers, measured() as usage:
-            context = StageContext(config, store, "neighbors", ".work/scale", workers, ConsoleReporter(Console()))
+            context = StageContext(config, store, Unit("neighbors"), ".work/scale", workers, ConsoleReporter(Console()))
             result = neighbors.run(context)
         print(f"neighbors: {usage.seconds:.0f} s, peak {usage.peak_memory_mb:,} MB, load {os.getloadavg()[0]:.1f}")
         print("  " + ", ".join(f"{name} {value}" for name, value in result.metrics.items()))

@@ -26,6 +26,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from elfs_ray.artifacts.embeddings import Embeddings
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.core.anchoring import spread_by_probes
@@ -102,7 +103,7 @@ def load(run_dir: str, heads: str, dims: int) -> Data:
 def train_heads(run_dir: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """TEMI with the settings of the run: labels of the aligned heads [H, N] and their mean probabilities [N, C]."""
     store = RunFolder(run_dir)
-    options = store.record("cluster")["chosen"]
+    options = store.records()[Unit("pseudo_labels")].chosen
     classes = store.manifest()["config"]["num_classes"]
     features = Embeddings(store).unit_vectors()
     if options["pca_dim"]:

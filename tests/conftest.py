@@ -157,8 +157,8 @@ def choose(small_run, small_input, tmp_path):
 
     def run(budget=BUDGET, **changes):
         result = select(small_input[0], budget=budget, num_classes=10, out=run_dir, **{**OPTIONS, **changes})
-        before = small_run.manifest["stages"]
-        assert all(result.manifest["stages"][stage] == before[stage] for stage in LONG_STAGES)
+        before = small_run.manifest["records"]
+        assert all(result.manifest["records"][stage] == before[stage] for stage in LONG_STAGES)
         return result
 
     return run

@@ -14,7 +14,7 @@ from elfs_ray.data.digits import write_digits
 NUM_IMAGES = 240
 BUDGET = 40
 TIMEOUT_SECONDS = 600  # against hanging alone: machines differ and are shared
-LONG_STAGES = ("ingest", "embed", "neighbors", "cluster", "proxy")
+LONG_STAGES = ("ingest", "embed", "neighbors", "pseudo_labels", "proxy")
 OPTIONS = {
     "embed.image_size": 64,
     "embed.checkpoint_rows": 64,
@@ -91,7 +91,7 @@ def copy_without(run_dir: Path, target: Path, first: str) -> Path:
     shutil.copytree(run_dir, target)
     path = target / "manifest.json"
     manifest = json.loads(path.read_text())
-    stages = list(manifest["stages"])
-    manifest["stages"] = {unit: manifest["stages"][unit] for unit in stages[: stages.index(first)]}
+    stages = list(manifest["records"])
+    manifest["records"] = {unit: manifest["records"][unit] for unit in stages[: stages.index(first)]}
     path.write_text(json.dumps(manifest))
     return target

@@ -17,6 +17,7 @@ from elfs_ray.errors import UsageError
 from elfs_ray.exports import export_coreset
 from elfs_ray.exports.labels import write_labels
 from elfs_ray.exports.records import read_records
+from made_records import add_records, record
 from test_exports import NAME, make_run
 
 IDS = ["cats/a b.png", "dogs/ü&<1>\"'.png", "dogs/a b.png"]
@@ -209,8 +210,7 @@ class TestLabelStudio:
         """The tasks of two exports; each is known by its own key, and both are expected."""
         coreset = Table(run, f"coresets/{NAME}")
         write_table(run, "coresets/random/1", coreset.read(0, 1), coreset.schema)
-        stages = run.manifest()["stages"]
-        run.update_manifest(stages={**stages, "coresets/random/1": {"fingerprint": "y"}})
+        add_records(run, record("select/random/1"))
         second = json.loads(
             (export_coreset(run, "random/1", "label-studio", tmp_path / "more") / "tasks.json").read_text()
         )
@@ -443,7 +443,7 @@ class TestSeveralExports:
         table = Table(store, f"coresets/{NAME}").read()
         alone = table.filter([one == "1.png" for one in table["sample_id"].to_pylist()])
         write_table(store, "coresets/random/1", alone, table.schema)
-        store.update_manifest(stages={**store.manifest()["stages"], "coresets/random/1": {"fingerprint": "y"}})
+        add_records(store, record("select/random/1"))
         export_coreset(store, "random/1", "cvat", tmp_path / "second")
         return store
 
@@ -454,8 +454,8 @@ class TestSeveralExports:
         (tmp_path / "done.xml").write_text('<annotations><image name="1.png"><tag label="x"/></image></annotations>')
         with pytest.raises(UsageError, match=r"name '1.png', which may be '1' or '1.png'; .* --export which export"):
             write_labels(store, tmp_path / "done.xml", tmp_path / "labels.csv")
-        for record, sample_id in zip(read_records(store), ("1", "1.png"), strict=True):
-            found = write_labels(store, tmp_path / "done.xml", tmp_path / "labels.csv", export=record.name)
+        for exported, sample_id in zip(read_records(store), ("1", "1.png"), strict=True):
+            found = write_labels(store, tmp_path / "done.xml", tmp_path / "labels.csv", export=exported.name)
             assert found.labels == {sample_id: "x"}
         with pytest.raises(UsageError, match=r"has no export 'x'; it has cvat-elfs-3-[0-9a-f]{12}, cvat-random-1-"):
             write_labels(store, tmp_path / "done.xml", tmp_path / "labels.csv", export="x")
@@ -478,8 +478,8 @@ def test_exports_of_one_coreset_stand_beside_each_other(run, tmp_path, importing
         tasks.append(json.loads((folder / "tasks.json").read_text()))
     records = read_records(run)
     assert [record.samples[0].place.partition("//")[2][:3] for record in records] == ["one", "two"]
-    for record, some in zip(records, tasks, strict=True):
-        assert {task["data"]["elfs_ray_export"] for task in some} == {record.key}
+    for exported, some in zip(records, tasks, strict=True):
+        assert {task["data"]["elfs_ray_export"] for task in some} == {exported.key}
         for task in some:
             task["annotations"] = [annotation(ANSWERS[task["data"]["sample_id"]])]
         assert importing(json.dumps(some))[0] == ANSWERS

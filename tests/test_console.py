@@ -118,7 +118,15 @@ def test_a_dry_run_does_nothing(call, ingest, tmp_path):
     assert code == 0
     assert [line.split() for line in out.splitlines()[1:]] == [
         [unit, "to", "do"]
-        for unit in ("ingest", "embed", "neighbors", "cluster", "proxy", "beta_search/elfs/20", "coresets/elfs/20")
+        for unit in (
+            "ingest",
+            "embed",
+            "neighbors",
+            "pseudo_labels",
+            "proxy",
+            "beta_search/elfs/20",
+            "coresets/elfs/20",
+        )
     ]
     assert not (tmp_path / "run").exists()
 
@@ -131,7 +139,7 @@ def test_a_dry_run_of_several_methods_names_what_they_share_once(call, ingest):
     units = [line.split()[0] for line in lines]
     assert len(units) == len(set(units))
     assert units[:2] == ["ingest", "embed"]
-    assert units[-2:] == ["coresets/kcenter/20", "coresets/d2/20"]
+    assert units[-2:] == ["select/kcenter/20", "select/d2/20"]
 
 
 def test_a_dry_run_knows_what_is_complete(call, small_command):
@@ -139,7 +147,7 @@ def test_a_dry_run_knows_what_is_complete(call, small_command):
     assert code == 0
     states = dict(line.split(maxsplit=1) for line in out.splitlines()[1:])
     assert states["embed"].strip() == "complete"
-    assert states["cluster"].strip() == "to do"
+    assert states["pseudo_labels"].strip() == "to do"
 
 
 def test_a_dry_run_refuses_what_a_run_would(call, ingest):

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 import tomllib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -18,15 +19,15 @@ from markdown_it import MarkdownIt
 
 from elfs_ray import cli, select
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.cli.options import OPTIONS
 from elfs_ray.cli.runs import configurations
 from elfs_ray.config import RunConfig
 from elfs_ray.config_loading import load_config
-from elfs_ray.data.sources import open_input
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
-from elfs_ray.run.graph import first_steps, later_steps
+from made_records import add_records, planned
 from small import LONG_STAGES
 from small import OPTIONS as QUICK
 
@@ -310,11 +311,17 @@ def test_the_tutorial_from_the_first_line_to_the_last(call, small_run, small_inp
     shutil.copy(small_input[1], "digits/labels.csv")
     shutil.copytree(small_run.run_dir, "digits/run")
     config = load_config({"input": "digits/images", "num_classes": 10, "budgets": [50], **QUICK})
-    first = first_steps(config, open_input(config, config.input))
-    fingerprints = {step.unit: step.fingerprint for step in [*first, *later_steps(config, first, 240)]}
-    before = small_run.manifest["stages"]
-    stages = {stage: {**before[stage], "fingerprint": fingerprints[stage]} for stage in LONG_STAGES}
-    RunFolder("digits/run").update_manifest(input=config.input, stages=stages)
+    records = RunFolder("digits/run").records()
+    RunFolder("digits/run").update_manifest(input=config.input, records={})
+    now = planned(config, num_samples=240)
+    for stage in LONG_STAGES:
+        unit, known = Unit(stage), RunFolder("digits/run").records()
+        now = planned(config, num_samples=240, records=known)
+        add_records(
+            RunFolder("digits/run"),
+            replace(records[unit], fingerprint=now[stage].fingerprint, content=now[stage].fingerprint,
+                    rests_on=now[stage].rests_on),
+        )  # fmt: skip
     namespace, printed, words = {}, set(), []
     for language, line, whole in blocks(TUTORIAL):
         text = re.sub(r"\b[12]00\b", lambda budget: str(int(budget[0]) // 2), whole)

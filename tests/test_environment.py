@@ -208,7 +208,7 @@ def test_a_run_of_somebody_without_a_name_a_home_or_a_terminal(room, small_input
     assert (ended.stderr, ended.returncode) == ("", 0)
     lines = ended.stdout.splitlines()
     assert "  Bilder f\\xfcr K\\xe4se/: 12 images read" in lines
-    assert lines[-1].startswith("coresets/random/4: 4 coresets/random/4 in ")
+    assert lines[-1].startswith("select/random/4: 4 coresets/random/4 in ")
     assert sorted(path.name for path in room.iterdir()) == sorted([images.name, temporary.name, "Läufe"])
     uris = Table(RunFolder(str(room / "Läufe")), "samples").read()["uri"].to_pylist()
     assert sorted(uris) == sorted(map(str, images.iterdir()))

@@ -26,6 +26,7 @@ from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, export_coreset, only_coreset
 from elfs_ray.exports.records import read_records
 from elfs_ray.exports.rows import read_coreset
+from made_records import add_records, record
 
 NAME = "elfs/3"
 IDS = ["cats/a b.png", "dogs/ü&<1>.png", "c.png"]
@@ -73,8 +74,8 @@ def make_run(folder, *, in_table, ids=IDS, names=None, pictures=None, ranked=Non
         for rank, index in enumerate(ranked)
     ]  # fmt: skip
     write_table(store, f"coresets/{NAME}", pa.Table.from_pylist(coreset), schema.CORESET)
-    stages = {f"coresets/{NAME}": {"fingerprint": "x"}}
-    store.update_manifest(input=str(images), config={"num_classes": 3}, stages=stages)
+    store.update_manifest(input=str(images), config={"num_classes": 3})
+    add_records(store, record(f"select/{NAME}"))
     return store
 
 
@@ -284,9 +285,18 @@ def test_a_picture_that_is_gone(tmp_path):
 
 def test_the_only_coreset(run):
     assert only_coreset(run) == NAME
-    stages = run.manifest()["stages"]
-    run.update_manifest(stages={**stages, "coresets/random/3": {"fingerprint": "y"}})
+    add_records(run, record("select/random/3"))
     with pytest.raises(UsageError, match="holds the coresets elfs/3, random/3; choose one with --coreset"):
+        only_coreset(run)
+
+
+def test_a_stale_coreset_is_refused(run, tmp_path):
+    add_records(run, record(f"select/{NAME}", rests_on={"embed": "before"}), record("embed"))
+    with pytest.raises(
+        UsageError, match=rf"coreset '{NAME}' of .* is stale \(embed has changed\); run the same command"
+    ):
+        export_coreset(run, NAME, "csv", tmp_path / "out")
+    with pytest.raises(UsageError, match="holds no coreset"):
         only_coreset(run)
 
 

@@ -322,7 +322,7 @@ def test_vectors_of_which_nothing_is_left(tmp_path):
 
 YAML = ["seed: 1\nembed: {batch_size: 8, encoder: timm:resnet18}\n", "budgets: [1, 0.5]\nselect:\n  method: elfs\n"]
 names = st.sampled_from(
-    ["seed", "input", "embed.batch_size", "select.options", "budgets", "evaluate.models", "cluster"]
+    ["seed", "input", "embed.batch_size", "select.options", "budgets", "evaluate.models", "pseudo_labels"]
 )
 values = st.text(max_size=20) | st.sampled_from(
     ["1", "-1", "[1", "{a: 1}", "&a [*a]", "!!python/name:os.system", "0x", ".nan"]

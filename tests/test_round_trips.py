@@ -28,6 +28,7 @@ from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, export_coreset
 from elfs_ray.exports.labels import write_labels
 from elfs_ray.exports.records import read_records
+from made_records import add_records, record
 from test_exports import NAME, make_run
 
 # Ids and, where they are not the ids, names of the files.
@@ -337,7 +338,8 @@ def test_a_written_csv_reads_back_as_it_was(tmp_path_factory, answers):
 def test_the_command_line(tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = make_run(tmp_path, in_table=False, ids=[f"{n}.png" for n in range(1, 10)])
-    run.update_manifest(stages={"coresets/elfs/3": {"fingerprint": "x"}}, name="run")
+    run.update_manifest(records={}, name="run")
+    add_records(run, record("select/elfs/3"))
     code, out, err = call("export", "run", "--to=label-studio", "--out=out")
     assert (code, err) == (0, "")
     tasks = label_studio_tasks(tmp_path / "out")

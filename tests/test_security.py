@@ -18,6 +18,7 @@ from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, export_coreset
 from elfs_ray.report.render import write_report
 from elfs_ray.workers.machine import is_private, machine_folder
+from made_records import add_records, record
 from test_exports import NAME, make_run
 
 ROOT = Path(__file__).parents[1]
@@ -86,17 +87,10 @@ HOSTILE = ["<img src=x onerror=alert(1)>.png", "\"><script>alert(2)<'script>.png
 
 def test_names_of_images_are_escaped_in_the_report(tmp_path):
     store = make_run(tmp_path, in_table=True, ids=HOSTILE)
-    metrics = {"budget": 3, "beta": None, "cluster_sizes": [1, 1, 1]}
-    record = {
-        "fingerprint": "x",
-        "metrics": metrics,
-        "rows": {NAME: 3},
-        "seconds": 1,
-        "peak_memory_mb": 1,
-        "chosen": {},
-    }
+    metrics = {"budget": 3, "beta": None, "choice": None, "cluster_sizes": [1, 1, 1]}
+    add_records(store, record(f"select/{NAME}", metrics=metrics, rows={NAME: 3}, seconds=1.0))
     config = load_config({"input": "x", "num_classes": 3, "budgets": [3]}).model_dump(mode="json")
-    store.update_manifest(name="run", config=config, stages={f"coresets/{NAME}": record}, versions={}, hardware={})
+    store.update_manifest(name="run", config=config, versions={}, hardware={})
     write_report(store)
     page = store.read_bytes("report.html").decode()
     body = page[page.rindex("</script>", 0, page.index("<h1>")) :]

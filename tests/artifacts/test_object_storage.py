@@ -196,13 +196,13 @@ def test_table_input(ray_session, object_storage, small_input, folder):
     table, out = object_storage.uri(f"{folder}/table.parquet"), object_storage.uri(f"{folder}/run")
     config = load_config({"input": table, "budgets": [2], "num_classes": 2})
     manifest = run(config, RunFolder(out), Reporter(), until="ingest")
-    assert manifest["stages"]["ingest"]["metrics"]["samples"] == 20
+    assert manifest["records"]["ingest"]["metrics"]["samples"] == 20
     assert Table(RunFolder(out), "samples").read()["sample_id"].to_pylist() == columns["id"]
     with Door(object_storage.address) as door:
         moved = [location.replace(object_storage.address, door.address) for location in (table, out)]
         config = load_config({"input": moved[0], "budgets": [2], "num_classes": 2})
         again = run(config, RunFolder(moved[1]), Reporter(), until="ingest")
-    assert again["stages"] == manifest["stages"]
+    assert again["records"] == manifest["records"]
 
 
 class Lines(Reporter):
@@ -237,7 +237,7 @@ def test_the_whole_run(ray_session, small_run, small_input, object_storage, fold
         assert errors.decode().count("\n") == 1, errors.decode()
         assert "AWS Error" in errors.decode()
         assert "run the same command again" in errors.decode()
-        assert set(run_dir.manifest()["stages"]) == {"ingest", "labels"}
+        assert set(run_dir.manifest()["records"]) == {"ingest", "labels"}
 
         # 2. The same run from this process, through a door that closes for two seconds in every eight.
         refused, ended = door.refused, threading.Event()
@@ -267,7 +267,7 @@ def test_the_whole_run(ray_session, small_run, small_input, object_storage, fold
     again = run_again(object_storage, None, folder, lines)
     assert again.table.equals(result.table)
     units = {line.partition(":")[0] for line in lines.lines if line.endswith(": complete")}
-    assert units == set(result.manifest["stages"])
+    assert units == set(result.manifest["records"])
     assert again.report == f"s3://{folder}/run/report.html"
     for path in object_storage.paths(f"{folder}/run"):
         assert SECRET.encode() not in object_storage.filesystem.open_input_file(path).read(), path

@@ -166,7 +166,7 @@ def test_stopped_and_submitted_again(cluster, undisturbed, small_input, tmp_path
     client.stop_job(first)
     info, _ = finish(client, first)
     assert info.status == JobStatus.STOPPED
-    assert "embed" not in RunFolder(str(run_dir)).manifest()["stages"]
+    assert "embed" not in RunFolder(str(run_dir)).manifest()["records"]
 
     for arguments, found in ((embed, "ingest: complete"), (job("select", images, run_dir), "embed: complete")):
         info, log = finish(client, submit(client, arguments))

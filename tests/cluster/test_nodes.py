@@ -11,6 +11,7 @@ import pytest
 
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
+from made_records import record_of
 from nodes import running_nodes, workers
 from small import BUDGET, TIMEOUT_SECONDS, command_line
 
@@ -19,13 +20,13 @@ NODE = {"num_cpus": 2, "num_gpus": 1}
 VICTIMS = {
     "embed": ("samples/*", "ray::MapWorker(MapBatches(_EncodeBatch)).submit"),
     "neighbors": ("embeddings/*", "ray::_Holder"),
-    "cluster": (".work/cluster-*/training/checkpoint_*", "ray::RayTrainWorker"),
+    "pseudo-labels": (".work/pseudo_labels-*/training/checkpoint_*", "ray::RayTrainWorker"),
 }
 # The same for stages in which a worker is killed, and its node stays.
 KILLED = {
     "proxy": (".work/proxy-*/training/checkpoint_*", "ray::RayTrainWorker"),
     "beta-search": (f".work/beta_search-elfs-{BUDGET}-*", "ray::_Trials"),
-    "evaluate": (f".work/evaluation-elfs-{BUDGET}-*", "ray::train_one"),
+    "evaluate": ("trainings/*", "ray::train_one"),
 }
 GPUS = {
     "MapWorker(MapBatches(_EncodeBatch)).__init__": {1.0},
@@ -37,7 +38,7 @@ GPUS = {
 # What is chosen by the device.
 CHOSEN = {
     "embed": ["dtype", "batch_size"],
-    "cluster": [
+    "pseudo_labels": [
         *("pca_dim", "hidden_dim", "bottleneck_dim", "dtype"),
         *("batch_size", "learning_rate", "teacher_momentum", "workers"),
     ],
@@ -117,7 +118,7 @@ def test_nodes_and_workers_lost_in_stage_after_stage(cluster, undisturbed, small
     assert asked == GPUS
     assert "Ray gives GPUs that torch cannot use" in output
     assert "Ray gives GPUs, but processors search: torch finds none" in output
-    assert RunFolder(str(run_dir)).record("embed")["metrics"]["devices"] == ["cpu"]
+    assert record_of(RunFolder(str(run_dir)), "embed").metrics["devices"] == ["cpu"]
 
 
 def as_chosen_in(run_dir):
@@ -125,7 +126,7 @@ def as_chosen_in(run_dir):
     options = {"ray.num_cpus": 2, "pseudo_labels.checkpoint_epochs": 1, "proxy.checkpoint_epochs": 1}
     options |= {f"{stage}.dtype": "float32" for stage in ("beta_search", "evaluate")}
     for stage, names in CHOSEN.items():
-        chosen = RunFolder(str(run_dir)).record(stage)["chosen"]
+        chosen = record_of(RunFolder(str(run_dir)), stage).chosen
         options |= {f"{stage}.{name}": chosen[name] for name in names}
     return [f"--set={name}={value}" for name, value in options.items()]
 

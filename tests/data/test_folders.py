@@ -23,6 +23,7 @@ from elfs_ray.data.listing import list_folder
 from elfs_ray.data.sources import open_input, open_source
 from elfs_ray.errors import UsageError
 from elfs_ray.run.runner import run
+from made_records import record_of
 
 
 def read_all(source):
@@ -406,7 +407,7 @@ def test_every_entry_is_a_sample_or_has_a_reason(ray_session, tmp_path):
     assert reasons["caf\\xe9.png"] == "its name is not UTF-8 text; rename it"
     inside = os.listdir(os.fsencode(tmp_path / "in"))
     assert samples.num_rows + quarantine.num_rows == len(inside) - len([b"7.txt", b".hidden.png", b"loop"])
-    metrics = store.record("ingest")["metrics"]
+    metrics = record_of(store, "ingest").metrics
     assert metrics["passed_over"] == {".txt": 1, "hidden files": 1, "links to folders that are listed anyway": 1}
     assert metrics["inputs"] == 12
     assert (

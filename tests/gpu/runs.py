@@ -49,7 +49,7 @@ OPTIONS = {
     "report.map": "pca",
 }
 # A processor without instructions for half precision takes ten times as long with it.
-_FLOAT32 = {f"{section}.dtype": "float32" for section in ("embed", "cluster", "proxy", "beta_search", "evaluate")}
+_FLOAT32 = {f"{section}.dtype": "float32" for section in ("embed", "pseudo_labels", "proxy", "beta_search", "evaluate")}
 ON_GPU = {"ray.num_gpus": 1, **(_FLOAT32 if TRY else {})}
 ON_PROCESSORS = {"ray.num_gpus": 0, **_FLOAT32}
 

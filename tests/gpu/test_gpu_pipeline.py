@@ -37,15 +37,15 @@ class TestStages:
     def test_all_ended_with_the_device_in_use(self, stores, figures):
         store, _ = stores
         manifest = store.manifest()
-        stages = manifest["stages"]
-        assert {"ingest", "labels", "embed", "neighbors", "cluster", "proxy", "duplicates", "map"} <= set(stages)
+        stages = manifest["records"]
+        assert {"ingest", "labels", "embed", "neighbors", "pseudo_labels", "proxy", "duplicates", "map"} <= set(stages)
         for unit in ("beta_search", "coresets", "evaluation", "coverage"):
             assert f"{unit}/elfs/{runs.BUDGET}" in stages
         assert store.exists("report.html")
         assert manifest["hardware"]["ray"]["device"] == "cuda"
         assert manifest["hardware"]["ray"]["gpus"] == 1
         later = f"beta_search/elfs/{runs.BUDGET}", f"evaluation/elfs/{runs.BUDGET}"
-        for unit in ("embed", "neighbors", "cluster", "proxy", *later):
+        for unit in ("embed", "neighbors", "pseudo_labels", "proxy", *later):
             assert stages[unit]["metrics"]["devices"] == [runs.DEVICE], unit
         figures["gpu"] = manifest["hardware"]["gpus"]
         figures["seconds"] = {unit: record["seconds"] for unit, record in stages.items()}
@@ -53,7 +53,7 @@ class TestStages:
     def test_the_other_run_had_no_device(self, stores):
         _, processors = stores
         assert processors.manifest()["hardware"]["ray"]["device"] == "cpu"
-        assert processors.manifest()["stages"]["embed"]["metrics"]["devices"] == ["cpu"]
+        assert processors.manifest()["records"]["embed"]["metrics"]["devices"] == ["cpu"]
 
 
 class TestBesideProcessors:
@@ -111,13 +111,13 @@ class TestBesideProcessors:
 
 def test_killed_in_cluster_and_in_proxy(stores, pictures, tmp_path, figures):
     """Twice gone on from the last checkpoint, to what the run that was let alone has."""
-    run_dir = copy_without(stores[0].path(), tmp_path / "killed", "cluster")
+    run_dir = copy_without(stores[0].path(), tmp_path / "killed", "pseudo_labels")
     store = RunFolder(str(run_dir))
-    for stage in ("cluster", "proxy"):
+    for stage in ("pseudo_labels", "proxy"):
         process = runs.start(*pictures, run_dir, "--until=proxy")
         wait_until(lambda stage=stage: any(run_dir.glob(f".work/{stage}-*/training/checkpoint_*")), process)
         runs.kill(process)
-        assert stage not in store.manifest()["stages"]
+        assert stage not in store.manifest()["records"]
     runs.finish(runs.start(*pictures, run_dir, "--until=proxy"))
     both = stores[0], store
     equal = float((np.equal(*(Table(each, "pseudo_labels").column("label") for each in both))).mean())

@@ -1,5 +1,7 @@
 """The comparison of evaluations, on small tables worked out by hand."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 
@@ -7,6 +9,7 @@ from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.writing import write_table
 from elfs_ray.report.comparison import compare, read_comparison, write_comparison
+from made_records import add_records, record
 
 
 def evaluation(store, method, accuracies, *, budget=10, seconds=1.0, upstream=()):
@@ -20,19 +23,23 @@ def evaluation(store, method, accuracies, *, budget=10, seconds=1.0, upstream=()
     ]  # fmt: skip
     unit = f"evaluation/{method}/{budget}"
     write_table(store, unit, pa.Table.from_pylist(rows), schema.EVALUATION)
-    stages = store.manifest().get("stages", {})
-    stages[unit] = {"seconds": 9.0}
-    stages[f"coresets/{method}/{budget}"] = {"seconds": seconds, "upstream": list(upstream)}
-    store.update_manifest(stages=stages)
+    rests_on = dict.fromkeys(upstream, "x")
+    add_records(
+        store,
+        record(f"select/{method}/{budget}", seconds=seconds, rests_on=rests_on),
+        record(f"evaluate/{method}/{budget}", seconds=9.0, rests_on={f"select/{method}/{budget}": "x"}),
+    )
 
 
 @pytest.fixture
 def store(tmp_path):
     made = RunFolder(str(tmp_path / "run"))
-    stages = {"ingest": 1.0, "embed": 10.0, "proxy": 100.0, "beta_search/elfs/10": 5.0}
-    upstream = {"embed": ["ingest"], "proxy": ["embed"], "beta_search/elfs/10": ["ingest", "proxy"]}
-    made.update_manifest(
-        stages={name: {"seconds": took, "upstream": upstream.get(name, [])} for name, took in stages.items()}
+    add_records(
+        made,
+        record("ingest", seconds=1.0),
+        record("embed", seconds=10.0, rests_on={"ingest": "x"}),
+        record("proxy", seconds=100.0, rests_on={"embed": "x"}),
+        record("beta_search/elfs/10", seconds=5.0, rests_on={"ingest": "x", "proxy": "x"}),
     )
     return made
 
@@ -70,6 +77,17 @@ def test_an_evaluation_that_someone_removed_is_left_out(store):
     assert [row["method"] for row in compare(store)] == ["zcore", "random"]
     store.delete("evaluation/zcore/10")
     assert compare(store) == []
+
+
+def test_an_evaluation_of_what_has_changed_is_left_out(store):
+    evaluation(store, "elfs", {"elfs": [0.6, 0.6], "random": [0.5, 0.5]}, upstream=["embed"])
+    evaluation(store, "zcore", {"zcore": [0.6, 0.6], "random": [0.5, 0.5]})
+    add_records(store, replace(record("embed"), content="another"))
+    assert [row["method"] for row in compare(store)] == ["zcore", "random"]
+    write_comparison(store)
+    store.delete("evaluation/zcore/10")
+    write_comparison(store)
+    assert not store.exists("comparison")
 
 
 def test_artifact_has_the_declared_columns(store):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.embeddings import Embeddings
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.artifacts.writing import write_table
@@ -19,6 +21,7 @@ from elfs_ray.report.coresets import describe_coresets
 from elfs_ray.report.map_data import map_data
 from elfs_ray.report.render import write_report
 from elfs_ray.report.thumbnails import Pictures
+from made_records import add_records, record_of
 from small import BUDGET
 
 
@@ -62,11 +65,11 @@ def test_needs_nothing_from_elsewhere(page, small_run):
 
 def test_says_what_was_chosen_and_how_good_it_is(page, small_run):
     text = " ".join(" ".join(page.text).split())
-    metrics = small_run.manifest["stages"]["evaluation/elfs/40"]["metrics"]
+    metrics = small_run.manifest["records"]["evaluate/elfs/40"]["metrics"]
     for subset in ("elfs", "random"):
         assert f"{100 * metrics['models']['mlp']['subsets'][subset]['mean']:.1f} ±" in text
     assert f"{metrics['test_samples']:,} test images" in text
-    for unit in small_run.manifest["stages"]:
+    for unit in small_run.manifest["records"]:
         assert unit in text
 
 
@@ -109,8 +112,8 @@ def test_names_are_escaped(small_run, tmp_path):
 def test_a_run_that_is_not_finished_has_a_report_of_what_is_there(small_run, tmp_path):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     store = RunFolder(str(run_dir))
-    stages = {name: record for name, record in store.manifest()["stages"].items() if name in ("ingest", "embed")}
-    store.update_manifest(stages=stages)
+    records = {name: record for name, record in store.manifest()["records"].items() if name in ("ingest", "embed")}
+    store.update_manifest(records=records)
     write_report(store)
     page = Page((run_dir / "report.html").read_text())
     assert "Clusters" not in page.headings
@@ -121,7 +124,7 @@ def test_trials_that_were_stopped_early_are_no_part_of_the_curve(small_run, tmp_
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     store, search = RunFolder(str(run_dir)), f"beta_search/elfs/{BUDGET}"
     rows = Table(store, search).read().to_pylist()
-    chosen, betas = store.record(search)["metrics"]["beta"], sorted({row["beta"] for row in rows})
+    chosen, betas = record_of(store, search).metrics["beta"], sorted({row["beta"] for row in rows})
     stopped = next(beta for beta in betas if beta != chosen)
     for row in rows:
         row["steps"] //= 1 + (row["beta"] == stopped)
@@ -136,10 +139,11 @@ def test_trials_that_were_stopped_early_are_no_part_of_the_curve(small_run, tmp_
 def test_methods_that_were_not_trained_alike_are_named(small_run, tmp_path):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     store = RunFolder(str(run_dir))
-    stages = store.manifest()["stages"]
-    record = stages[f"evaluation/elfs/{BUDGET}"]
-    chosen = {"mlp": {**record["chosen"]["mlp"], "steps": 70}}
-    store.update_manifest(stages={**stages, f"evaluation/random/{BUDGET}": {**record, "chosen": chosen}})
+    evaluated = record_of(store, f"evaluate/elfs/{BUDGET}")
+    chosen = {"mlp": {**evaluated.chosen["mlp"], "steps": 70}}
+    other = Unit("evaluate", method="random", budget=BUDGET)
+    shutil.copytree(run_dir / "evaluation" / "elfs", run_dir / "evaluation" / "random")
+    add_records(store, replace(evaluated, unit=other, chosen=chosen))
     write_report(store)
     told = f"accuracies of mlp at budget {BUDGET} do not compare: evaluate.steps was 60 for elfs, 70 for random"
     assert told in store.read_bytes("report.html").decode()
@@ -200,7 +204,7 @@ def test_near_duplicates_are_the_most_similar_pairs(small_run):
     ids = Table(store, "samples").read()["sample_id"].to_pylist()
     assert [ids[index] for index in pairs["other"]] == pairs["other_id"].tolist()
     alike = (np.maximum(similarity, similarity.T).max(axis=1) >= 0.95).sum()
-    assert small_run.manifest["stages"]["duplicates"]["metrics"]["alike"] == alike
+    assert small_run.manifest["records"]["duplicates"]["metrics"]["alike"] == alike
 
 
 def test_coverage_is_that_of_the_coreset(small_run):

@@ -4,7 +4,9 @@ import io
 
 from rich.console import Console
 
+from elfs_ray.artifacts.record import Records, Unit
 from elfs_ray.report.summary import comparison_table, unlike_trainings
+from made_records import record
 
 
 def row(budget, model, method, mean, gain, seconds):
@@ -42,15 +44,16 @@ def test_a_line_for_each_evaluation_in_eighty_characters():
 
 def test_methods_that_were_not_trained_alike_are_named():
     usual = {"steps": 1000, "embeddings_of": None}
-    stages = {
-        "coresets/elfs/100": {"chosen": {"beta": 0.1}},
-        "evaluation/elfs/100": {"chosen": {"mlp": usual}},
-        "evaluation/dual/100": {"chosen": {"mlp": {**usual, "seeds": 9}, "linear": usual}},
-        "evaluation/zcore/100": {"chosen": {"mlp": {**usual, "steps": 50}}},
-        "evaluation/zcore/2000": {"chosen": {"mlp": {**usual, "steps": 50}}},
+    chosen = {
+        "select/elfs/100": {"beta": 0.1},
+        "evaluate/elfs/100": {"mlp": usual},
+        "evaluate/dual/100": {"mlp": {**usual, "seeds": 9}, "linear": usual},
+        "evaluate/zcore/100": {"mlp": {**usual, "steps": 50}},
+        "evaluate/zcore/2000": {"mlp": {**usual, "steps": 50}},
     }
-    assert unlike_trainings(stages) == [
+    records = Records({Unit.parse(unit): record(unit, chosen=options) for unit, options in chosen.items()})
+    assert unlike_trainings(records) == [
         "accuracies of mlp at budget 100 do not compare: evaluate.steps was 1000 for elfs and dual, 50 for zcore"
     ]
-    del stages["evaluation/zcore/100"]
-    assert unlike_trainings(stages) == []
+    alike = {unit: found for unit, found in records.items() if unit.coreset != "zcore/100"}
+    assert unlike_trainings(Records(alike)) == []

@@ -2,19 +2,18 @@
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from elfs_ray.artifacts.record import Record, Records
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
-from elfs_ray.data.sources import open_input
-from elfs_ray.run.graph import first_steps, later_steps
 from elfs_ray.run.runner import State, outline, run
+from made_records import fingerprints, planned
 from small import write_labels_of
 
 PREPARED = ("embed", "neighbors")
@@ -43,7 +42,7 @@ def test_files_that_only_got_new_times_are_read_again_and_no_more(ray_session, i
     labels = write_labels_of(images, small_input[1], tmp_path / "labels.csv")
     config = config_of(images, **{"evaluate.labels": str(labels)})
     store = RunFolder(str(tmp_path / "run"))
-    before = run(config, store, Reporter(), until="neighbors")["stages"]
+    before = run(config, store, Reporter(), until="neighbors")["records"]
 
     touch(*images.iterdir(), labels)
     states = dict(outline([config], store, until="neighbors"))
@@ -51,7 +50,7 @@ def test_files_that_only_got_new_times_are_read_again_and_no_more(ray_session, i
         **dict.fromkeys(("ingest", "labels"), State.TO_DO),
         **dict.fromkeys(PREPARED, State.PRESUMED),
     }
-    after = run(config, store, Reporter(), until="neighbors")["stages"]
+    after = run(config, store, Reporter(), until="neighbors")["records"]
     assert all(after[unit]["fingerprint"] != before[unit]["fingerprint"] for unit in ("ingest", "labels"))
     assert all(after[unit]["content"] == before[unit]["content"] for unit in ("ingest", "labels"))
     assert all(after[unit] == before[unit] for unit in PREPARED)
@@ -62,7 +61,7 @@ def test_files_that_only_got_new_times_are_read_again_and_no_more(ray_session, i
     shutil.copy(one, images / f"more-{one.name}")
     assert {state for _, state in outline([config], store, until="neighbors")} == {State.TO_DO}
     (images / f"more-{one.name}").unlink()
-    changed = run(config, store, Reporter(), until="neighbors")["stages"]
+    changed = run(config, store, Reporter(), until="neighbors")["records"]
     assert all(changed[unit]["started"] > after[unit]["started"] for unit in PREPARED)
     assert changed["labels"]["content"] == before["labels"]["content"]
 
@@ -72,17 +71,17 @@ def test_half_finished_embeddings_survive_new_times(ray_session, images, tmp_pat
     config, store, seen = config_of(images), RunFolder(str(tmp_path / "run")), []
     for _ in range(2):
         run(config, store, Reporter(), until="ingest")
-        seen.append(fingerprints(config, store.content("ingest")))
+        seen.append(fingerprints(config, num_samples=24, records=store.records()))
         touch(*images.iterdir())
     before, after = seen
     assert before["ingest"] != after["ingest"]
     assert before["embed"] == after["embed"]
 
 
-def fingerprints(config, content=None):
-    first = first_steps(config, open_input(config, config.input))
-    first[0] = replace(first[0], content=content)
-    return {step.unit: step.fingerprint for step in [*first, *later_steps(config, first, 24)]}
+def with_content(config, content):
+    """Records of an input that holds this, whatever its files are called now."""
+    ingest = planned(config, num_samples=24)["ingest"]
+    return Records({ingest.unit: Record(ingest.unit, 1, ingest.fingerprint, content)})
 
 
 def test_labels_in_the_input_may_change_where_its_images_do_not(images, tmp_path):
@@ -94,17 +93,19 @@ def test_labels_in_the_input_may_change_where_its_images_do_not(images, tmp_path
         pq.write_table(pa.table({**table, "half": labels}), location)
         touch(location)
         config = config_of(location, **{"select.labeled": "column:half"})
-        return fingerprints(config, content="the same images")
+        return fingerprints(config, num_samples=24, records=with_content(config, "the same images"))
 
     before, after = steps([None] * 22 + ["cat", "dog"]), steps([None] * 22 + ["lion", "tiger"])
-    assert before["cluster"] == after["cluster"]
+    assert before["pseudo_labels"] == after["pseudo_labels"]
     assert {unit for unit in before if before[unit] == after[unit]} == {
-        *("embed", "neighbors", "cluster", "duplicates", "map"),
+        *("embed", "neighbors", "pseudo_labels", "duplicates", "map"),
     }
 
 
 def test_a_supervised_proxy_rests_on_its_embeddings(images, small_input):
     options = {"select.supervised": True, "evaluate.labels": str(small_input[1])}
-    small, large = (fingerprints(config_of(images, **options, **{"embed.image_size": side})) for side in (32, 64))
+    small, large = (
+        fingerprints(config_of(images, **options, **{"embed.image_size": side}), num_samples=24) for side in (32, 64)
+    )
     assert small["labels"] == large["labels"]
-    assert small["proxy_supervised"] != large["proxy_supervised"]
+    assert small["supervised/proxy"] != large["supervised/proxy"]

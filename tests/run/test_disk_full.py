@@ -35,7 +35,7 @@ def test_disk_full(small_disk, small_input, undisturbed):
     assert "the disk is full" in lines[0]
     assert "free some space and run the same command again" in lines[0]
     store = RunFolder(str(disk / "run"))
-    assert all(store.exists(name) for record in store.manifest()["stages"].values() for name in record["artifacts"])
+    assert all(store.exists(name) for record in store.manifest()["records"].values() for name in record["artifacts"])
     assert not store.exists("embeddings")
     enlarge()
     finish(arguments)

@@ -69,8 +69,8 @@ class TestArtifacts:
         run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
         config = load_config({"neighbors.search": "torch"}, base=small_run.manifest["config"])
         manifest = run(config, RunFolder(str(run_dir)), Reporter(), until="neighbors")
-        assert manifest["stages"]["neighbors"]["metrics"]["recall"] >= 0.999
-        assert manifest["stages"]["embed"] == small_run.manifest["stages"]["embed"]
+        assert manifest["records"]["neighbors"]["metrics"]["recall"] >= 0.999
+        assert manifest["records"]["embed"] == small_run.manifest["records"]["embed"]
         runs = RunFolder(str(run_dir)), RunFolder(small_run.run_dir)
         ours, theirs = (Table(store, "neighbors").matrix("ids") for store in runs)
         assert (np.sort(ours) == np.sort(theirs)).mean() >= 0.999
@@ -84,7 +84,7 @@ class TestArtifacts:
     def test_beta_is_the_best_mean_of_the_table(self, small_run):
         rows = Table(RunFolder(small_run.run_dir), f"beta_search/elfs/{BUDGET}").read().to_pandas()
         means = rows.groupby("beta")["validation_accuracy"].mean()
-        chosen = small_run.manifest["stages"][f"beta_search/elfs/{BUDGET}"]["metrics"]["beta"]
+        chosen = small_run.manifest["records"][f"beta_search/elfs/{BUDGET}"]["metrics"]["beta"]
         assert chosen == means.index[np.flatnonzero(means.to_numpy() == means.max())[0]]
 
     def test_evaluation_compares_on_one_test_set(self, small_run):
@@ -95,7 +95,7 @@ class TestArtifacts:
         assert (rows["test_accuracy"] > 0.3).all()
 
     def test_manifest_states_what_auto_chose(self, small_run):
-        stages = small_run.manifest["stages"]
+        stages = small_run.manifest["records"]
         assert stages["embed"]["chosen"]["dtype"] in ("bfloat16", "float32")
         assert stages["proxy"]["chosen"]["model"] in ("mlp", "resnet18")
         assert all(record["seconds"] > 0 and record["peak_memory_mb"] > 0 for record in stages.values())
@@ -104,23 +104,23 @@ class TestArtifacts:
 
 class TestAgain:
     def test_nothing_is_done_twice(self, small_run, small_input):
-        before = RunFolder(small_run.run_dir).manifest()["stages"]
+        before = RunFolder(small_run.run_dir).manifest()["records"]
         result = again(small_run, small_input[0], **{"evaluate.labels": str(small_input[1])})
-        assert result.manifest["stages"] == before
+        assert result.manifest["records"] == before
 
     def test_changed_option_redoes_what_depends_on_it(self, small_run, small_input, tmp_path):
         run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
-        before = RunFolder(str(run_dir)).manifest()["stages"]
+        before = RunFolder(str(run_dir)).manifest()["records"]
         result = again(small_run, small_input[0], out=run_dir, **{"proxy.epochs": 11})
-        redone = {unit for unit, record in result.manifest["stages"].items() if record != before[unit]}
+        redone = {unit for unit, record in result.manifest["records"].items() if record != before[unit]}
         assert redone == {"proxy", *(f"{unit}/elfs/{BUDGET}" for unit in ("beta_search", "coresets", "coverage"))}
 
     def test_each_method_searches_its_own_beta(self, small_run, small_input, tmp_path):
         run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
         result = again(small_run, small_input[0], out=run_dir, **{"select.method": "ccs"})
-        stages = result.manifest["stages"]
+        stages = result.manifest["records"]
         assert stages[f"beta_search/ccs/{BUDGET}"]["fingerprint"] != stages[f"beta_search/elfs/{BUDGET}"]["fingerprint"]
-        assert stages[f"beta_search/elfs/{BUDGET}"] == small_run.manifest["stages"][f"beta_search/elfs/{BUDGET}"]
+        assert stages[f"beta_search/elfs/{BUDGET}"] == small_run.manifest["records"][f"beta_search/elfs/{BUDGET}"]
 
     def test_another_budget_keeps_the_first(self, small_run, small_input, tmp_path):
         run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
@@ -172,7 +172,7 @@ class TestQuarantine:
         quarantine = Table(RunFolder(str(out)), "quarantine").read().to_pandas().set_index("sample_id")["reason"]
         assert set(quarantine.index) == {"empty.png", "truncated.png", "notes.jpg"}
         assert "0 bytes" in quarantine["empty.png"]
-        assert result.manifest["stages"]["ingest"]["rows"] == {"samples": 30, "quarantine": 3}
+        assert result.manifest["records"]["ingest"]["rows"] == {"samples": 30, "quarantine": 3}
 
     def test_too_many_bad_images_stop_the_run(self, ray_session, mixed, tmp_path):
         with pytest.raises(UsageError) as caught:

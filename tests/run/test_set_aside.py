@@ -96,8 +96,8 @@ def test_embed_goes_on_without_them(ray_session, images, small_input, tmp_path):
     }
     assert quarantine["digit-0005.png"]["reason"] == "the file cannot be read: No such file or directory"
     assert "the image is truncated" in quarantine["digit-0017.png"]["reason"]
-    assert manifest["stages"]["ingest"]["rows"] == {"samples": COUNT - 2, "quarantine": 3}
-    numbers = manifest["stages"]["ingest"]["metrics"]
+    assert manifest["records"]["ingest"]["rows"] == {"samples": COUNT - 2, "quarantine": 3}
+    numbers = manifest["records"]["ingest"]["metrics"]
     assert (numbers["inputs"], numbers["samples"], numbers["quarantined"]) == (COUNT + 1, COUNT - 2, 3)
     [said] = [line for line in reporter.lines if "set aside" in line]
     assert "image 'digit-0005.png' and 1 more could be read at ingest and no longer can" in said
@@ -130,7 +130,7 @@ def test_interrupted_after_they_were_set_aside(ray_session, images, tmp_path):
     manifest = run(config, store, Reporter(), until="embed")
     assert keys(store, "embeddings") == keys(store)
     assert len(keys(store)["index"]) == COUNT - 2
-    assert manifest["stages"]["embed"]["metrics"]["images_per_second"] == 0
+    assert manifest["records"]["embed"]["metrics"]["images_per_second"] == 0
 
 
 def test_too_many_stop_the_run_by_name(ray_session, images, tmp_path):
@@ -160,11 +160,11 @@ def test_evaluation_on_images_selects_anew(ray_session, images, small_input, tmp
         "evaluate.image_size": 16,
     }
     store = RunFolder(str(tmp_path / "run"))
-    lost = AtLine("evaluation/random/4 ...", lambda: damage(images))
+    lost = AtLine("evaluate/random/4 ...", lambda: damage(images))
     before = {}
 
     def remember(text):
-        if text.startswith("evaluation/random/4 ...") and not before:
+        if text.startswith("evaluate/random/4 ...") and not before:
             before.update(embeddings=Table(store, "embeddings").read())
         AtLine.line(lost, text)
 
@@ -177,11 +177,11 @@ def test_evaluation_on_images_selects_anew(ray_session, images, small_input, tmp
     kept = np.array([row for row in range(COUNT + len(extra)) if row not in (5, 17)])
     assert Table(store, "embeddings").read()["vector"].equals(before["embeddings"].take(kept)["vector"])
     assert keys(store, "embeddings")["index"] == list(range(len(kept)))
-    assert manifest["stages"]["embed"]["metrics"]["images_per_second"] == 0
+    assert manifest["records"]["embed"]["metrics"]["images_per_second"] == 0
     coreset = Table(store, "coresets/random/4").read().to_pylist()
     samples = dict(zip(keys(store)["index"], keys(store)["sample_id"], strict=True))
     assert all(samples[row["index"]] == row["sample_id"] for row in coreset)
-    assert manifest["stages"]["evaluation/random/4"]["rows"] == {"evaluation/random/4": 2}
+    assert manifest["records"]["evaluate/random/4"]["rows"] == {"evaluation/random/4": 2}
 
 
 def test_the_error_survives_the_way_between_processes():

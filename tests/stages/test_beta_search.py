@@ -23,6 +23,7 @@ from elfs_ray.stages.context import StageContext
 from elfs_ray.stages.descriptor import Case
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
 from elfs_ray.workers.on_ray.workers import OnRay
+from made_records import record_of
 from nodes import workers
 from small import BUDGET, OPTIONS
 
@@ -122,7 +123,7 @@ def test_asha_stops_the_worse_trials(search):
     assert (rows.groupby("beta")["steps"].nunique() == 1).all(), "what is stopped is a candidate, not one of its seeds"
     by_beta = rows.groupby("beta").agg({"validation_accuracy": "mean", "steps": "min"})
     farthest = by_beta[by_beta["steps"] == by_beta["steps"].max()]
-    assert store.record(TABLE)["metrics"]["beta"] == farthest["validation_accuracy"].round(12).idxmax()
+    assert record_of(store, TABLE).metrics["beta"] == farthest["validation_accuracy"].round(12).idxmax()
     for number, beta in enumerate(betas):
         reports = logged(store, f"candidate-{number}", "validation_accuracy")
         assert reports[-1] == pytest.approx(by_beta["validation_accuracy"][beta])
@@ -159,7 +160,7 @@ def test_with_the_network_that_the_user_will_train(search, small_run):
     """Trials on pixels: images of 64 pixels, as they are, and not what an MLP on embeddings finds."""
     options = {"model": "resnet-small", "steps": 40, "betas": [0.0, 0.2]}
     store = search(**{f"beta_search.{name}": value for name, value in options.items()})
-    chosen = store.record(TABLE)["chosen"]
+    chosen = record_of(store, TABLE).chosen
     dtype = Hardware("cpu", 2, 0, has_bfloat16()).image_dtype
     assert (chosen["model"], chosen["image_size"], chosen["dtype"]) == ("resnet-small", 64, dtype)
     ours, theirs = (Table(found, TABLE).read().to_pandas() for found in (store, RunFolder(small_run.run_dir)))

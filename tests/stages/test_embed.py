@@ -230,7 +230,7 @@ class TestDecodingOnTheCard:
         noted = [table.read(columns=["sample_id", "reason"]).to_pylist() for table in tables]
         assert noted[0] == noted[1]
         assert [row["sample_id"] for row in noted[0]] == ["f.jpg"]
-        assert manifest["stages"]["embed"]["chosen"]["decode"] == "gpu"
+        assert manifest["records"]["embed"]["chosen"]["decode"] == "gpu"
         assert on_card == {"cpu": 0, "gpu": 2}  # of five files one is PNG, one CMYK, and one became damaged
         np.testing.assert_allclose(
             *(each["vector"].combine_chunks().flatten().to_numpy() for each in (ours, theirs)), atol=0.02

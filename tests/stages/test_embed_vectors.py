@@ -93,7 +93,7 @@ def test_the_same_as_the_encoder_gave(vectors, embed, small_run, tmp_path, monke
     assert same(Table(store, "embeddings").read(), expected(store, *vectors))
     assert [part.first for part in Table(store, "embeddings").parts()] == [0, 130]
     assert "  table: 240 of 241 vectors belong to images" in embed.reporter.said
-    metrics = manifest["stages"]["embed"]["metrics"]
+    metrics = manifest["records"]["embed"]["metrics"]
     assert (metrics["vectors_read"], metrics["vectors_used"]) == (NUM_IMAGES + 1, NUM_IMAGES)
     assert metrics["dim"] == len(vectors[1][0])
 
@@ -313,7 +313,7 @@ def test_other_forms_in_a_run(ray_session, small_input, tmp_path):
     }  # fmt: skip
     assert rows["sample_id"].to_pylist() == Table(store, "samples").read()["sample_id"].to_pylist()
     assert "  v.parquet: 3 of 5 vectors belong to images" in lines.said
-    assert manifest["stages"]["embed"]["metrics"]["vectors_used"] == 3
+    assert manifest["records"]["embed"]["metrics"]["vectors_used"] == 3
 
 
 @pytest.mark.parametrize(

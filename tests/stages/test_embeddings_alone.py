@@ -20,9 +20,9 @@ from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, TABLES, export_coreset
 from elfs_ray.planning import calibrate
 from elfs_ray.planning.auto_options import choose_proxy
-from elfs_ray.run.graph import first_steps
 from elfs_ray.run.runner import run
 from elfs_ray.workers.hardware import Hardware
+from made_records import fingerprints
 
 ROWS, CLASSES, BUDGET = 120, 4, 20
 OPTIONS = {
@@ -77,7 +77,7 @@ def test_the_ids_are_the_samples(result, clustered):
 
 def test_a_coreset_comes_out(result, clustered):
     assert len(set(result.table["sample_id"].to_pylist()) & set(clustered[2])) == BUDGET
-    accuracy = result.manifest["stages"][f"evaluation/elfs/{BUDGET}"]["metrics"]["models"]
+    accuracy = result.manifest["records"][f"evaluate/elfs/{BUDGET}"]["metrics"]["models"]
     assert set(accuracy) == {"linear", "mlp"}
     assert accuracy["linear"]["subsets"]["elfs"]["mean"] > 0.8
     page = Path(result.report).read_text()
@@ -117,7 +117,7 @@ def test_labels_of_the_table_and_a_matrix(ray_session, clustered, tmp_path):
         found = Table(store, "embeddings").matrix("vector")
         assert np.array_equal(found, unit_half(matrix).vectors)
         if labels:
-            assert manifest["stages"]["labels"]["metrics"]["classes"] == [f"class {n}" for n in range(CLASSES)]
+            assert manifest["records"]["labels"]["metrics"]["classes"] == [f"class {n}" for n in range(CLASSES)]
 
 
 def test_a_table_of_images_and_embeddings_is_two_inputs(tmp_path):
@@ -127,7 +127,7 @@ def test_a_table_of_images_and_embeddings_is_two_inputs(tmp_path):
     units = []
     for more in ({}, {"input": str(tmp_path / "both.parquet")}):
         config = load_config({**values, **more})
-        units.append(first_steps(config, open_input(config, config.input))[0].fingerprint)
+        units.append(fingerprints(config, num_samples=1)["ingest"])
     assert units[0] != units[1]
 
 

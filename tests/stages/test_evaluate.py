@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
 from elfs_ray.artifacts.table import Table, matrix_column
 from elfs_ray.artifacts.writing import write_table
@@ -19,6 +20,7 @@ from elfs_ray.report.comparison import read_comparison
 from elfs_ray.run.runner import run, run_methods
 from elfs_ray.stages.context import StageContext
 from elfs_ray.stages.evaluate import TRAININGS, run_together
+from made_records import record_of
 from small import BUDGET, NUM_IMAGES, OPTIONS, write_labels_of
 
 
@@ -133,15 +135,18 @@ class TestTogether:
     def test_the_next_begins_before_the_first_is_published(self, small_run, configs, tmp_path, ray_session):
         store = RunFolder(str(shutil.copytree(small_run.run_dir, tmp_path / "run")))
         run_methods(configs, store, Reporter(), until="select")
-        units = [f"evaluation/{config.select.name}/{BUDGET}" for config in configs]
+        units = [Unit("evaluate", method=config.select.name, budget=BUDGET) for config in configs]
+        records = store.records()
         contexts = [
-            StageContext(config, store, unit, store.work_folder(unit, "0"), ray_session, Reporter(), budget=BUDGET)
+            StageContext(config, store, unit, store.work_folder(unit, "0"), ray_session, Reporter(), records)
             for config, unit in zip(configs, units, strict=True)
         ]
+        before = len(store.names(TRAININGS))
         results = run_together(contexts)
         next(results)
         deadline = time.monotonic() + 300
-        while len(store.names(contexts[1].work, TRAININGS)) < 3:
+        of_first = 2 * configs[0].evaluate.seeds
+        while len(store.names(TRAININGS)) < before + of_first + 2:
             assert time.monotonic() < deadline, "the trainings of the second did not run by themselves"
             time.sleep(0.1)
         results.close()
@@ -160,7 +165,7 @@ class TestAnotherEncoder:
         noisy = table.set_column(2, "vector", matrix_column(noise))
         write_table(store, "embeddings", noisy, schema.embeddings(8))
         manifest = store.manifest()
-        manifest["stages"]["embed"]["content"] = "noise"
+        manifest["records"]["embed"]["content"] = "noise"
         store.write_json(manifest, MANIFEST)
         return store
 
@@ -168,7 +173,7 @@ class TestAnotherEncoder:
         other = self.other(small_run, tmp_path)
         options = {"evaluate.labels": str(small_input[1]), "evaluate.embeddings_of": other.path()}
         manifests = small_run.manifest, choose(**options).manifest
-        metrics = [manifest["stages"][f"evaluation/elfs/{BUDGET}"]["metrics"] for manifest in manifests]
+        metrics = [manifest["records"][f"evaluate/elfs/{BUDGET}"]["metrics"] for manifest in manifests]
         own, transferred = (each["models"]["mlp"]["subsets"]["elfs"]["mean"] for each in metrics)
         assert transferred < own / 2
         assert [each["embeddings_of"] for each in metrics] == [None, other.path()]
@@ -206,7 +211,7 @@ class TestSeparateTestImages:
         everything = sorted(path.name for path in (small_input[0].parent / "all" / "images").iterdir())
         names = everything[NUM_IMAGES - 5 : NUM_IMAGES + 30]
         self.evaluate(choose, small_input, tmp_path / "test", names)
-        metrics = RunFolder(str(tmp_path / "run")).record(f"evaluation/elfs/{BUDGET}")["metrics"]
+        metrics = record_of(RunFolder(str(tmp_path / "run")), f"evaluate/elfs/{BUDGET}").metrics
         assert (metrics["test_samples"], metrics["test_dropped"]) == (30, 5)
         assert "5 more are candidates too" in (tmp_path / "run" / "report.html").read_text()
 

@@ -6,20 +6,20 @@ import pyarrow as pa
 import pytest
 
 from elfs_ray.artifacts import schema
-from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
+from elfs_ray.artifacts.record import Unit
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
-from elfs_ray.data.sources import open_input
 from elfs_ray.errors import UsageError
-from elfs_ray.run.graph import first_steps, later_steps
 from elfs_ray.run.runner import run
 from elfs_ray.stages import labels as stage
 from elfs_ray.stages.context import StageContext
 from elfs_ray.stages.parts.method_inputs import check_known_labels, read_known_labels
 from elfs_ray.workers.hardware import Hardware
 from elfs_ray.workers.on_ray.workers import OnRay
+from made_records import add_records, fingerprints, record
 from test_exports import picture
 
 CANDIDATES, BROKEN = [f"{number}.png" for number in range(6)], ["broken.png"]
@@ -61,11 +61,12 @@ def bring(tmp_path):
             values["evaluate.test_input"] = "/test"
         if test_labels:
             values["evaluate.test_labels"] = write("test.csv", test_labels)
-        unit, reporter = prefix.replace("/", "_") + "labels", Lines()
-        work = store.work_folder(unit, "0")
-        context = StageContext(load_config(values), store, unit, work, OnRay(Hardware("cpu", 1, 0)), reporter, prefix)
-        metrics = stage.run(context).metrics
-        store.write_json({"stages": {**store.manifest().get("stages", {}), unit: {"metrics": metrics}}}, MANIFEST)
+        unit, reporter = Unit("labels", prefix), Lines()
+        work, workers = store.work_folder(unit, "0"), OnRay(Hardware("cpu", 1, 0))
+        metrics = stage.run(
+            StageContext(load_config(values), store, unit, work, workers, reporter, store.records())
+        ).metrics
+        add_records(store, record(str(unit), metrics=metrics))
         return metrics, [line.replace(str(tmp_path), "") for line in reporter.lines]
 
     return bring
@@ -167,7 +168,7 @@ def test_the_name_of_a_shard_is_no_class(tmp_path, key):
         write_table(store, f"{prefix}samples", pa.Table.from_pylist(rows, of_samples), of_samples)
         empty = schema.QUARANTINE.empty_table()
         write_table(store, f"{prefix}quarantine", empty, schema.QUARANTINE)
-    context = StageContext(config, store, "labels", ".work/labels", OnRay(Hardware("cpu", 1, 0)), Reporter())
+    context = StageContext(config, store, Unit("labels"), ".work/labels", OnRay(Hardware("cpu", 1, 0)), Reporter())
     with pytest.raises(
         UsageError, match=r"the id 'shard-00/.*0001' begins with the name of a tar shard, .*'column:cls'"
     ):
@@ -220,15 +221,13 @@ def test_allowing_changes_nothing_that_is_computed(folders):
     config, found = config_of(folders, range(18), **separate), []
     for allowed in (False, True):
         config = config.model_copy(update={"allow_unmatched": allowed})
-        first = first_steps(config, open_input(config, config.input))
-        found.append([*first, *later_steps(config, first, 12)])
+        found.append(fingerprints(config, num_samples=12))
     assert found[0] == found[1]
     # Candidates that change are held against the one file again.
-    steps = {step.unit: step for step in found[0]}
     (folders / "images" / "more.png").write_bytes(picture(99))
-    after = {step.unit: step for step in first_steps(config, open_input(config, config.input))}
-    assert after["test_ingest"] == steps["test_ingest"]
-    assert after["test_labels"].fingerprint != steps["test_labels"].fingerprint
+    after = fingerprints(config, num_samples=12)
+    assert after["test/ingest"] == found[0]["test/ingest"]
+    assert after["test/labels"] != found[0]["test/labels"]
 
 
 def test_the_run_stops_before_the_long_stages(ray_session, folders):
@@ -237,18 +236,18 @@ def test_the_run_stops_before_the_long_stages(ray_session, folders):
     given = {"select.labeled": str(folders / "labels.csv")}
     with pytest.raises(UsageError, match=r"labels.csv: 12 of 13 labels belong to images of .*/images; 1 does not"):
         run(config_of(folders, range(13), **given), store, Reporter(), until="embed")
-    assert set(store.manifest()["stages"]) == {"ingest"}
+    assert set(store.manifest()["records"]) == {"ingest"}
 
     both = {"evaluate.labels": str(folders / "labels.csv"), "evaluate.test_input": str(folders / "test")}
     with pytest.raises(
         UsageError, match=r"18 of 19 labels belong to images of .*/images or .*/test; 1 does not, such as '18"
     ):
         run(config_of(folders, range(19), **both), store, Reporter(), until="embed")
-    assert set(store.manifest()["stages"]) == {"ingest", "labels", "test_ingest"}
+    assert set(store.manifest()["records"]) == {"ingest", "labels", "test/ingest"}
 
-    stages = run(config_of(folders, range(18), **both), store, Reporter(), until="labels")["stages"]
-    assert set(stages) == {"ingest", "labels", "test_ingest", "test_labels"}
+    stages = run(config_of(folders, range(18), **both), store, Reporter(), until="labels")["records"]
+    assert set(stages) == {"ingest", "labels", "test/ingest", "test/labels"}
     names = {prefix: Table(store, f"{prefix}labels_true").read().to_pydict() for prefix in ("", "test/")}
     for table in names.values():
         assert table["class_name"] == [str(int(one.removesuffix(".png")) % 2) for one in table["sample_id"]]
-    assert [stages[unit]["metrics"]["matched"] for unit in ("labels", "test_labels")] == [12, 6]
+    assert [stages[unit]["metrics"]["matched"] for unit in ("labels", "test/labels")] == [12, 6]

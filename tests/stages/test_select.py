@@ -64,7 +64,7 @@ def test_auto_takes_the_best_candidate(choose):
     assert set(rows["method"]) == {"random", "elfs"}
     assert rows.loc[rows["method"] == "random", "beta"].isna().all()
     best = rows.loc[rows["validation_accuracy"].idxmax()]
-    chosen = result.manifest["stages"][f"coresets/auto/{BUDGET}"]["metrics"]
+    chosen = result.manifest["records"][f"select/auto/{BUDGET}"]["metrics"]
     assert chosen["choice"] == best["method"]
     assert len(result.table) == BUDGET
     report = RunFolder(result.run_dir).read_bytes("report.html").decode().replace(r"\u002f", "/")
@@ -94,11 +94,11 @@ def test_labels_that_are_there_improve_the_pseudo_labels(small_run, small_input,
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     options = {**OPTIONS, "select.labeled": str(seeds), "evaluate.labels": str(labels)}
     result = select(images, budget=100, num_classes=10, out=run_dir, **options)
-    stages, before = result.manifest["stages"], small_run.manifest["stages"]
-    assert stages["cluster"] == before["cluster"]
+    stages, before = result.manifest["records"], small_run.manifest["records"]
+    assert stages["pseudo_labels"] == before["pseudo_labels"]
     assert stages["anchor"]["metrics"]["used"] == "probes"
-    accuracy = stages["evaluation/elfs/100"]["metrics"]["pseudo_label_accuracy"]
-    assert accuracy > before[f"evaluation/elfs/{BUDGET}"]["metrics"]["pseudo_label_accuracy"]
+    accuracy = stages["evaluate/elfs/100"]["metrics"]["pseudo_label_accuracy"]
+    assert accuracy > before[f"evaluate/elfs/{BUDGET}"]["metrics"]["pseudo_label_accuracy"]
     assert sum(result.table["labeled"].to_pylist()) == 80
 
 
@@ -116,7 +116,7 @@ def test_a_supervised_baseline_says_what_it_is(choose, small_input, name):
     labels = str(small_input[1])
     result = choose(**{"select.method": name, "select.supervised": True, "evaluate.labels": labels})
     store, unit = RunFolder(result.run_dir), f"coresets/{name}-supervised/{BUDGET}"
-    record = result.manifest["stages"][unit]
+    record = result.manifest["records"][unit]
     assert record["chosen"]["supervised"]
     assert record["metrics"]["supervised"]
     truth = Table(store, "labels_true").read().to_pandas().set_index("sample_id")["label"]
@@ -132,7 +132,7 @@ def test_true_labels_give_other_dynamics(choose, small_input):
     store = RunFolder(result.run_dir)
     with_labels, without = (Table(store, name).read()["aum"].to_numpy() for name in ("dynamics_supervised", "dynamics"))
     assert not np.allclose(with_labels, without)
-    subsets = result.manifest["stages"][f"evaluation/elfs-supervised/{BUDGET}"]["metrics"]["models"]["mlp"]["subsets"]
+    subsets = result.manifest["records"][f"evaluate/elfs-supervised/{BUDGET}"]["metrics"]["models"]["mlp"]["subsets"]
     assert set(subsets) == {"elfs-supervised", "random"}
 
 
@@ -159,8 +159,8 @@ def test_cross_fitted_dynamics_come_from_held_out_samples(small_run, small_input
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     options = {**OPTIONS, "proxy.folds": 3, "select.beta": 0.2}
     result = select(small_input[0], budget=BUDGET, num_classes=10, out=run_dir, **options)
-    stages, before = result.manifest["stages"], small_run.manifest["stages"]
-    assert stages["cluster"] == before["cluster"]
+    stages, before = result.manifest["records"], small_run.manifest["records"]
+    assert stages["pseudo_labels"] == before["pseudo_labels"]
     # Whom the proxy does not train on, it gets wrong more often.
     assert stages["proxy"]["metrics"]["held_out_accuracy"] < before["proxy"]["metrics"]["train_accuracy"]
     dynamics = Table(RunFolder(result.run_dir), "dynamics").read().to_pandas()
@@ -169,7 +169,7 @@ def test_cross_fitted_dynamics_come_from_held_out_samples(small_run, small_input
 
 def test_balance_follows_the_clusters(choose):
     result = choose(**{"select.method": "random", "select.balance": "cluster"})
-    stages = result.manifest["stages"]
-    selected = np.array(stages[f"coresets/random/{BUDGET}"]["metrics"]["cluster_sizes"])
-    expected = np.array(stages["cluster"]["metrics"]["cluster_sizes"]) * BUDGET / NUM_IMAGES
+    stages = result.manifest["records"]
+    selected = np.array(stages[f"select/random/{BUDGET}"]["metrics"]["cluster_sizes"])
+    expected = np.array(stages["pseudo_labels"]["metrics"]["cluster_sizes"]) * BUDGET / NUM_IMAGES
     assert np.abs(selected - expected).max() < 1

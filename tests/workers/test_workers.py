@@ -25,16 +25,16 @@ def again_from(small_run, tmp_path):
 @pytest.mark.slow
 def test_one_training_worker_then_two_give_what_one_gives(small_run, small_input, again_from):
     """Killed with one worker, after a checkpoint; gone on with two, which cluster and proxy then have."""
-    folder = again_from("cluster")
+    folder = again_from("pseudo_labels")
     process = start([*command_line(*small_input, folder), "--until=cluster"])
     wait_until(lambda: any(folder.glob(".work/cluster-*/training/checkpoint_*")), process)
     process.kill()
     process.wait()
     store = RunFolder(str(folder))
-    assert "cluster" not in store.manifest()["stages"]
+    assert "pseudo_labels" not in store.manifest()["records"]
     two_workers = {"pseudo_labels.workers": 2, "proxy.workers": 2}
     manifest = run(load_config(two_workers, base=store.manifest()["config"]), store, Reporter(), until="proxy")
-    assert [manifest["stages"][stage]["chosen"]["workers"] for stage in ("cluster", "proxy")] == [2, 2]
+    assert [manifest["records"][stage]["chosen"]["workers"] for stage in ("pseudo_labels", "proxy")] == [2, 2]
 
     one = RunFolder(small_run.run_dir)
     labels = [Table(each, "pseudo_labels").column("label") for each in (one, store)]
