@@ -9,7 +9,7 @@ from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from small import BUDGET, TIMEOUT_SECONDS, command_line, finish, start, wait_until
 
-# Folder of what a stage has saved while it works -> signal. SIGKILL comes without notice; the others are Ctrl-C and what
+# Folder of what a stage saves while it works -> signal. SIGKILL comes without notice; the others are Ctrl-C and what
 # `ray job stop` sends. test_workers.py kills `pseudo_labels`.
 STAGES = {
     **dict.fromkeys([".work/ingest-*", ".work/embed-*"], signal.SIGKILL),
