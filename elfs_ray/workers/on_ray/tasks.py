@@ -39,24 +39,21 @@ def bare(argument: Any) -> Any:
 
 
 def results_in_order(tasks: "Iterable[ray.ObjectRef[T]]", at_once: int) -> Iterator[T]:
-    """The result of each task, in order. What is under way is given up where one fails or no more is asked for.
+    """The result of each task, in order.
+
+    What is under way when one fails runs on: to cancel a task that is about to end can crash the driver (Ray 2.60).
 
     Args:
         tasks: submits a task whenever the next is taken from it: neither the driver nor the object store holds all.
         at_once: the most that are submitted and not yet given.
     """
     waiting: deque[ray.ObjectRef[T]] = deque()
-    try:
-        for task in tasks:
-            waiting.append(task)
-            if len(waiting) == at_once:
-                yield ray.get(waiting.popleft())
-        while waiting:
+    for task in tasks:
+        waiting.append(task)
+        if len(waiting) == at_once:
             yield ray.get(waiting.popleft())
-    finally:
-        if ray.is_initialized():  # else the session has ended, and they with it
-            for task in waiting:
-                ray.cancel(task)
+    while waiting:
+        yield ray.get(waiting.popleft())
 
 
 @lru_cache(maxsize=256)  # a new one would be sent to the cluster each time

@@ -22,7 +22,7 @@ from elfs_ray.workers.on_ray.tasks import MAP_RETRIES, OnRayHandle, bare, begin,
 
 T = TypeVar("T")
 TaskT = TypeVar("TaskT")
-LEAST_AT_ONCE, TASKS_FOR_A_PROCESSOR = 64, 4
+LEAST_AT_ONCE, TASKS_FOR_A_PROCESSOR = 16, 4
 
 
 @dataclass(frozen=True)
