@@ -7,7 +7,7 @@ from elfs_ray.workers import search_path
 
 TYPE_CHECKING = False  # as type checkers read it; `typing` itself could be found in the working directory
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Result", "select"]
 
 if TYPE_CHECKING:
