@@ -16,7 +16,8 @@ from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.core.knn import exact_top_k
 from elfs_ray.errors import UsageError
-from elfs_ray.run.runner import check_sizes, run
+from elfs_ray.run.preflight import check_sizes
+from elfs_ray.run.runner import run
 from small import BUDGET, NUM_IMAGES, OPTIONS
 
 
