@@ -58,7 +58,7 @@ def killer():
 # What is stored is all the same to object storage; each step takes longer there.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("new", "name"), [("disk", "rows"), ("disk", "kinds"), ("object storage", "rows")], indirect=["new"]
+    ("new", "name"), [("disk", "rows"), ("disk", "kinds"), ("object storage", "few")], indirect=["new"]
 )
 def test_killed_at_every_step(new, name):
     store, counter = new(), Counter()
