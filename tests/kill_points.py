@@ -38,6 +38,7 @@ UNITS = {
         Unit("evaluate", **SUBSET): {"evaluation/elfs/40": schema.EVALUATION},
     },
     "kinds": {Unit("ingest"): KINDS},
+    "few": {Unit("evaluate", **SUBSET): {"evaluation/elfs/40": schema.EVALUATION}},
 }
 
 
@@ -60,10 +61,10 @@ def table(layout: pa.Schema, seed: int) -> pa.Table:
 def finished_rows(store: RunFolder, work: str) -> list[object]:
     """Rows of two trials, each in two files; a third file says that the trial has ended, so it must come last."""
     for trial in "01":
-        if f"{trial}.json" not in store.names(work, "ended"):
+        if f"{trial}.json" not in store.names(work, "trials"):
             for part in "01":
                 store.write_json([work, trial, part], work, "rows", part, f"{trial}.json")
-            store.write_json({}, work, "ended", f"{trial}.json")
+            store.write_json({}, work, "trials", f"{trial}.json")
     return [
         store.read_json(work, "rows", part, name)
         for part in store.names(work, "rows")
@@ -132,11 +133,11 @@ class Steps:
         super().delete_file(path)
 
     def delete_dir(self, path: str) -> None:
-        """With a step in the middle, when the last half of the files is gone."""
+        """With a step in the middle, when the first half of the files is gone."""
         self.step()
         found = self.get_file_info(pafs.FileSelector(path, recursive=True))
         files = sorted(info.path for info in found if info.type == pafs.FileType.File)
-        for each in files[len(files) // 2 :]:
+        for each in files[: len(files) // 2]:
             super().delete_file(each)
         self.step()
         super().delete_dir(path)

@@ -3,12 +3,13 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import uuid
+import zlib
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -17,39 +18,20 @@ from elfs_ray.artifacts.run_folder import RunFolder
 from kill_points import BEGUN, NOW, Counter, contents, drive, finished_rows, prepare, turn_away, watched
 
 
-class Disk:
-    """Run folders on a disk."""
+@pytest.fixture
+def new(request, tmp_path, monkeypatch):
+    """Makes run folders that hold some files, on a disk or on object storage."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # what is killed leaves to the system what it wrote
+    storage = request.getfixturevalue("object_storage") if request.param == "object storage" else None
 
-    def __init__(self, tmp_path):
-        self._root = tmp_path
+    def make(files=MappingProxyType({})):
+        name = uuid.uuid4().hex
+        store = RunFolder(storage.uri(f"photos/kills/{name}") if storage else str(tmp_path / name))
+        for path, data in files.items():
+            store.write_bytes(data, path)
+        return store
 
-    def new(self):
-        return RunFolder(str(self._root / uuid.uuid4().hex))
-
-    def copy(self, store):
-        return RunFolder(shutil.copytree(store.path(), self.new().path()))
-
-
-class Remote:
-    """Run folders on object storage."""
-
-    def __init__(self, object_storage):
-        self._storage = object_storage
-
-    def new(self):
-        return RunFolder(self._storage.uri(f"photos/kills/{uuid.uuid4().hex}"))
-
-    def copy(self, store):
-        copy = self.new()
-        for name, data in contents(store).items():
-            copy.write_bytes(data, name)
-        return copy
-
-
-@pytest.fixture(params=["disk", "object storage"])
-def place(request, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-    return Disk(tmp_path) if request.param == "disk" else Remote(request.getfixturevalue("object_storage"))
+    return make
 
 
 @contextlib.contextmanager
@@ -73,33 +55,36 @@ def killer():
         process.stdin.close()
 
 
+# What is stored is all the same to object storage; each step takes longer there.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["rows", "kinds"])
-def test_killed_at_every_step(place, name):
-    base, ended = place.new(), place.new()
-    prepare(base, name)
-    prepare(ended, name)
-    counter = Counter()
-    drive(watched(ended, counter), name, NOW)
-    expected = contents(ended)
+@pytest.mark.parametrize(
+    ("new", "name"), [("disk", "rows"), ("disk", "kinds"), ("object storage", "few")], indirect=["new"]
+)
+def test_killed_at_every_step(new, name):
+    store, counter = new(), Counter()
+    prepare(store, name)
+    begun = contents(store)
+    drive(watched(store, counter), name, NOW)
+    expected = contents(store)
     with killer() as kill:
         for last in range(1, counter.count + 1):
-            store = place.copy(base)
+            store = new(begun)
             kill(store, name, "drive", last)
             drive(store, name, NOW)
             assert contents(store) == expected, last
 
 
-def test_work_that_is_deleted_in_part_is_not_gone_on_with(place):
-    base = place.new()
-    prepare(base, "rows")
-    counter = Counter()
-    turn_away(watched(place.copy(base), counter), "rows")
-    work = base.work_folder(next(iter(kill_points.UNITS["rows"])), BEGUN)
-    expected = finished_rows(base, work)
+@pytest.mark.parametrize("new", ["disk", "object storage"], indirect=True)
+def test_work_that_is_deleted_in_part_is_not_gone_on_with(new):
+    store, counter = new(), Counter()
+    prepare(store, "rows")
+    begun, work = contents(store), store.work_folder(list(kill_points.UNITS["rows"])[-1], BEGUN)
+    expected = finished_rows(store, work)
+    assert contents(store) == begun
+    turn_away(watched(store, counter), "rows")
     with killer() as kill:
         for last in range(1, counter.count + 1):
-            store = place.copy(base)
+            store = new(begun)
             kill(store, "rows", "turn away", last)
             store.recover()
             assert finished_rows(store, work) == expected, last
@@ -109,31 +94,32 @@ class Power:
     """A disk that keeps, when its power goes, only what was synced."""
 
     def __init__(self, root):
-        self._root, self._files, self._folders, self._held = root, {}, {}, []
+        self._root, self._files, self._folders, self._held = root, {}, {}, {}
 
     def fsync(self, descriptor):
         path, number = os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_ino
-        self._held.append(os.dup(descriptor))  # so that no other file gets this number
+        self._held.setdefault(number, os.dup(descriptor))  # so that no other file gets this number
         if os.path.isdir(path):
             self._folders[number] = names_in(path)
         else:
             self._files[number] = Path(path).read_bytes()
 
-    def left(self, *, all_names, path="", number=None):
-        """Contents as they were synced, under the names that were, or under all that there are: disks do both."""
+    def left(self, is_late, path="", number=None):
+        """Contents as they were synced, under the names that were; where `is_late` says so of a folder, those of now.
+
+        The system writes a folder back when it likes, so it may know of a change and another folder of none before it.
+        """
         path, number = path or self._root, number or os.stat(self._root).st_ino
-        names = names_in(path) if all_names else self._folders.get(number, {})
+        names = names_in(self._held.get(number, path)) if is_late(path) else self._folders.get(number, {})
         return {
-            name: self.left(all_names=all_names, path=f"{path}/{name}", number=child)
-            if is_folder
-            else self._files.get(child, b"")
+            name: self.left(is_late, f"{path}/{name}", child) if is_folder else self._files.get(child, b"")
             for name, (child, is_folder) in names.items()
         }
 
 
-def names_in(path):
-    with os.scandir(path) as entries:
-        return {entry.name: (entry.inode(), entry.is_dir()) for entry in entries}
+def names_in(folder):
+    with os.scandir(folder) as entries:
+        return {entry.name: (entry.inode(), entry.is_dir(follow_symlinks=False)) for entry in entries}
 
 
 def write(tree, path):
@@ -143,14 +129,17 @@ def write(tree, path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("all_names", [False, True])
-def test_power_that_goes_at_any_step(tmp_path, monkeypatch, all_names):
-    place, left = Disk(tmp_path), []
-    store = place.new()
+@pytest.mark.parametrize("late", ["none", "all", "some", "others"])
+def test_power_that_goes_at_any_step(tmp_path, monkeypatch, late):
+    store, left = RunFolder(str(tmp_path / "run")), []
     power = Power(store.path())
 
+    def is_late(path):
+        chance = zlib.crc32(f"{path.removeprefix(store.path())} {len(left)}".encode()) // 7 % 2
+        return {"none": False, "all": True, "some": chance, "others": not chance}[late]
+
     def note():
-        tree = power.left(all_names=all_names)
+        tree = power.left(is_late)
         if not left or tree != left[-1]:
             left.append(tree)
 
@@ -161,7 +150,7 @@ def test_power_that_goes_at_any_step(tmp_path, monkeypatch, all_names):
     monkeypatch.setattr(os, "fsync", lambda _: None)
     assert len(left) > 20
     for number, tree in enumerate(left):
-        again = place.new()
+        again = RunFolder(str(tmp_path / str(number)))
         write(tree, Path(again.path()))
         drive(again, "rows", NOW)
         assert contents(again) == contents(store), number
