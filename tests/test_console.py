@@ -125,7 +125,7 @@ def test_a_dry_run_does_nothing(call, ingest, tmp_path):
             "pseudo_labels",
             "proxy",
             "beta_search/elfs/20",
-            "coresets/elfs/20",
+            "select/elfs/20",
         )
     ]
     assert not (tmp_path / "run").exists()

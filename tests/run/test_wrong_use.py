@@ -57,7 +57,7 @@ def made(tmp_path_factory):
     saved.update_manifest(config=options.model_dump(mode="json"))
     export_coreset(saved, "elfs/3", "label-studio", here / "exported")
     shutil.move(here / "saved" / "run", here / "run")
-    RunFolder(str(here / "fresh")).update_manifest(input=str(here / "input"), config={}, stages={})
+    RunFolder(str(here / "fresh")).update_manifest(input=str(here / "input"), config={}, records={})
     return here
 
 
