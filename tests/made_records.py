@@ -20,7 +20,7 @@ def add_records(store: RunFolder, *records: Record) -> None:
 
 def record_of(store: RunFolder, unit: str) -> Record:
     """What the manifest says of a unit."""
-    return record_of(store, unit)
+    return store.records()[Unit.parse(unit)]
 
 
 def planned(config: RunConfig, *, num_samples: int, records: Records | None = None) -> dict[str, Planned]:

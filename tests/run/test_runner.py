@@ -114,7 +114,7 @@ class TestAgain:
         before = RunFolder(str(run_dir)).manifest()["records"]
         result = again(small_run, small_input[0], out=run_dir, **{"proxy.epochs": 11})
         redone = {unit for unit, record in result.manifest["records"].items() if record != before[unit]}
-        assert redone == {"proxy", *(f"{unit}/elfs/{BUDGET}" for unit in ("beta_search", "coresets", "coverage"))}
+        assert redone == {"proxy", *(f"{unit}/elfs/{BUDGET}" for unit in ("beta_search", "select", "coverage"))}
 
     def test_each_method_searches_its_own_beta(self, small_run, small_input, tmp_path):
         run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")

@@ -164,7 +164,7 @@ def test_evaluation_on_images_selects_anew(ray_session, images, small_input, tmp
         shutil.copy(path, images)
     options = {
         "evaluate.labels": str(write_labels_of(images, small_input[1], tmp_path / "labels.csv")),
-        "evaluate.models": ["resnet-small"],
+        "evaluate.models": ["resnet-small", "mlp"],
         "evaluate.seeds": 2,
         "evaluate.steps": 2,
         "evaluate.image_size": 16,
@@ -191,13 +191,13 @@ def test_evaluation_on_images_selects_anew(ray_session, images, small_input, tmp
     coreset = Table(store, "coresets/random/4").read().to_pylist()
     samples = dict(zip(keys(store)["index"], keys(store)["sample_id"], strict=True))
     assert all(samples[row["index"]] == row["sample_id"] for row in coreset)
-    assert manifest["records"]["evaluate/random/4"]["rows"] == {"evaluation/random/4": 2}
+    assert manifest["records"]["evaluate/random/4"]["rows"] == {"evaluation/random/4": 4}
 
 
 def test_the_error_survives_the_way_between_processes():
-    error = pickle.loads(pickle.dumps(UnusableImagesError([Unusable(3, "b", "x"), Unusable(1, "a", "y")], "test/")))
+    error = pickle.loads(pickle.dumps(UnusableImagesError([Unusable(3, "b", "x"), Unusable(1, "a", "y")], "test")))
     assert error.images == [Unusable(1, "a", "y"), Unusable(3, "b", "x")]
-    assert error.prefix == "test/"
+    assert error.prefix == "test"
     assert str(error) == "image 'a' and 1 more could be read at ingest and no longer can: y"
     assert isinstance(error, RunError)
 

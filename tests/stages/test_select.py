@@ -115,7 +115,7 @@ def test_more_labelled_samples_select_again(choose, tmp_path):
 def test_a_supervised_baseline_says_what_it_is(choose, small_input, name):
     labels = str(small_input[1])
     result = choose(**{"select.method": name, "select.supervised": True, "evaluate.labels": labels})
-    store, unit = RunFolder(result.run_dir), f"coresets/{name}-supervised/{BUDGET}"
+    store, unit = RunFolder(result.run_dir), f"select/{name}-supervised/{BUDGET}"
     record = result.manifest["records"][unit]
     assert record["chosen"]["supervised"]
     assert record["metrics"]["supervised"]
@@ -130,7 +130,7 @@ def test_a_supervised_baseline_says_what_it_is(choose, small_input, name):
 def test_true_labels_give_other_dynamics(choose, small_input):
     result = choose(**{"select.supervised": True, "select.beta": 0.2, "evaluate.labels": str(small_input[1])})
     store = RunFolder(result.run_dir)
-    with_labels, without = (Table(store, name).read()["aum"].to_numpy() for name in ("dynamics_supervised", "dynamics"))
+    with_labels, without = (Table(store, name).read()["aum"].to_numpy() for name in ("supervised/dynamics", "dynamics"))
     assert not np.allclose(with_labels, without)
     subsets = result.manifest["records"][f"evaluate/elfs-supervised/{BUDGET}"]["metrics"]["models"]["mlp"]["subsets"]
     assert set(subsets) == {"elfs-supervised", "random"}
