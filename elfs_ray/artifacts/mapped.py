@@ -40,7 +40,7 @@ def machine_array(
                 earlier.unlink()
             _write(path, blocks(), rows)
     # Copy on write: torch takes no array that may not be written to, and nobody writes.
-    mapped: np.ndarray = np.load(path, mmap_mode="c")
+    mapped: np.ndarray = np.load(path, mmap_mode="c").view(np.ndarray)
     return mapped
 
 

@@ -45,7 +45,7 @@ def test_the_second_process_maps_what_the_first_wrote(table):
     first = table.mapped_unit_vectors()
     table.store.delete("embeddings", writing.part_name(0))
     second = Embeddings(table.store, "embeddings").mapped_unit_vectors()
-    assert isinstance(second, np.memmap)
+    assert isinstance(second.base, np.memmap)
     np.testing.assert_array_equal(first, second)
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elfs_ray.artifacts import writing
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.samples import join_contents, samples_content
 from elfs_ray.artifacts.table import Table
@@ -37,6 +38,13 @@ class AtLine(Reporter):
         if text.startswith(self.words) and self.act:
             act, self.act = self.act, None
             act()
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """A part for each chunk of images, or for seven embeddings."""
+    monkeypatch.setattr(writing, "PART_BYTES", 1)
+    monkeypatch.setattr(writing, "ROW_GROUP_ROWS", 7)
 
 
 @pytest.fixture
@@ -99,6 +107,8 @@ def test_embed_goes_on_without_them(ray_session, images, small_input, tmp_path):
     assert manifest["records"]["ingest"]["rows"] == {"samples": COUNT - 2, "quarantine": 3}
     numbers = manifest["records"]["ingest"]["metrics"]
     assert (numbers["inputs"], numbers["samples"], numbers["quarantined"]) == (COUNT + 1, COUNT - 2, 3)
+    assert [part.rows for part in Table(store, "samples").parts()] == [9, 9, 4]
+    assert [part.rows for part in Table(store, "embeddings").parts()] == [7, 7, 7, 1]
     [said] = [line for line in reporter.lines if "set aside" in line]
     assert "image 'digit-0005.png' and 1 more could be read at ingest and no longer can" in said
 
