@@ -233,7 +233,7 @@ class _Execution:
 
     def _embed_units(self, records: Records) -> list[Planned]:
         num_samples = records[Unit("ingest")].rows["samples"]
-        planned = all_units(self.configs[:1], self.sources, records, num_samples)
+        planned = all_units(self.configs[:1], self.sources, records, num_samples, until="embed")
         return [each for each in planned if each.unit.stage == "embed"]
 
     def _run_stage(self, planned: Sequence[Planned]) -> None:
