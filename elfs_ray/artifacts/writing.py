@@ -13,8 +13,8 @@ from elfs_ray.artifacts.parquet import ROW_GROUP_ROWS, encode
 from elfs_ray.artifacts.run_folder import INDEX_FILE, RunFolder
 from elfs_ray.artifacts.table import Part, Table
 
-PART_BYTES = 128 * 2**20
-"""In memory, of a part of an artifact; who writes one holds it whole."""
+PART_BYTES = 120 * 2**20
+"""In memory, of a part of an artifact. Who writes one holds it and its file, whose buffer doubles at 128 MiB."""
 
 
 def part_name(number: int) -> str:

@@ -3,20 +3,25 @@
 Free of everything that takes seconds to import: `--help` and `status` read all stages.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elfs_ray.artifacts.filesystems import without_options
 from elfs_ray.artifacts.record import SUPERVISED, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.errors import UsageError
-from elfs_ray.methods import Needs, SelectionMethod, balances, get_method
 from elfs_ray.planning.auto_options import ON_EMBEDDINGS, train_as_evaluated
 from elfs_ray.stages.descriptor import Case
 
+# What needs torch is imported where it is used: every worker imports this package, and most do without.
+if TYPE_CHECKING:
+    from elfs_ray.methods import SelectionMethod
 
-def method_of(config: RunConfig) -> SelectionMethod:
+
+def method_of(config: RunConfig) -> "SelectionMethod":
     """The method that selects, with its options."""
+    from elfs_ray.methods import get_method
+
     return get_method(config.select.method, **config.select.options)
 
 
@@ -46,6 +51,8 @@ def dynamics_in_use(config: RunConfig) -> str:
 
 def of_method(config: RunConfig) -> tuple[str, ...]:
     """What the selection method reads."""
+    from elfs_ray.methods import Needs, balances
+
     method = method_of(config)
     needs = method.requirements()
     names = {

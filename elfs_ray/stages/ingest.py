@@ -169,11 +169,16 @@ def _write_part(
     store: RunFolder, work: str, layout: pa.Schema, number: int, first: int, files: list[str]
 ) -> tuple[Part, int]:
     """Write the good rows of some files of checked images with their index; returns the part and its content."""
-    tables = (store.read_table(work, CHECKED, name) for name in files)
-    good = pa.concat_tables(table.filter(pc.is_null(table["reason"])) for table in tables)
+    good = pa.concat_tables(map(_good_rows, (store.read_table(work, CHECKED, name) for name in files)))
     numbered = good.append_column("index", pa.array(np.arange(first, first + len(good))))
     part = write_part(store, f"{work}/samples", number, first, numbered, layout)
     return part, samples_content(numbered)
+
+
+def _good_rows(checked: pa.Table) -> pa.Table:
+    """Those without a reason; mostly all, of which there is to be no second copy in memory."""
+    is_good = pc.is_null(checked["reason"])
+    return checked if pc.all(is_good).as_py() else checked.filter(is_good)
 
 
 def _refuse_duplicates(sample_ids: pa.ChunkedArray, location: str) -> None:

@@ -163,18 +163,19 @@ def test_evaluation_on_images_selects_anew(ray_session, images, small_input, tmp
     for path in extra:
         shutil.copy(path, images)
     options = {
+        "select.method": "kcenter",
         "evaluate.labels": str(write_labels_of(images, small_input[1], tmp_path / "labels.csv")),
-        "evaluate.models": ["resnet-small", "mlp"],
+        "evaluate.models": ["resnet-small"],
         "evaluate.seeds": 2,
         "evaluate.steps": 2,
         "evaluate.image_size": 16,
     }
     store = RunFolder(str(tmp_path / "run"))
-    lost = AtLine("evaluate/random/4 ...", lambda: damage(images))
+    lost = AtLine("evaluate/kcenter/4 ...", lambda: damage(images))
     before = {}
 
     def remember(text):
-        if text.startswith("evaluate/random/4 ...") and not before:
+        if text.startswith("evaluate/kcenter/4 ...") and not before:
             before.update(embeddings=Table(store, "embeddings").read())
         AtLine.line(lost, text)
 
@@ -188,10 +189,10 @@ def test_evaluation_on_images_selects_anew(ray_session, images, small_input, tmp
     assert Table(store, "embeddings").read()["vector"].equals(before["embeddings"].take(kept)["vector"])
     assert keys(store, "embeddings")["index"] == list(range(len(kept)))
     assert manifest["records"]["embed"]["metrics"]["images_per_second"] == 0
-    coreset = Table(store, "coresets/random/4").read().to_pylist()
+    coreset = Table(store, "coresets/kcenter/4").read().to_pylist()
     samples = dict(zip(keys(store)["index"], keys(store)["sample_id"], strict=True))
     assert all(samples[row["index"]] == row["sample_id"] for row in coreset)
-    assert manifest["records"]["evaluate/random/4"]["rows"] == {"evaluation/random/4": 4}
+    assert manifest["records"]["evaluate/kcenter/4"]["rows"] == {"evaluation/kcenter/4": 4}
 
 
 def test_the_error_survives_the_way_between_processes():

@@ -105,7 +105,7 @@ class TestOneFileForBoth:
         metrics, lines = bring(both)
         assert (metrics["matched"], metrics["labelled"]) == (3, 3)
         assert lines == ["labels: 1 of 7 labels belong to images in quarantine", "labels: 3 of 6 images have a label"]
-        metrics, lines = bring(both, "test/")
+        metrics, lines = bring(both, "test")
         assert (metrics["given"], metrics["matched"], metrics["quarantined"]) == (7, 2, 1)
         assert (metrics["elsewhere"], metrics["unmatched"]) == (4, 0)
         assert lines[-1] == "test_labels: 2 of 3 images have a label"
@@ -117,8 +117,8 @@ class TestOneFileForBoth:
             r"6 of 7 labels belong to images of /photos or /test; 1 does not, such as 'x.png' \(images are called like"
         )
         with pytest.raises(UsageError, match=message):
-            bring(both, "test/")
-        metrics, lines = bring(both, "test/", allow_unmatched=True)
+            bring(both, "test")
+        metrics, lines = bring(both, "test", allow_unmatched=True)
         assert metrics["unmatched"] == 1
         assert any("6 of 7 labels belong to images of /photos or /test; 1 does not" in line for line in lines)
 
@@ -127,13 +127,13 @@ class TestOneFileForBoth:
             bring({**LABELS, **TEST_LABELS}, test_labels=TEST_LABELS)
         bring(LABELS, test_labels=TEST_LABELS)
         with pytest.raises(UsageError, match=r"2 of 3 labels belong to images of /test; 1 does not, such as '0.png'"):
-            bring(LABELS, "test/", test_labels={**TEST_LABELS, "0.png": "a"})
+            bring(LABELS, "test", test_labels={**TEST_LABELS, "0.png": "a"})
 
 
 class TestClassesOfTestImages:
     def test_those_that_no_candidate_has_are_told(self, bring):
         bring(LABELS, test_labels=TEST_LABELS)
-        metrics, lines = bring(LABELS, "test/", test_labels={**TEST_LABELS, "t1.png": "c"})
+        metrics, lines = bring(LABELS, "test", test_labels={**TEST_LABELS, "t1.png": "c"})
         assert metrics["of_unknown_classes"] == 1
         told = "1 test images are of classes that no candidate has, such as 'c'; the evaluation leaves them out"
         assert lines == [f"test_labels: {told}"]
@@ -144,15 +144,15 @@ class TestClassesOfTestImages:
             r"test.csv gives test images classes like '1.0', and the candidates have classes like 'a': none is of both"
         )
         with pytest.raises(UsageError, match=message):
-            bring(LABELS, "test/", test_labels={"t0.png": "1.0"})
+            bring(LABELS, "test", test_labels={"t0.png": "1.0"})
 
     def test_composed_letters_are_one_class_and_look_alikes_none(self, bring):
         candidates = {"0.png": "M\u00fcll", "1.png": "b"}
         bring(candidates, test_labels=TEST_LABELS)
-        metrics, _ = bring(candidates, "test/", test_labels={"t0.png": "Mu\u0308ll"})
+        metrics, _ = bring(candidates, "test", test_labels={"t0.png": "Mu\u0308ll"})
         assert metrics["of_unknown_classes"] == 0
         with pytest.raises(UsageError, match="the classes 'b' and 'b ' look the same"):
-            bring(candidates, "test/", test_labels={"t0.png": "b "})
+            bring(candidates, "test", test_labels={"t0.png": "b "})
 
 
 @pytest.mark.parametrize("key", ["0001", "cat/0001"])
