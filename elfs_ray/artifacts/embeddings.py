@@ -18,7 +18,8 @@ class Embeddings(Table):
     @property
     def dim(self) -> int:
         """Values of a vector."""
-        return self.width("vector")
+        width: int = self.schema.field("vector").type.list_size
+        return width
 
     def unit_vectors(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Of the samples start..stop-1, float32 [stop - start, d]."""

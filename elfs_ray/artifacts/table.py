@@ -94,7 +94,8 @@ class Table:
             raise self._damaged(f"it has no {INDEX_FILE}") from None
         with contextlib.suppress(TypeError, ValueError, KeyError, pa.ArrowException):
             layout = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(found["schema"])))
-            return layout, tuple(Part(**part) for part in found["parts"])
+            if parts := tuple(Part(**part) for part in found["parts"]):
+                return layout, parts
         raise self._damaged(f"{INDEX_FILE} is no part index")
 
     @property
@@ -117,11 +118,6 @@ class Table:
         """Changes when any of its bytes does."""
         told = "\n".join(f"{part.rows} {part.digest}" for part in self.parts())
         return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
-
-    def width(self, name: str) -> int:
-        """Values in each list of a fixed-size-list column."""
-        width: int = self.schema.field(name).type.list_size
-        return width
 
     def read(self, start: int = 0, stop: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows start..stop-1 that are there: all columns, or some in the order in which they are named."""

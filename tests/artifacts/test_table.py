@@ -168,6 +168,7 @@ def damage(store, what):
         ("longer", r"part-000001.parquet has [\d,]+ bytes, not"),
         ("no index", r"it has no _index.json"),
         ({"parts": [{"first": 0}]}, r"_index.json is no part index"),
+        ({"schema": "", "parts": []}, r"_index.json is no part index"),
         ([], r"_index.json is no part index"),
     ],
 )

@@ -109,6 +109,13 @@ def test_one_processor_is_enough(undisturbed, small_input, tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=0.01, atol=0.01)
 
 
+def test_what_only_reads_and_writes_starts_without_torch():
+    """Each worker that imports it takes seconds more to start, and 700 MB."""
+    modules = "elfs_ray.stages.ingest, elfs_ray.stages.embed_vectors, elfs_ray.stages.parts.embed_rows"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_one_execution_after_the_other(ray_session, small_run, small_input, tmp_path, monkeypatch):
     """Four ranges, two at once: the second two fail, and are all that is left to do."""
     encode, executions = embed._encode, []
