@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from elfs_ray.artifacts import schema
-from elfs_ray.artifacts.record import Unit
+from elfs_ray.artifacts.record import Records, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.artifacts.writing import write_table
@@ -108,7 +108,7 @@ class TestOneFileForBoth:
         metrics, lines = bring(both, "test")
         assert (metrics["given"], metrics["matched"], metrics["quarantined"]) == (7, 2, 1)
         assert (metrics["elsewhere"], metrics["unmatched"]) == (4, 0)
-        assert lines[-1] == "test_labels: 2 of 3 images have a label"
+        assert lines[-1] == "test/labels: 2 of 3 images have a label"
 
     def test_or_it_is_refused_when_both_are_known(self, bring):
         both = {**LABELS, **TEST_LABELS, "x.png": "a"}
@@ -136,7 +136,7 @@ class TestClassesOfTestImages:
         metrics, lines = bring(LABELS, "test", test_labels={**TEST_LABELS, "t1.png": "c"})
         assert metrics["of_unknown_classes"] == 1
         told = "1 test images are of classes that no candidate has, such as 'c'; the evaluation leaves them out"
-        assert lines == [f"test_labels: {told}"]
+        assert lines == [f"test/labels: {told}"]
 
     def test_none_of_both_is_refused(self, bring):
         bring(LABELS, test_labels=TEST_LABELS)
@@ -173,7 +173,9 @@ def test_the_name_of_a_shard_is_no_class(tmp_path, key):
         UsageError, match=r"the id 'shard-00/.*0001' begins with the name of a tar shard, .*'column:cls'"
     ):
         stage.run(context)
-    assert stage.run(replace(context, unit="test_labels", prefix="test/")).metrics["classes"] == ["cat"]
+    candidates = Records({Unit("labels"): record("labels", metrics={"classes": ["cat"]})})
+    of_test_images = replace(context, unit=Unit("labels", "test"), records=candidates)
+    assert stage.run(of_test_images).metrics["classes"] == ["cat"]
 
 
 def test_labels_that_are_there_already(bring, tmp_path):

@@ -55,11 +55,11 @@ def test_a_training_of_the_evaluation_stays_on_the_card(model, on_card, tmp_path
     sets = Sets({("elfs", 0): positions}, labels, positions + 1, labels[1::2], 0)
     store = RunFolder(str(tmp_path))
     used = evaluate.Trainings(
-        store, "work", {model: options}, CLASSES, sets, positions, {size: inputs[::2]}, {size: inputs[1::2]}
+        store, {model: options}, CLASSES, sets, positions, {size: inputs[::2]}, {size: inputs[1::2]}
     )
     evaluate.train_one(used, Training("elfs", model, 0), "key", 0, COUNTER)
     assert on_card == [CARD]
-    assert store.read_json("work", "trainings", "key.json")["test_accuracy"] == 0.5
+    assert store.read_json("trainings", "key.json")["test_accuracy"] == 0.5
 
 
 @pytest.mark.parametrize("model", NETWORKS)
