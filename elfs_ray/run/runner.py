@@ -6,7 +6,7 @@ A unit is skipped if its record is current: its fingerprint is that of now, and 
 import contextlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import import_module, metadata
@@ -267,7 +267,9 @@ class _Execution:
             for each in pending
         ]
         together = getattr(module, "run_together", None)
-        results = together(contexts) if together else (module.run(context) for context in contexts)
+        # One by one, each sees what the ones before it left.
+        one_by_one = (module.run(replace(each, records=self.store.records().current)) for each in contexts)
+        results = together(contexts) if together else one_by_one
         with contextlib.closing(results):
             for each, context in zip(pending, contexts, strict=True):
                 self.reporter.line(f"{each.unit} ...")

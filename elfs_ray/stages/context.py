@@ -32,7 +32,7 @@ class StageContext:
         unit: the piece of work.
         work: its work folder, below the run folder; what is finished there survives a kill.
         workers: who does the work.
-        records: of what was finished before the stage began, without what is stale.
+        records: of what was finished before (of stages whose units run together: before the first), but what is stale.
         version: of the stage.
         used_if_current: units, as text -> the content they had when `if_current` said so.
     """
