@@ -127,7 +127,7 @@ def test_a_table_of_images_and_embeddings_is_two_inputs(tmp_path):
     units = []
     for more in ({}, {"input": str(tmp_path / "both.parquet")}):
         config = load_config({**values, **more})
-        units.append(fingerprints(config, num_samples=2)["ingest"])
+        units.append(fingerprints(config, num_samples=100)["ingest"])
     assert units[0] != units[1]
 
 
