@@ -172,9 +172,11 @@ class _Execution:
             UsageError: more images are unusable than the run bears.
         """
         try:
+            # One by one: what they give has content that the next one rests on.
             for name in FIRST[: FIRST.index(last) + 1] if last in FIRST else FIRST:
-                first = first_units(self.configs[0], self.sources, self.store.records())
-                self._run_stage([planned for planned in first if planned.unit.stage == name])
+                for unit in (Unit(name, prefix) for prefix in self.sources):
+                    first = first_units(self.configs[0], self.sources, self.store.records())
+                    self._run_stage([planned for planned in first if planned.unit == unit])
             if last not in FIRST:
                 self._check_labeled()
                 later = [planned for planned in self._plan(last) if planned.unit.stage not in FIRST]

@@ -249,6 +249,7 @@ def test_the_run_stops_before_the_long_stages(ray_session, folders):
 
     stages = run(config_of(folders, range(18), **both), store, Reporter(), until="labels")["records"]
     assert set(stages) == {"ingest", "labels", "test/ingest", "test/labels"}
+    assert not store.records().stale
     names = {prefix: Table(store, f"{prefix}labels_true").read().to_pydict() for prefix in ("", "test/")}
     for table in names.values():
         assert table["class_name"] == [str(int(one.removesuffix(".png")) % 2) for one in table["sample_id"]]
