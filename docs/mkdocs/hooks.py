@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from elfs_ray.config import EXECUTION, RunConfig
+from elfs_ray.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 # Files outside docs/ that are pages of the site, by their place in the repository.
@@ -126,4 +127,13 @@ def _values(schema: dict[str, Any]) -> str:
     return " ".join([words[schema["type"]], " and ".join(bounds)]).strip()
 
 
-GENERATORS = {"cli": command_line, "configuration": configuration}
+def stage_table() -> str:
+    """All stages in the order in which they run."""
+    rows = []
+    for stage in STAGES:
+        made = ", ".join(f"`{name}`" for name in stage.outputs)
+        rows.append(f"| `{stage.command}` | {stage.summary} | {made} | {stage.scope.value} |")
+    return "\n".join(["| stage | what it does | makes | runs |", "|---|---|---|---|", *rows])
+
+
+GENERATORS = {"cli": command_line, "configuration": configuration, "stages": stage_table}
