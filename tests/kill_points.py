@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 from elfs_ray.artifacts import filesystems, schema
 from elfs_ray.artifacts.record import Record, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.writing import write_table
 
 ROWS = 3
 SUBSET = {"method": "elfs", "budget": 40}
@@ -90,7 +91,7 @@ def drive(store: RunFolder, name: str, fingerprint: str, wanted: list[Unit] | No
         seed = zlib.crc32(json.dumps(finished_rows(store, work)).encode())
         folders = {artifact: artifact.replace("/", "-") for artifact in artifacts}
         for artifact, layout in artifacts.items():
-            store.write_table(table(layout, seed), layout, work, folders[artifact], "part-0.parquet")
+            write_table(store, f"{work}/{folders[artifact]}", table(layout, seed), layout)
         with store.filesystem.open_output_stream(store.path(work, next(iter(folders.values())), "notes")) as stream:
             stream.write(b"of a library that syncs nothing")
         store.publish(work, Record(unit, 1, fingerprint, str(seed), artifacts=tuple(artifacts)), folders)

@@ -226,12 +226,12 @@ def hardness(dynamics: Mapping[str, Shaped[np.ndarray, " N"]], score: str) -> Fl
     A sample that was never learned counts as forgotten more often than any other.
 
     Raises:
-        UsageError: an unknown score.
+        UsageError: an unknown score, or one that was not recorded.
     """
     if score not in get_args(Score):
         raise UsageError(f"score {score!r} is unknown; choose one of {', '.join(get_args(Score))}")
     if score not in dynamics:
-        raise UsageError(f"score {score!r} was not recorded by the proxy; pass --set proxy.{score}=true")
+        raise UsageError(f"score {score!r} is not among those recorded: {', '.join(dynamics)}; record it too")
     values = np.asarray(dynamics[score], dtype=np.float64)
     if score in ("aum", "aum_logit"):
         return -values

@@ -110,7 +110,7 @@ def carry_embeddings(
     new_work: str,
     removed: np.ndarray,
 ) -> None:
-    """Bring finished embeddings of the samples that stay, saved or published, into the work folder of another step.
+    """Bring finished embeddings of the samples that stay, saved or published, into the work folder of another unit.
 
     Args:
         store: the run folder.

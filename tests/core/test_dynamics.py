@@ -110,7 +110,7 @@ def test_tdds_slides_its_window_and_equals_the_published(golden_dual, epochs, wi
 
 def test_tdds_is_not_held_unless_asked_for(found):
     assert "tdds" not in found
-    with pytest.raises(UsageError, match=r"score 'tdds' was not recorded by the proxy; pass --set proxy\.tdds=true"):
+    with pytest.raises(UsageError, match=r"score 'tdds' is not among those recorded: .*aum.*; record it too"):
         hardness(found, "tdds")
 
 
