@@ -197,7 +197,7 @@ def test_tables_on_an_ascii_terminal(tmp_path):
 
 def test_names_on_an_ascii_terminal_are_those_of_the_files(tmp_path):
     """Python alone would read them as other names, and pyarrow would refuse these."""
-    RunFolder(str(tmp_path / "Läufe")).update_manifest(name="Käse", input="/bilder/ß", stages={}, finished=None)
+    RunFolder(str(tmp_path / "Läufe")).update_manifest(name="Käse", input="/bilder/ß", records={}, finished=None)
     ended = run_python("-m", "elfs_ray.cli", "status", tmp_path / "Läufe", cwd=tmp_path, **ASCII)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.splitlines()[0] == r"run K\xe4se over /bilder/\xdf"

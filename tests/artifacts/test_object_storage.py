@@ -229,7 +229,7 @@ def test_the_whole_run(ray_session, small_run, small_input, object_storage, fold
             environment.setenv("AWS_ENDPOINT_URL", f"http://{door.address}")
             environment.setenv("AWS_MAX_ATTEMPTS", "2")
             process = start(arguments)
-        wait_until(lambda: "labels" in run_dir.manifest().get("stages", {}), process)
+        wait_until(lambda: "labels" in run_dir.manifest().get("records", {}), process)
         door.closed = True
         _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
         door.closed = False

@@ -161,7 +161,7 @@ def test_stopped_and_submitted_again(cluster, undisturbed, small_input, tmp_path
     client, run_dir, (images, labels) = cluster.client(), tmp_path / "run", small_input
     embed = job("embed", images, run_dir)
     first = submit(client, embed)
-    ingested = lambda: "ingest" in RunFolder(str(run_dir)).manifest().get("stages", {})  # noqa: E731
+    ingested = lambda: "ingest" in RunFolder(str(run_dir)).manifest().get("records", {})  # noqa: E731
     wait_for(ingested, None, TIMEOUT_SECONDS, lambda: client.get_job_logs(first))
     client.stop_job(first)
     info, _ = finish(client, first)

@@ -21,7 +21,7 @@ def pictures(folder, files, **ingest):
     rows = [{**row, "sample_id": str(index), "index": index, "image": data} for index, data in enumerate(files)]
     table = pa.Table.from_pylist(rows)
     write_table(store, "samples", table, schema.samples(carries_bytes=True))
-    store.update_manifest(input="table.parquet", config={"ingest": ingest}, stages={})
+    store.update_manifest(input="table.parquet", config={"ingest": ingest}, records={})
     made = Pictures(store, 10**6).make({index: f"{index}." for index in range(len(files))})
     assert [(one.sample_id, one.caption) for one in made] == [(str(n), f"{n}.") for n in range(len(files))]
     return [one.data and decoded(one.data) for one in made]

@@ -27,7 +27,7 @@ def test_one_training_worker_then_two_give_what_one_gives(small_run, small_input
     """Killed with one worker, after a checkpoint; gone on with two, which cluster and proxy then have."""
     folder = again_from("pseudo_labels")
     process = start([*command_line(*small_input, folder), "--until=cluster"])
-    wait_until(lambda: any(folder.glob(".work/cluster-*/training/checkpoint_*")), process)
+    wait_until(lambda: any(folder.glob(".work/pseudo_labels-*/training/checkpoint_*")), process)
     process.kill()
     process.wait()
     store = RunFolder(str(folder))
