@@ -175,14 +175,14 @@ def test_many_clusters_do_not_make_many_pictures(small_run, tmp_path):
     every_other = pa.array(range(len(coreset)), pa.int32())
     coreset = coreset.set_column(coreset.column_names.index("pseudo_label"), "pseudo_label", every_other)
     write_table(store, "coresets/elfs/40", coreset, schema.CORESET)
-    (described,) = describe_coresets(store, store.manifest(), Pictures(store, 10**9), limit=12)
+    (described,) = describe_coresets(store, store.records(), Pictures(store, 10**9), limit=12)
     assert [len(pictures) for _, pictures in described.gallery] == [1, 1, 1]
     assert described.clusters_left_out == 37
 
 
 def test_the_map_shows_pictures_of_selected_and_of_other_images(small_run):
     store = RunFolder(small_run.run_dir)
-    data = map_data(store, ["elfs/40"], Pictures(store, 10**9), most_pictures=20)
+    data = map_data(store, store.records(), Pictures(store, 10**9), most_pictures=20)
     chosen = set(data["selected"]["elfs/40"])
     assert len(chosen) == 40
     assert len(chosen.intersection(data["picture"])) == 10

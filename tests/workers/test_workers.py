@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
@@ -24,9 +25,9 @@ def again_from(small_run, tmp_path):
 
 @pytest.mark.slow
 def test_one_training_worker_then_two_give_what_one_gives(small_run, small_input, again_from):
-    """Killed with one worker, after a checkpoint; gone on with two, which cluster and proxy then have."""
+    """Killed with one worker, after a checkpoint; gone on with two, which pseudo-labels and proxy then have."""
     folder = again_from("pseudo_labels")
-    process = start([*command_line(*small_input, folder), "--until=cluster"])
+    process = start([*command_line(*small_input, folder), "--until=pseudo-labels"])
     wait_until(lambda: any(folder.glob(".work/pseudo_labels-*/training/checkpoint_*")), process)
     process.kill()
     process.wait()
@@ -61,8 +62,8 @@ def dynamics_on_images(folder, on, **options):
     sections = {f"proxy.{name}": value for name, value in options.items()}
     config = load_config({**ON_IMAGES, **sections}, base=store.manifest()["config"])
     work = ".work/proxy-of-test-" + "-".join(map(str, options.values()))
-    result = proxy.run(StageContext(config, store, "proxy", work, on, Reporter()))
-    return read_dynamics(Table(store, f"{work}/{result.artifacts['dynamics']}"))
+    proxy.run(StageContext(config, store, Unit("proxy"), work, on, Reporter()))
+    return read_dynamics(Table(store, f"{work}/dynamics"))
 
 
 @pytest.mark.slow
