@@ -245,13 +245,13 @@ class RunFolder:
         Raises:
             ValueError: a table has no part index, so that somebody may still write parts of it.
         """
-        for name, folder in folders.items():
-            if not name.startswith(LOGS) and not self.exists(work, folder, INDEX_FILE):
+        tables = {name: folder for name, folder in folders.items() if not name.startswith(LOGS)}
+        for name, folder in tables.items():
+            if not self.exists(work, folder, INDEX_FILE):
                 raise ValueError(f"{name} has no part index")
         if self.is_local:
-            for name, source in folders.items():
-                if not name.startswith(LOGS):
-                    self._sync_all(self.path(work, source))
+            for folder in tables.values():
+                self._sync_all(self.path(work, folder))
         self.write_json({"record": record.as_json(), "folders": dict(folders)}, work, _PENDING_RECORD)
         self.finish_publishing(work)
 
@@ -269,18 +269,13 @@ class RunFolder:
         self._discard(work)
         return True
 
-    def forget(self, unit: Unit) -> None:
-        """Take a unit out of the manifest, so that it is done again; its artifacts stay until then."""
-        records = self.manifest().get("records", {})
-        if records.pop(str(unit), None) is not None:
-            self.update_manifest(records=records)
-
     def remove(self, unit: Unit) -> None:
-        """Take a unit out of the manifest, and its artifacts out of the folder."""
-        record = self.records().get(unit)
-        for name in record.artifacts if record else ():
+        """Take the artifacts of a unit out of the folder, and its record out of the manifest."""
+        records = self.manifest()["records"]
+        for name in records[str(unit)]["artifacts"]:
             self.delete(name)
-        self.forget(unit)  # last: what no record names would stay for ever
+        del records[str(unit)]  # last: what no record names would stay for ever
+        self.update_manifest(records=records)
 
     def _kind(self, path: str) -> pafs.FileType:
         return self.filesystem.get_file_info(path).type

@@ -194,14 +194,15 @@ def read_coreset(store: RunFolder, name: str, *, pre_annotations: bool, url: str
     Raises:
         UsageError: there is no such coreset, or it has no pseudo-labels and they are wanted.
     """
-    there = coreset_names(store)
-    if name not in there:
+    records = store.records()
+    there = {unit.coreset: unit for unit in records.current.of("select")}
+    unit = there.get(name)
+    if unit is None:
         held = ", ".join(there) or "none: run `elfs-ray select` first"
-        stale = {unit.coreset: why for unit, why in store.records().stale.items() if unit.stage == "select"}
+        stale = {each.coreset: why for each, why in records.stale.items() if each.stage == "select"}
         if name in stale:
             raise UsageError(f"coreset {name!r} of {store.uri} is stale ({stale[name]}); run the same command again")
         raise UsageError(f"{store.uri} holds no coreset {name!r}; it holds {held}")
-    unit = next(unit for unit in store.records().of("select") if unit.coreset == name)
     rows = Table(store, unit.artifact("coresets")).read().to_pylist()
     every = Table(store, "samples")
     columns = ["index", *(["width", "height"] if shows_pictures(every.schema) else [])]

@@ -21,7 +21,6 @@ from elfs_ray.console import told_time
 from elfs_ray.core.pruning import beta_grid, budget_count
 from elfs_ray.data.sources import Source, open_input
 from elfs_ray.errors import RunError, UsageError
-from elfs_ray.methods import get_method
 from elfs_ray.planning import stage_costs
 from elfs_ray.planning.auto_options import choose_neighbors
 from elfs_ray.planning.calibrate import Calibration, calibrate
@@ -29,6 +28,7 @@ from elfs_ray.planning.cost import SESSION_SECONDS, StageEstimate, Work, estimat
 from elfs_ray.run.errors_seen import expected_errors
 from elfs_ray.run.graph import all_units, listed_inputs
 from elfs_ray.run.preflight import check_embeddings, check_pictures, check_sizes
+from elfs_ray.stages.identity import method_of
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
 
 
@@ -151,7 +151,7 @@ def _work(config: RunConfig, source: Source, test_images: int, measured: Calibra
     """Counts and options as the run would choose them."""
     images = source.count
     neighbors = choose_neighbors(config.neighbors, hardware.cpus, hardware.gpus, images, measured.dim)
-    method = get_method(config.select.method, **config.select.options)
+    method = method_of(config)
     budgets = [budget_count(budget, images) for budget in config.budgets]
     keep = min(budgets) / images
     betas = beta_grid(keep) if config.beta_search.betas == "auto" else list(config.beta_search.betas)

@@ -12,9 +12,11 @@ from elfs_ray import stages
 from elfs_ray.artifacts.record import TEST, Records, Unit
 from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.core.pruning import budget_count
+from elfs_ray.data.labels import check_labels
 from elfs_ray.data.sources import Source, open_input
 from elfs_ray.run.preflight import check_rows, check_sizes
 from elfs_ray.stages.descriptor import Case, Scope, Stage
+from elfs_ray.stages.identity import true_labels
 
 FIRST = ("ingest", "labels")
 """Stages that run before the images are counted; what they give has content of its own."""
@@ -38,12 +40,19 @@ class Planned:
 
 
 def listed_inputs(config: RunConfig, candidates: Source) -> dict[str, Source]:
-    """The inputs of a run by prefix: the listed candidates, and separate test images if there are any."""
-    if not config.evaluate.test_input:
-        return {"": candidates}
-    test = open_input(config, config.evaluate.test_input)
-    check_rows(config.embed.test_vectors or config.embed.vectors, config, test)
-    return {"": candidates, TEST: test}
+    """The inputs of a run by prefix: the listed candidates, and separate test images if there are any.
+
+    Raises:
+        UsageError: the vectors of the test images, or the true labels of either, are wrong.
+    """
+    sources = {"": candidates}
+    if config.evaluate.test_input:
+        sources[TEST] = open_input(config, config.evaluate.test_input)
+        check_rows(config.embed.test_vectors or config.embed.vectors, config, sources[TEST])
+    if stages.stage_named("labels").wanted(config, frozenset()):
+        for prefix, source in sources.items():
+            check_labels(true_labels(config, prefix), source, config.ingest.id_column)
+    return sources
 
 
 def first_units(
@@ -157,7 +166,7 @@ class _Graph:
     def _maker(artifact: str, reader: Unit) -> Unit:
         """The unit that makes an artifact which another one reads."""
         prefix, _, name = artifact.rpartition("/")
-        [stage] = [stage for stage in stages.STAGES if name in stage.outputs]
+        stage = stages.maker_of(name)
         if stage.scope is Scope.PER_BUDGET:
             return Unit(stage.name, prefix, reader.method, reader.budget)
         return Unit(stage.name, prefix)

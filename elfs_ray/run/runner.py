@@ -81,7 +81,6 @@ def run_methods(
     """
     with expected_errors("the run", store.uri), contextlib.ExitStack() as stack:
         sources = listed_inputs(configs[0], _check(configs, store, until))
-        first_units(configs[0], sources, store.records())  # before anything is written: labels may be wrong
         check_sole = stack.enter_context(sole_driver(store, reporter))
         store.recover()
         store.update_manifest(**_identity(configs[-1], store, keep))

@@ -9,7 +9,7 @@ from elfs_ray.planning import stage_costs as cost
 from elfs_ray.stages import identity
 from elfs_ray.stages.descriptor import Scope, Stage, always
 
-__all__ = ["STAGES", "stage_named"]
+__all__ = ["STAGES", "maker_of", "stage_named"]
 
 STAGES = (
     Stage(
@@ -162,3 +162,8 @@ STAGES = (
 def stage_named(name: str) -> Stage:
     """The stage of this name."""
     return next(stage for stage in STAGES if stage.name == name)
+
+
+def maker_of(artifact: str) -> Stage:
+    """The stage that makes artifacts of this name, without prefix, method and budget."""
+    return next(stage for stage in STAGES if artifact in stage.outputs)

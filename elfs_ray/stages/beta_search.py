@@ -32,6 +32,7 @@ from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
 from elfs_ray.planning.auto_options import GPU_SHARES, choose_beta_search
 from elfs_ray.stages.context import StageContext, StageResult
+from elfs_ray.stages.identity import method_of
 from elfs_ray.stages.parts.method_inputs import (
     count_classes,
     labeled_mask,
@@ -78,7 +79,7 @@ class SearchData:
     @property
     def parts(self) -> int:
         """Reports of a trial that runs to its end."""
-        return ASHA_PARTS if self.options.scheduler == "asha" else 1
+        return _parts(self.options)
 
 
 def run(context: StageContext) -> StageResult:
@@ -87,13 +88,13 @@ def run(context: StageContext) -> StageResult:
     A method may ask that candidates within the noise count as ties. Candidates of which a trial was stopped early count
     only where no other came farther.
     """
-    config, store, select = context.config, context.store, context.config.select
+    config, store = context.config, context.store
     budget, dtypes = context.unit.budget, context.hardware.dtypes
     options = choose_beta_search(config.beta_search, config.evaluate, median_side(store), budget, **dtypes)
     options = context.as_begun(options)
     context.begin(options)
     betas = _betas(options, budget / context.table("samples").rows)
-    method = get_method(select.method, **select.options)
+    method = method_of(config)
     candidates = method.candidates(betas)
     rows = _search(context, options, candidates)
     context.write("beta_search", pa.Table.from_pylist(rows), schema.BETA_SEARCH)
@@ -109,9 +110,14 @@ def run(context: StageContext) -> StageResult:
             "beta": candidates[best].get("beta"),
             "mean_validation_accuracy": round(float(accuracies[best].mean()), 4),
             "trainings": len(rows),
-            "devices": sorted({row["device"] for row in rows if "device" in row}),
+            "devices": sorted({row["device"] for row in rows}),
         },
     )
+
+
+def _parts(options: BetaSearchConfig) -> int:
+    """Reports of a trial that runs to its end."""
+    return ASHA_PARTS if options.scheduler == "asha" else 1
 
 
 def _betas(options: BetaSearchConfig, keep_fraction: float) -> list[float]:
@@ -161,11 +167,10 @@ def _run_trials(
     seeds = context.seed(unit="beta_search"), context.seed(1, unit="beta_search")
     known = read_known_labels(store, context.config)
     data = workers.begin(_load, store, context.config, options, context.unit.budget, known, seeds)
-    with_asha = options.scheduler == "asha"
     search = Search(
         metric="validation_accuracy",
-        parts=ASHA_PARTS if with_asha else 1,
-        keep=ASHA_REDUCTION if with_asha else 0,
+        parts=_parts(options),
+        keep=ASHA_REDUCTION if options.scheduler == "asha" else 0,
         gpus=GPU_SHARES[int(options.image_size) > 0],
         max_failures=options.max_failures,
         name=_name,
@@ -203,7 +208,7 @@ def _load(
     return SearchData(
         options=options,
         select=config.select,
-        inputs=read_inputs(store, config, get_method(config.select.method, **config.select.options), known),
+        inputs=read_inputs(store, config, method_of(config), known),
         samples=samples,
         labels=labels,
         splits=[stratified_split(labels, options.validation_fraction, rng) for _ in range(options.seeds)],

@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from elfs_ray.artifacts.embeddings import Embeddings
-from elfs_ray.artifacts.record import TEST, Record, Records, Unit
+from elfs_ray.artifacts.record import TEST, Records, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config import RunConfig, Section
 from elfs_ray.console import Reporter
+from elfs_ray.stages import maker_of
 from elfs_ray.workers.base import Workers
 from elfs_ray.workers.hardware import Hardware
 from elfs_ray.workers.progress import Counter, showing
@@ -61,15 +62,16 @@ class StageContext:
         """An artifact of the images this unit works on."""
         return Table(self.store, f"{TEST}/{name}" if self.of_test_images else name)
 
-    def if_current(self, maker: Unit) -> Record | None:
-        """The record of a unit that this one can do without: None where there is none, or where it is stale.
+    def if_current(self, artifact: str) -> bool:
+        """Whether an artifact of the candidates that this unit can do without is there, and not stale.
 
-        What it made may be read then. The record of this unit will say that it rests on it.
+        It may be read then, and the record of this unit will say that it rests on it.
         """
-        found = self.records.get(maker)
-        if found is not None:
-            self.used_if_current[str(maker)] = found.content
-        return found
+        maker = Unit(maker_of(artifact).name)
+        if maker not in self.records:
+            return False
+        self.used_if_current[str(maker)] = self.records[maker].content
+        return True
 
     @property
     def embeddings(self) -> Embeddings:

@@ -33,7 +33,6 @@ from elfs_ray.data.images import read_pixels
 from elfs_ray.planning.auto_options import GPU_SHARES
 from elfs_ray.stages import identity
 from elfs_ray.stages.context import StageContext, StageResult
-from elfs_ray.stages.identity import maker_of_labels
 from elfs_ray.stages.parts.evaluation_sets import Sets, Training, class_names, draw_sets
 from elfs_ray.stages.parts.training_options import training_options
 from elfs_ray.workers.base import Handle
@@ -144,9 +143,9 @@ def _finish(begun: Begun, ended: dict[str, dict[str, Any]]) -> StageResult:
     names = {"budget": context.unit.budget, "test_samples": described["test_samples"]}
     rows = [{**ended[key], **training._asdict(), **names} for training, key in keys.items()]
     context.write("evaluation", pa.Table.from_pylist(rows), schema.EVALUATION)
-    quality = {}
-    if not config.select.supervised and context.if_current(maker_of_labels(config)):
-        quality = context.workers.call(_label_quality, store, identity.labels_in_use(config), cpus=0.5)
+    quality, labels = {}, identity.labels_in_use(config)
+    if not config.select.supervised and context.if_current(labels):
+        quality = context.workers.call(_label_quality, store, labels, cpus=0.5)
     method, models = config.select.name, dict.fromkeys(config.evaluate.models)
     metrics = {
         "models": {model: _summary([row for row in rows if row["model"] == model], method) for model in models},

@@ -37,11 +37,16 @@ def labels_in_use(config: RunConfig) -> str:
     return "pseudo_labels" if config.select.labeled is None else "pseudo_labels_anchored"
 
 
-def maker_of_labels(config: RunConfig) -> Unit:
-    """The unit that makes them."""
-    if config.select.supervised:
-        return Unit("labels")
-    return Unit("pseudo_labels" if config.select.labeled is None else "anchor")
+def true_labels(config: RunConfig, prefix: str) -> str:
+    """Where the true labels of the candidates, or of the test images, are.
+
+    Raises:
+        UsageError: there are test images, and no labels.
+    """
+    spec = (config.evaluate.test_labels if prefix else None) or config.evaluate.labels
+    if spec is None:
+        raise UsageError("test images are given without labels; pass --labels, and --test-labels if they differ")
+    return spec
 
 
 def dynamics_in_use(config: RunConfig) -> str:
@@ -114,13 +119,9 @@ def of_ingest(case: Case) -> Any:
 
 def of_labels(case: Case) -> Any:
     """The true labels of the candidates or of the test images."""
-    from elfs_ray.data.labels import check_labels, labels_signature
+    from elfs_ray.data.labels import labels_signature
 
-    config = case.config
-    spec = (config.evaluate.test_labels if case.unit.prefix else None) or config.evaluate.labels
-    if spec is None:
-        raise UsageError("test images are given without labels; pass --labels, and --test-labels if they differ")
-    check_labels(spec, case.sources[case.unit.prefix], config.ingest.id_column)
+    spec = true_labels(case.config, case.unit.prefix)
     return [without_options(spec), labels_signature(spec)]
 
 

@@ -17,14 +17,14 @@ from elfs_ray.data.labels import Labels, is_file, match_labels
 from elfs_ray.data.sources import open_input
 from elfs_ray.errors import UsageError
 from elfs_ray.stages.context import StageContext, StageResult
+from elfs_ray.stages.identity import true_labels
 
 
 def run(context: StageContext) -> StageResult:
     """Align the true labels of the run's input (or of the separate test input) with the samples."""
     config = context.config
-    spec, location = str(config.evaluate.labels), config.input
-    if context.of_test_images:
-        spec, location = config.evaluate.test_labels or spec, config.evaluate.test_input
+    spec = true_labels(config, context.unit.prefix)
+    location = config.evaluate.test_input if context.of_test_images else config.input
     shared = _share_a_file(config)
     _refuse_folders_of_shards(context, spec)
     keys = context.table("samples").read(columns=KEY)

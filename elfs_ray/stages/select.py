@@ -17,7 +17,6 @@ from elfs_ray.config import RunConfig
 from elfs_ray.methods import get_method, select_coreset
 from elfs_ray.stages import identity
 from elfs_ray.stages.context import StageContext, StageResult
-from elfs_ray.stages.identity import maker_of_labels
 from elfs_ray.stages.parts.method_inputs import (
     count_classes,
     labeled_mask,
@@ -34,9 +33,11 @@ def run(context: StageContext) -> StageResult:
     # One stream for all budgets: a smaller random coreset is the beginning of a larger one.
     seed, budget = context.seed(unit=f"coresets/{options.name}"), context.unit.budget
     known = read_known_labels(context.store, config)
-    labels = identity.labels_in_use(config) if context.if_current(maker_of_labels(config)) else None
+    labels = identity.labels_in_use(config)
     threads = context.workers.threads()  # nothing else of the stage runs
-    task = _Task(context.store, config, context.work, budget, found, known, labels, seed)
+    task = _Task(
+        context.store, config, context.work, budget, found, known, labels if context.if_current(labels) else None, seed
+    )
     measured = context.workers.call(_select, task, threads)
     return StageResult(
         chosen={**options.model_dump(mode="json"), **found},
@@ -97,11 +98,9 @@ def _select(task: _Task, threads: Threads) -> dict[str, Any]:
 
 def _found_options(context: StageContext) -> dict[str, Any]:
     """The options that the search found for this method and budget, or the beta that was asked for."""
-    options = context.config.select
-    if not get_method(options.method, **options.options).searched:
-        return {}
-    if options.beta is not None:
-        return {"beta": options.beta}
+    config = context.config
+    if not identity.is_searched(config):
+        return {"beta": config.select.beta} if identity.method_of(config).searched else {}
     search = Unit("beta_search", method=context.unit.method, budget=context.unit.budget)
     found: dict[str, Any] = context.records[search].metrics["found"]
     return found
