@@ -3,8 +3,7 @@
 from elfs_ray.artifacts.record import Record, Records, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import RunConfig
-from elfs_ray.data.sources import open_input
-from elfs_ray.run.graph import Planned, all_units, listed_inputs
+from elfs_ray.run.graph import Planned, all_units
 
 
 def record(unit: str, **values: object) -> Record:
@@ -25,8 +24,7 @@ def record_of(store: RunFolder, unit: str) -> Record:
 
 def planned(config: RunConfig, *, num_samples: int, records: Records | None = None) -> dict[str, Planned]:
     """The units of a run over its input, by name."""
-    sources = listed_inputs(config, open_input(config, config.input))
-    return {str(each.unit): each for each in all_units([config], sources, records or Records({}), num_samples)}
+    return {str(each.unit): each for each in all_units([config], records or Records({}), num_samples)}
 
 
 def fingerprints(config: RunConfig, *, num_samples: int, records: Records | None = None) -> dict[str, str]:

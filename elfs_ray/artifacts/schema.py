@@ -9,6 +9,27 @@ import pyarrow as pa
 SAMPLE_ID = pa.field("sample_id", pa.string(), nullable=False)
 INDEX = pa.field("index", pa.int64(), nullable=False)
 
+LISTING = pa.schema(
+    [
+        pa.field("position", pa.int64(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("chunk", pa.int32(), nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("group", pa.int32()),
+        pa.field("row", pa.int64()),
+        pa.field("skip", pa.int64()),
+        pa.field("offset", pa.int64()),
+        pa.field("size", pa.int64()),
+        pa.field("error", pa.string()),
+    ]
+)
+"""Where each input is: a file, a member of an archive, or `rows` rows of a table that stand together.
+
+`position` is that of its first input. Of a table, `group` is the row group or record batch, `row` the number of the
+first row in the file, and `skip` the rows of the group before it. `offset` and `size` are bytes in the file, `error`
+is what is wrong with an input already. Inputs with one `chunk` are read together.
+"""
 QUARANTINE = pa.schema(
     [
         SAMPLE_ID,

@@ -65,6 +65,26 @@ def write_table(store: RunFolder, folder: str, table: pa.Table, schema: pa.Schem
     return write_index(store, folder, [write_part(store, folder, 0, 0, table, schema)], schema)
 
 
+def write_tables(store: RunFolder, folder: str, tables: Iterable[pa.Table], schema: pa.Schema) -> Table:
+    """Write an artifact of tables that come one after the other, in parts of about `PART_BYTES`; returns it."""
+    parts, held, first = list[Part](), list[pa.Table](), 0
+
+    def write() -> None:
+        nonlocal first
+        joined = pa.concat_tables(held) if held else schema.empty_table()
+        parts.append(write_part(store, folder, len(parts), first, joined, schema))
+        first += len(joined)
+        held.clear()
+
+    for table in tables:
+        if held and sum(each.nbytes for each in held) + table.nbytes > PART_BYTES:
+            write()
+        held.append(table)
+    if held or not parts:
+        write()
+    return write_index(store, folder, parts, schema)
+
+
 def row_bytes(schema: pa.Schema) -> int:
     """Bytes of a row in memory, of lists and numbers exactly, of other columns about."""
 

@@ -94,7 +94,8 @@ def _add_stage_command(stage: Stage) -> None:
     @takes_options("input_", "budget", "num_classes", "allow_unmatched", "address")
     def command(*, run_dir: RunArgument, **options: Any) -> None:
         store, saved = _saved(run_dir, options["config"], options["input_"])
-        start(configurations(None, options, saved), store, stage.command, options)
+        again = stage.name in ("listing", "ingest") or bool(options["input_"])
+        start(configurations(None, options, saved), store, stage.command, options, look_again=again)
 
     command.__doc__ = f"{stage.summary} Stages before it that are not complete run first."
     app.command(name=stage.command, rich_help_panel="One stage")(command)
@@ -116,7 +117,14 @@ def evaluate(*, run_dir: RunArgument, method: MethodOption = None, **options: An
     Stages before it that are not complete run first. The run keeps its own method, budgets and search.
     """
     store, saved = _saved(run_dir, options["config"])
-    start(configurations(method, options, saved), store, "evaluate", options, keep=("select", "budgets", "beta_search"))
+    start(
+        configurations(method, options, saved),
+        store,
+        "evaluate",
+        options,
+        keep=("select", "budgets", "beta_search"),
+        look_again=False,
+    )
 
 
 @app.command(rich_help_panel="One stage")
@@ -133,7 +141,7 @@ def report(
     """Write the HTML report. Stages before it that are not complete run first."""
     store, saved = _saved(run_dir, options["config"])
     if not (serve and store.exists(REPORT)):
-        start(configurations(None, options, saved), store, "report", options)
+        start(configurations(None, options, saved), store, "report", options, look_again=False)
     if serve:
         _serve(store, port)
 
@@ -173,7 +181,13 @@ def plan(
 
 
 def start(
-    configs: Sequence[RunConfig], store: RunFolder, until: str, options: Mapping[str, Any], *, keep: Sequence[str] = ()
+    configs: Sequence[RunConfig],
+    store: RunFolder,
+    until: str,
+    options: Mapping[str, Any],
+    *,
+    keep: Sequence[str] = (),
+    look_again: bool = True,
 ) -> None:
     """A run of one or several methods; then what came out.
 
@@ -183,16 +197,18 @@ def start(
         until: last stage to run.
         options: how, as on the command line: `log`, `dry_run`, `verbose`.
         keep: options that hold for this run alone.
+        look_again: whether to look if the inputs have changed since the run folder listed them.
     """
-    from elfs_ray.run import runner
+    from elfs_ray.run.outline import outline
+    from elfs_ray.run.runner import run_methods
 
     if options["dry_run"]:
         names = ", ".join(config.select.name for config in configs)
-        out.print(steps_table(names, runner.outline(configs, store, until=until)))
+        out.print(steps_table(names, outline(configs, store, until=until)))
         return
     form = LogForm(options["log"])
     reporter = make_reporter(form, out)
-    runner.run_methods(configs, store, reporter, until=until, verbose=options["verbose"], keep=keep)
+    run_methods(configs, store, reporter, until=until, verbose=options["verbose"], keep=keep, look_again=look_again)
     if until not in ("evaluate", "report"):
         return
     methods = {config.select.name for config in configs}

@@ -58,15 +58,23 @@ class Listing:
 
     Attributes:
         root: the folder, in its file system.
+        most: entries, or None.
         entries: all that may be inputs.
         passed_over: what is none -> how often.
         names: the first few names of what is told by name.
     """
 
     root: str
+    most: int | None = None
     entries: list[Entry] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
     names: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, entry: Entry) -> None:
+        """Take a file."""
+        self.entries.append(entry)
+        if self.most is not None and len(self.entries) > self.most:
+            raise TooManyError
 
     def pass_over(self, what: str, path: str) -> None:
         """Count what is no input, and keep its name."""
@@ -76,15 +84,22 @@ class Listing:
             names.append(printable(path[len(self.root) :].lstrip("/")))
 
 
-def list_folder(location: str, filesystem: pafs.FileSystem, root: str) -> Listing:
+class TooManyError(Exception):
+    """There are more files than the caller wants to look at."""
+
+
+def list_folder(location: str, filesystem: pafs.FileSystem, root: str, most: int | None = None) -> Listing:
     """All files below a folder.
 
     Raises:
         UsageError: it, or a folder in it, cannot be listed, so that nobody can say what it holds.
+        TooManyError: there are more than `most`; object stores, which list everything at once, always have.
     """
-    listing = Listing(root)
+    listing = Listing(root, most)
     if isinstance(filesystem, pafs.LocalFileSystem):
         _Walk(location, listing).run()
+    elif most is not None:
+        raise TooManyError
     else:
         _list_objects(location, filesystem, listing)
     listing.entries.sort(key=lambda entry: entry.path)
@@ -112,7 +127,7 @@ def _list_objects(location: str, filesystem: pafs.FileSystem, listing: Listing) 
         if any(is_hidden(part) for part in info.path[len(listing.root) :].split("/")):
             listing.passed_over[HIDDEN_FILES] += 1
         else:
-            listing.entries.append(Entry(info.path, info.size, info.mtime_ns))
+            listing.add(Entry(info.path, info.size, info.mtime_ns))
 
 
 class _Walk:
@@ -199,7 +214,7 @@ class _Walk:
         except UnicodeEncodeError:
             self._odd.append(entry._replace(fault=entry.fault or "its name is not UTF-8 text; rename it"))
         else:
-            self._listing.entries.append(entry)
+            self._listing.add(entry)
 
     def _is_new(self, found: os.stat_result) -> bool:
         """Whether a folder was not entered before; it is from now on."""

@@ -199,7 +199,7 @@ def _read_some(source: Source) -> tuple[list[bytes], float]:
         chunk, few = source.chunks[number], SAMPLE_IMAGES // SAMPLE_CHUNKS
         if not source.carries_bytes:
             # A table of bytes is read by whole row groups, as a run reads it; files one by one.
-            chunk = replace(chunk, rows=min(few, chunk.rows), paths=chunk.paths[:few])
+            chunk = chunk._replace(rows=min(few, chunk.rows))
         table = source.read(chunk)
         rows += table.num_rows
         images += [image for image in table["image"].to_pylist()[:few] if image]

@@ -26,9 +26,10 @@ from elfs_ray.planning.auto_options import choose_neighbors
 from elfs_ray.planning.calibrate import Calibration, calibrate
 from elfs_ray.planning.cost import SESSION_SECONDS, StageEstimate, Work, estimate
 from elfs_ray.run.errors_seen import expected_errors
-from elfs_ray.run.graph import all_units, listed_inputs
-from elfs_ray.run.preflight import check_embeddings, check_pictures, check_sizes
+from elfs_ray.run.graph import all_units
+from elfs_ray.run.preflight import check_embeddings, check_inputs, check_pictures, check_sizes
 from elfs_ray.stages.identity import method_of
+from elfs_ray.stages.parts.listed import location_of, prefixes_of
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
 
 
@@ -103,16 +104,15 @@ def _make_plan(config: RunConfig, price_per_hour: float | None) -> Plan:
     check_embeddings(config)
     check_pictures(config)
     hardware, load = _hardware(config), os.getloadavg()[0]
-    source = open_input(config, config.input)
-    for budget in config.budgets:
-        budget_count(budget, source.count)
+    listed = {prefix: open_input(config, location_of(config, prefix)) for prefix in prefixes_of(config)}
+    check_inputs(config, listed)
+    source = listed[""]
     check_sizes(config, source.count)
-    sources = listed_inputs(config, source)
-    units = all_units([config], sources, Records({}), source.count)
+    units = all_units([config], Records({}), source.count)
     # A stage has one line, for all budgets; its function counts separate test images itself.
     budgets = Counter(each.stage for each in units if not each.unit.prefix)
     stages = [(stage.command, stage.cost, times) for stage, times in budgets.items()]
-    test_images = sources[TEST].count if TEST in sources else 0
+    test_images = listed[TEST].count if TEST in listed else 0
     measured = _measure(config, source, hardware)
     work = _work(config, source, test_images, measured, hardware)
     found = estimate([*stages, ("report", stage_costs.report, 1)], work, measured.rates)

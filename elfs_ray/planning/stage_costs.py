@@ -10,8 +10,16 @@ from elfs_ray.planning.cost import WORKER_BYTES, Cost, Rates, Work, search_secon
 
 # Of a point of the map, on one core; more than some do not help.
 MAP_POINT_SECONDS, MAP_CORES = 3e-3, 8
+# Of a file of a local folder: its place and size are looked up, and written in the run folder.
+LISTING_SECONDS, LISTING_BYTES = 2e-5, 40
 # Bytes of a row in the run folder beside vectors: names, numbers, hashes.
 SAMPLE_BYTES, PSEUDO_LABEL_BYTES, DYNAMICS_BYTES, MAP_POINT_BYTES = 150, 20, 60, 40
+
+
+def listing(work: Work, _rates: Rates) -> Cost:
+    """Find the files; what reads them is not asked."""
+    images = _all_images(work)
+    return Cost(0.5 + images * LISTING_SECONDS, images, images * LISTING_BYTES)
 
 
 def ingest(work: Work, rates: Rates) -> Cost:

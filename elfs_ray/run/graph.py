@@ -9,17 +9,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from elfs_ray import stages
-from elfs_ray.artifacts.record import TEST, Records, Unit
+from elfs_ray.artifacts.record import Records, Unit
 from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.core.pruning import budget_count
-from elfs_ray.data.labels import check_labels
-from elfs_ray.data.sources import Source, open_input
-from elfs_ray.run.preflight import check_rows, check_sizes
+from elfs_ray.run.preflight import check_sizes
 from elfs_ray.stages.descriptor import Case, Scope, Stage
-from elfs_ray.stages.identity import true_labels
+from elfs_ray.stages.parts.listed import prefixes_of
 
-FIRST = ("ingest", "labels")
+FIRST = ("listing", "ingest", "labels")
 """Stages that run before the images are counted; what they give has content of its own."""
+
+REPORT_COMMAND = "report"
+"""What comes after the last stage, on the command line."""
+
+
+def stage_of(command: str) -> str:
+    """Name of the stage with this command; empty for the report, which needs all of them."""
+    return "" if command == REPORT_COMMAND else next(each.name for each in stages.STAGES if each.command == command)
 
 
 @dataclass(frozen=True)
@@ -39,70 +45,49 @@ class Planned:
     rests_on: dict[str, str]
 
 
-def listed_inputs(config: RunConfig, candidates: Source) -> dict[str, Source]:
-    """The inputs of a run by prefix: the listed candidates, and separate test images if there are any.
-
-    Raises:
-        UsageError: the vectors of the test images, or the true labels of either, are wrong.
-    """
-    sources = {"": candidates}
-    if config.evaluate.test_input:
-        sources[TEST] = open_input(config, config.evaluate.test_input)
-        check_rows(config.embed.test_vectors or config.embed.vectors, config, sources[TEST])
-    if stages.stage_named("labels").wanted(config, frozenset()):
-        for prefix, source in sources.items():
-            check_labels(true_labels(config, prefix), source, config.ingest.id_column)
-    return sources
-
-
-def first_units(
-    config: RunConfig, sources: Mapping[str, Source], records: Records, *, presumed: bool = False
-) -> list[Planned]:
+def first_units(config: RunConfig, records: Records, *, looked: Mapping[str, str] | None = None) -> list[Planned]:
     """The units that are known before the images are counted.
 
     Args:
         config: of the run.
-        sources: the listed inputs.
         records: of what is finished.
-        presumed: as if inputs that look new held what they held when they were last read.
+        looked: prefix -> content of an input that was looked at again; of others, the record of the listing tells.
     """
-    graph = _Graph(sources, records, presumed=presumed)
+    graph = _Graph(records, looked or {})
     for stage in map(stages.stage_named, FIRST):
         if stage.wanted(config, graph.made):
-            for unit in _units_of(stage, config, sources, 0):
+            for unit in _units_of(stage, config, 0):
                 graph.plan(unit, config)
     return graph.ordered()
 
 
 def all_units(
     configs: Sequence[RunConfig],
-    sources: Mapping[str, Source],
     records: Records,
     num_samples: int,
     *,
     until: str = "",
-    presumed: bool = False,
+    looked: Mapping[str, str] | None = None,
 ) -> list[Planned]:
     """The units of all methods in the order of the stages; what methods share is there once.
 
     Args:
         configs: one for each method.
-        sources: the listed inputs.
         records: of what is finished.
         num_samples: usable images.
         until: name of the last stage, which is wanted whatever the methods need; empty: of all stages.
-        presumed: as for `first_units`.
+        looked: as for `first_units`.
 
     Raises:
         UsageError: sizes that do not fit the number of images.
     """
-    graph = _Graph(sources, records, presumed=presumed)
+    graph = _Graph(records, looked or {})
     for config in configs:
         check_sizes(config, num_samples)
     for stage in stages.STAGES:
         for config in configs:
             if stage.wanted(config, graph.made):
-                for unit in _units_of(stage, config, sources, num_samples):
+                for unit in _units_of(stage, config, num_samples):
                     graph.plan(unit, config)
         if stage.name == until and stage.scope is not Scope.PER_BUDGET:
             graph.plan_one(stage, configs[0])
@@ -111,12 +96,12 @@ def all_units(
     return [planned for planned in graph.ordered() if order.index(planned.unit.stage) <= last]
 
 
-def _units_of(stage: Stage, config: RunConfig, sources: Mapping[str, Source], num_samples: int) -> list[Unit]:
+def _units_of(stage: Stage, config: RunConfig, num_samples: int) -> list[Unit]:
     """What a stage has to do for a method."""
     if stage.scope is Scope.PER_BUDGET:
         counts = dict.fromkeys(budget_count(budget, num_samples) for budget in config.budgets)
         return [Unit(stage.name, method=config.select.name, budget=count) for count in counts]
-    return [Unit(stage.name, prefix) for prefix in (sources if stage.scope is Scope.PER_INPUT else ("",))]
+    return [Unit(stage.name, prefix) for prefix in (prefixes_of(config) if stage.scope is Scope.PER_INPUT else ("",))]
 
 
 @dataclass
@@ -127,16 +112,15 @@ class _Graph:
         made: names of the artifacts that planned units make, without prefix, method and budget.
     """
 
-    sources: Mapping[str, Source]
     records: Records
-    presumed: bool
+    looked: Mapping[str, str]
     made: set[str] = field(default_factory=set)
     _planned: dict[Unit, Planned] = field(default_factory=dict)
 
     def plan(self, unit: Unit, config: RunConfig) -> Planned:
         """A unit, planned with what it rests on, once."""
         if unit not in self._planned:
-            stage, case = stages.stage_named(unit.stage), Case(config, unit, self.sources)
+            stage, case = stages.stage_named(unit.stage), Case(config, unit)
             below = [self.plan(self._maker(name, unit), config) for name in stage.inputs(case)]
             rests_on = {str(each.unit): self._content(each) for each in below}
             key = fingerprint(stage.name, stage.version, stage.options(case), rests_on)
@@ -157,8 +141,9 @@ class _Graph:
     def _content(self, planned: Planned) -> str:
         """What stands for the content of a unit where others rest on it."""
         record = self.records.get(planned.unit)
-        presumed = self.presumed and planned.unit.stage in FIRST
-        if record is not None and (presumed or record.fingerprint == planned.fingerprint):
+        if planned.unit.stage == "listing" and planned.unit.prefix in self.looked:
+            return self.looked[planned.unit.prefix]
+        if record is not None and record.fingerprint == planned.fingerprint:
             return record.content
         return planned.fingerprint
 

@@ -1,49 +1,56 @@
 """Wrong uses that can be known before any work, or before the long stages."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from elfs_ray.artifacts.filesystems import check_bucket, without_options
+from elfs_ray.artifacts.record import TEST
 from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
 from elfs_ray.config import RunConfig
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import Needs, SelectionMethod, balances
 from elfs_ray.planning.auto_options import ON_EMBEDDINGS
-from elfs_ray.stages.identity import labeled_signature, method_of
+from elfs_ray.stages import STAGES, stage_named
+from elfs_ray.stages.identity import labeled_signature, method_of, true_labels
+from elfs_ray.stages.parts.listed import prefixes_of
 
 if TYPE_CHECKING:
     from elfs_ray.data.sources import Source
 
 
-def check_before_start(config: RunConfig, store: RunFolder, listed: "Source | None" = None) -> "Source":
+def check_before_start(
+    configs: Sequence[RunConfig], store: RunFolder, until: str, listed: "Mapping[str, Source]"
+) -> None:
     """Refuse what can be known to be wrong before any work: names, files, budgets, a run folder of another run.
 
     Args:
-        config: of the run.
+        configs: one for each method.
         store: the run folder.
-        listed: the input, where it was listed before.
-
-    Returns:
-        The listed input, since listing it is the longest of the checks.
+        until: the last command.
+        listed: the inputs that are listed already, by prefix; if some are missing, all are checked once they are.
     """
-    from elfs_ray.data.labels import check_labels
-    from elfs_ray.data.sources import open_input
+    known = [*(stage.command for stage in STAGES), "report"]
+    if until not in known:
+        raise UsageError(f"unknown stage {until!r}; the stages are {', '.join(known)}")
+    if until == "evaluate" and not configs[0].evaluate.labels:
+        raise UsageError("the evaluation needs true labels; pass --labels")
+    for config in configs:
+        method = method_of(config)
+        _check_scores(config, method)
+        _check_supervision(config, method)
+        check_embeddings(config)
+        check_pictures(config)
+        labeled_signature(config)
+        for budget in config.budgets:
+            if budget <= 0 or isinstance(budget, float):
+                budget_count(budget, 10**12)
+        if set(listed) == set(prefixes_of(config)):
+            check_inputs(config, listed)
+    _check_run_folder(store, configs[0])
 
-    method = method_of(config)
-    _check_scores(config, method)
-    _check_supervision(config, method)
-    check_embeddings(config)
-    check_pictures(config)
-    labeled_signature(config)
-    for budget in config.budgets:
-        if budget <= 0 or isinstance(budget, float):
-            budget_count(budget, 10**12)
-    source = listed or open_input(config, config.input)
-    if config.select.labeled is not None:
-        check_labels(config.select.labeled, source, config.ingest.id_column)
-    for budget in config.budgets:
-        budget_count(budget, source.count)
-    check_rows(config.embed.vectors, config, source)
+
+def _check_run_folder(store: RunFolder, config: RunConfig) -> None:
     check_bucket(store.uri)
     if store.is_file:
         raise UsageError(f"{store.uri} is a file, not a folder; choose another --out")
@@ -54,7 +61,22 @@ def check_before_start(config: RunConfig, store: RunFolder, listed: "Source | No
         )
     if not manifest and [name for name in store.names() if not name.startswith(".")]:
         raise UsageError(f"{store.uri} is not empty and holds no run ({MANIFEST} is missing); choose another --out")
-    return source
+
+
+def check_inputs(config: RunConfig, listed: "Mapping[str, Source]") -> None:
+    """Refuse labels, budgets and vectors that do not fit the listed inputs, which are given by prefix."""
+    from elfs_ray.data.labels import check_labels
+
+    candidates, id_column = listed[""], config.ingest.id_column
+    if config.select.labeled is not None:
+        check_labels(config.select.labeled, candidates, id_column)
+    for budget in config.budgets:
+        budget_count(budget, candidates.count)
+    vectors = {"": config.embed.vectors, TEST: config.embed.test_vectors or config.embed.vectors}
+    for prefix, source in listed.items():
+        check_rows(vectors[prefix], config, source)
+        if stage_named("labels").wanted(config, frozenset()):
+            check_labels(true_labels(config, prefix), source, id_column)
 
 
 def check_embeddings(config: RunConfig) -> None:

@@ -8,7 +8,6 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from importlib import import_module, metadata
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -21,29 +20,16 @@ from elfs_ray.artifacts.table import Table
 from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
 from elfs_ray.data.unusable import UnusableImagesError
-from elfs_ray.errors import UsageError
 from elfs_ray.run.errors_seen import expected_errors
-from elfs_ray.run.graph import FIRST, Planned, all_units, first_units, listed_inputs
-from elfs_ray.run.preflight import check_before_start
-from elfs_ray.stages import STAGES
+from elfs_ray.run.graph import FIRST, REPORT_COMMAND, Planned, all_units, first_units, stage_of
+from elfs_ray.run.preflight import check_before_start, check_inputs
+from elfs_ray.stages.parts.listed import listed_source, prefixes_of, small_inputs
 
 if TYPE_CHECKING:
     from elfs_ray.data.sources import Source
     from elfs_ray.stages.context import StageContext, StageResult
     from elfs_ray.workers.base import Workers
     from elfs_ray.workers.usage import Usage
-
-
-REPORT_NAME = "report"
-"""What comes after the last stage, on the command line."""
-
-
-class State(StrEnum):
-    """How a unit stands before a run."""
-
-    COMPLETE = "complete"
-    PRESUMED = "complete, if the input holds the same as before"
-    TO_DO = "to do"
 
 
 def run(
@@ -61,6 +47,7 @@ def run_methods(
     until: str = "report",
     verbose: bool = False,
     keep: Sequence[str] = (),
+    look_again: bool = True,
 ) -> dict[str, Any]:
     """Run every stage up to `until` whose result is missing, for one or several methods; returns the manifest.
 
@@ -74,25 +61,28 @@ def run_methods(
         until: last stage to run, as on the command line.
         verbose: whether Ray may speak.
         keep: names of options that hold for this run alone; the folder remembers its own.
+        look_again: whether to look if the inputs have changed since the run folder listed them.
 
     Raises:
         UsageError: the input, an option or the run folder is wrong.
         RunError: a stage failed for another cause; running again goes on where it stopped.
     """
     with expected_errors("the run", store.uri), contextlib.ExitStack() as stack:
-        sources = listed_inputs(configs[0], _check(configs, store, until))
+        again = look_again or Unit("listing") not in store.records()
+        small = small_inputs(configs[0]) if again else {}
+        check_before_start(configs, store, until, small)
         check_sole = stack.enter_context(sole_driver(store, reporter))
         store.recover()
         store.update_manifest(**_identity(configs[-1], store, keep))
-        execution = _Execution(configs, sources, store, reporter, stack, verbose, check_sole)
-        while not execution.run_up_to(_stage_name(until)):
+        execution = _Execution(configs, again, small, store, reporter, stack, verbose, check_sole)
+        while not execution.run_up_to(stage_of(until)):
             pass  # again, without the images that were set aside
         if until not in FIRST:
             execution.put_away_stale()
-        if until in ("evaluate", REPORT_NAME):
+        if until in ("evaluate", REPORT_COMMAND):
             write_comparison(store)
         # A report that is there would go on to show the evaluations of before.
-        if until == REPORT_NAME or (until == "evaluate" and store.exists(REPORT)):
+        if until == REPORT_COMMAND or (until == "evaluate" and store.exists(REPORT)):
             write_report(store)
             reporter.line(f"report     {store.location(REPORT)}")
         execution.clean_up()
@@ -100,59 +90,18 @@ def run_methods(
     return store.manifest()
 
 
-def outline(configs: Sequence[RunConfig], store: RunFolder, *, until: str = "report") -> list[tuple[str, State]]:
-    """What `run_methods` would do: its units in order, and how each stands. Changes nothing.
-
-    Before the images are counted, every input stands for a usable image.
-
-    Raises:
-        UsageError: as `run_methods`, as far as it can be known without work.
-    """
-    candidates, records, last = _check(configs, store, until), store.records(), _stage_name(until)
-    sources, ingested = listed_inputs(configs[0], candidates), records.get(Unit("ingest"))
-    as_many = ingested is not None and ingested.metrics.get("inputs") == candidates.count
-    num_samples = ingested.rows["samples"] if ingested and as_many else candidates.count
-
-    def planned(*, presumed: bool) -> list[Planned]:
-        if last in FIRST:
-            first = first_units(configs[0], sources, records, presumed=presumed)
-            return [each for each in first if FIRST.index(each.unit.stage) <= FIRST.index(last)]
-        return all_units(configs, sources, records, num_samples, until=last, presumed=presumed)
-
-    def state(now: Planned, presumed: Planned) -> State:
-        record = records.current.get(now.unit)
-        if store.is_complete(record, now.fingerprint):
-            return State.COMPLETE
-        return State.PRESUMED if store.is_complete(record, presumed.fingerprint) else State.TO_DO
-
-    pairs = zip(planned(presumed=False), planned(presumed=as_many), strict=True)
-    return [(str(now.unit), state(now, presumed)) for now, presumed in pairs]
-
-
-def _stage_name(until: str) -> str:
-    """Of the last stage; empty: all of them."""
-    return "" if until == REPORT_NAME else next(stage.name for stage in STAGES if stage.command == until)
-
-
-def _check(configs: Sequence[RunConfig], store: RunFolder, until: str) -> "Source":
-    """Refuse what is wrong with a stage or a method before any work; returns the input, listed once."""
-    known = [*(stage.command for stage in STAGES), REPORT_NAME]
-    if until not in known:
-        raise UsageError(f"unknown stage {until!r}; the stages are {', '.join(known)}")
-    if until == "evaluate" and not configs[0].evaluate.labels:
-        raise UsageError("the evaluation needs true labels; pass --labels")
-    source = check_before_start(configs[0], store)
-    for config in configs[1:]:
-        check_before_start(config, store, source)
-    return source
-
-
 @dataclass
 class _Execution:
-    """Runs units; connects to Ray when the first one has work to do."""
+    """Runs units; connects to Ray when the first one has work to do.
+
+    Attributes:
+        look_again: whether the inputs may have changed since they were listed.
+        small: inputs that were listed in memory before anything began, by prefix.
+    """
 
     configs: Sequence[RunConfig]
-    sources: "Mapping[str, Source]"
+    look_again: bool
+    small: "Mapping[str, Source]"
     store: RunFolder
     reporter: Reporter
     stack: contextlib.ExitStack
@@ -160,6 +109,7 @@ class _Execution:
     check_sole: Callable[[], None]
     _workers: "Workers | None" = None
     _running: str = ""
+    _looked: bool = False
 
     def run_up_to(self, last: str) -> bool:
         """Run all units that are not complete; returns False if images had to be set aside on the way.
@@ -173,9 +123,12 @@ class _Execution:
         try:
             # One by one: what they give has content that the next one rests on.
             for name in FIRST[: FIRST.index(last) + 1] if last in FIRST else FIRST:
-                for unit in (Unit(name, prefix) for prefix in self.sources):
-                    first = first_units(self.configs[0], self.sources, self.store.records())
+                for unit in (Unit(name, prefix) for prefix in prefixes_of(self.configs[0])):
+                    first = first_units(self.configs[0], self.store.records())
                     self._run_stage([planned for planned in first if planned.unit == unit])
+                if name == "listing":
+                    self._looked = True
+                    self._check_listed()
             if last not in FIRST:
                 self._check_labeled()
                 later = [planned for planned in self._plan(last) if planned.unit.stage not in FIRST]
@@ -201,7 +154,18 @@ class _Execution:
     def _plan(self, last: str) -> list[Planned]:
         records = self.store.records()
         num_samples = records[Unit("ingest")].rows["samples"]
-        return all_units(self.configs, self.sources, records, num_samples, until=last)
+        return all_units(self.configs, records, num_samples, until=last)
+
+    def _check_listed(self) -> None:
+        """Before images are read: refuse what does not fit inputs that were too large to check before the start."""
+        config, records = self.configs[0], self.store.records()
+        prefixes = prefixes_of(config)
+        first = [planned for planned in first_units(config, records) if planned.unit.stage != "listing"]
+        pending = any(not self.store.is_complete(records.current.get(each.unit), each.fingerprint) for each in first)
+        if pending and set(self.small) != set(prefixes):
+            listed = {prefix: listed_source(self.store, config, prefix) for prefix in prefixes}
+            for each in self.configs:
+                self._connect().call(check_inputs, each, listed)
 
     def _check_labeled(self) -> None:
         """Refuse labels of some samples that are of none, before the long stages."""
@@ -215,7 +179,7 @@ class _Execution:
         from elfs_ray.run.set_aside import carry_embeddings, without
 
         config, store, records = self.configs[0], self.store, self.store.records()
-        [ingest] = [planned for planned in first_units(config, self.sources, records)
+        [ingest] = [planned for planned in first_units(config, records)
                     if planned.unit == Unit("ingest", found.prefix)]  # fmt: skip
         work = store.sole_work_folder(ingest.unit, ingest.fingerprint)
         store.delete(work)
@@ -235,15 +199,17 @@ class _Execution:
 
     def _embed_units(self, records: Records) -> list[Planned]:
         num_samples = records[Unit("ingest")].rows["samples"]
-        planned = all_units(self.configs[:1], self.sources, records, num_samples, until="embed")
+        planned = all_units(self.configs[:1], records, num_samples, until="embed")
         return [each for each in planned if each.unit.stage == "embed"]
 
     def _run_stage(self, planned: Sequence[Planned]) -> None:
         """Run and publish the units of one stage that are not complete: one by one, or together if it can that."""
         pending, current = [], self.store.records().current
         for each in planned:
-            if self.store.is_complete(current.get(each.unit), each.fingerprint):
-                self.reporter.line(f"{each.unit}: complete")
+            record = current.get(each.unit)
+            if self.store.is_complete(record, each.fingerprint) and self._is_as_listed(record):
+                trusted = f", as of {record.started}; `listing` looks again" if self._trusts(record) else ""
+                self.reporter.line(f"{each.unit}: complete{trusted}")
             else:
                 pending.append(each)
         if not pending:
@@ -264,6 +230,7 @@ class _Execution:
                 self.reporter,
                 current,
                 stage.version,
+                each.fingerprint,
             )
             for each in pending
         ]
@@ -278,7 +245,22 @@ class _Execution:
                     started = _now()
                     with measured() as usage:
                         result = next(results)
+                    if result is None:
+                        self.store.delete(context.work)
+                        self.reporter.line(f"{each.unit}: as it was")
+                        continue
                     self._publish(each, context, result, started, usage)
+
+    def _trusts(self, record: Record | None) -> bool:
+        """Whether a listing is taken as it is, though the input may have changed."""
+        return record is not None and record.unit.stage == "listing" and not self.look_again
+
+    def _is_as_listed(self, record: Record | None) -> bool:
+        """Whether an input is known to hold what the run folder lists, or is not asked; so of all other units."""
+        if record is None or record.unit.stage != "listing" or not self.look_again or self._looked:
+            return True
+        small = self.small.get(record.unit.prefix)
+        return small is not None and small.about.identity() == record.content
 
     def _publish(
         self, planned: Planned, context: "StageContext", result: "StageResult", started: str, usage: "Usage"

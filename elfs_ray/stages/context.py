@@ -35,6 +35,7 @@ class StageContext:
         workers: who does the work.
         records: of what was finished before (of stages whose units run together: before the first), but what is stale.
         version: of the stage.
+        fingerprint: of the unit.
         used_if_current: units, as text -> the content they had when `if_current` said so.
     """
 
@@ -46,6 +47,7 @@ class StageContext:
     reporter: Reporter
     records: Records = field(default_factory=lambda: Records({}))
     version: int = 0
+    fingerprint: str = ""
     used_if_current: dict[str, str] = field(default_factory=dict)
 
     @property

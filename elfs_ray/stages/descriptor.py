@@ -1,16 +1,13 @@
 """What a stage says of itself: all that ordering, running, planning and showing it need."""
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from elfs_ray.artifacts.record import Unit
 from elfs_ray.config import RunConfig
 from elfs_ray.planning.cost import Cost, Rates, Work
-
-if TYPE_CHECKING:
-    from elfs_ray.data.sources import Source
 
 
 class Scope(Enum):
@@ -28,12 +25,10 @@ class Case:
     Attributes:
         config: of the run.
         unit: the piece of work.
-        sources: the listed inputs by prefix.
     """
 
     config: RunConfig
     unit: Unit
-    sources: "Mapping[str, Source]"
 
 
 def on_demand(config: RunConfig, made: Set[str]) -> bool:  # noqa: ARG001

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from elfs_ray.artifacts.filesystems import without_options
 from elfs_ray.artifacts.record import SUPERVISED, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.config import RunConfig, fingerprint
+from elfs_ray.config import RunConfig
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import ON_EMBEDDINGS, train_as_evaluated
 from elfs_ray.stages.descriptor import Case
@@ -66,13 +66,26 @@ def of_method(config: RunConfig) -> tuple[str, ...]:
         labels_in_use(config): Needs.PSEUDO_LABELS in needs or balances(method, config.select.balance),
         dynamics_in_use(config): Needs.DYNAMICS in needs,
     }
-    return ("samples", *(name for name, needed in names.items() if needed))
+    return ("samples", *(name for name, needed in names.items() if needed), *of_labeled(config))
+
+
+def of_labeled(config: RunConfig) -> tuple[str, ...]:
+    """What the labels that are there already are read from."""
+    return _of_column(config.select.labeled, "listing")
+
+
+def _of_column(labels: str | None, listing: str) -> tuple[str, ...]:
+    """The listing of an input, if labels are a column of it: what samples rest on leaves such columns out."""
+    from elfs_ray.data.labels import COLUMN_PREFIX
+
+    return (listing,) if labels is not None and labels.startswith(COLUMN_PREFIX) else ()
 
 
 def for_labels(case: Case) -> tuple[str, ...]:
     """Test images have the classes of the candidates, and one file may hold the labels of both."""
     own = (case.unit.artifact("samples"), case.unit.artifact("quarantine"))
-    return (*own, "labels_true") if case.unit.prefix else own
+    listing = _of_column(true_labels(case.config, case.unit.prefix), case.unit.artifact("listing"))
+    return (*own, *listing, "labels_true") if case.unit.prefix else (*own, *listing)
 
 
 def for_embed(case: Case) -> tuple[str, ...]:
@@ -109,12 +122,11 @@ def for_evaluate(case: Case) -> tuple[str, ...]:
     return ("coresets", *(prefix + kind for prefix in prefixes for kind in kinds))
 
 
-def of_ingest(case: Case) -> Any:
-    """The files, and how they are checked. How an object store is reached counts nowhere."""
-    source = case.sources[case.unit.prefix]
-    options = [without_options(source.location), source.signature(), case.config.ingest.identity()]
-    # The same table may hold images and embeddings.
-    return options if source.has_images else [*options, source.kind]
+def of_listing(case: Case) -> Any:
+    """Where the input is, and what it is read as. How an object store is reached counts nowhere."""
+    location = case.config.evaluate.test_input if case.unit.prefix else case.config.location
+    ingest = case.config.ingest
+    return [without_options(location or ""), ingest.input_kind, ingest.image_column, ingest.id_column]
 
 
 def of_labels(case: Case) -> Any:
@@ -141,7 +153,7 @@ def of_embed(case: Case) -> Any:
 def of_select(case: Case) -> list[Any]:
     """Method, budget, and the labels that are there already."""
     select = case.config.select
-    named = [case.unit.method, select.options, select.balance, of_labeled(case)]
+    named = [case.unit.method, select.options, select.balance, labeled_signature(case.config)]
     return [*named, select.beta, case.config.seed, case.unit.budget]
 
 
@@ -162,13 +174,6 @@ def of_evaluate(case: Case) -> Any:
         embedded = RunFolder(other).records().current.get(Unit("embed"))
         options["embeddings_of"] = embedded and embedded.content
     return options
-
-
-def of_labeled(case: Case) -> str | None:
-    """Changes when the labels that are there already may have; those in the input itself are no part of its content."""
-    signature = labeled_signature(case.config)
-    in_input = signature is not None and signature == case.config.select.labeled
-    return fingerprint(signature, case.sources[""].signature()) if in_input else signature
 
 
 def labeled_signature(config: RunConfig) -> str | None:

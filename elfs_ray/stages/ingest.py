@@ -1,7 +1,7 @@
-"""Ingest: list the inputs, check that each image decodes, and number the good ones.
+"""Ingest: check that each image decodes, and number the good ones.
 
-Reads: the user's source. Writes: `samples` (one row for each usable image, `index` dense in the source's order) and
-`quarantine` (every other input with its reason); samples + quarantine = inputs, always.
+Reads: `listing`, and the images where they are. Writes: `samples` (one row for each usable image, `index` dense in the
+order of the listing) and `quarantine` (every other input with its reason); samples + quarantine = inputs, always.
 Work unit: one chunk of the source, checked by a task that saves a file of its own; a retry or a second run writes the
 same file again.
 """
@@ -21,11 +21,11 @@ from elfs_ray.artifacts.table import Part
 from elfs_ray.artifacts.writing import grouped, part_name, row_bytes, write_index, write_part, write_table
 from elfs_ray.config import IngestConfig
 from elfs_ray.data.images import ImageError, inspect
-from elfs_ray.data.sources import Source, open_input
-from elfs_ray.data.sources.base import Chunk
+from elfs_ray.data.sources.base import Chunk, Source, together
 from elfs_ray.data.unusable import refuse_many
 from elfs_ray.errors import UsageError
 from elfs_ray.stages.context import StageContext, StageResult
+from elfs_ray.stages.parts.listed import listed_source
 from elfs_ray.workers.progress import Counter
 
 CHECKED = "checked"
@@ -35,9 +35,7 @@ WRITES_IN_FLIGHT = 64
 def run(context: StageContext) -> StageResult:
     """Check and number the images of the run's input (or of the separate test input), or its embeddings' ids."""
     options = context.config.ingest
-    location = context.config.evaluate.test_input if context.of_test_images else context.config.input
-    source = open_input(context.config, location)
-    context.reporter.line(f"  {source.found.line(source.location)}")
+    source = listed_source(context.store, context.config, context.unit.prefix)
     started = time.monotonic()
     _check_all(context, source)
     numbers, content = _number(context, source, options)
@@ -56,17 +54,21 @@ def _described(source: Source) -> dict[str, Any]:
 
 def _check_all(context: StageContext, source: Source) -> None:
     """Check every chunk that has no file yet."""
-    finished = set(context.store.names(context.work, CHECKED))
-    pending = [chunk for chunk in source.chunks if part_name(chunk.number) not in finished]
+    store, workers, max_pixels = context.store, context.workers, context.config.ingest.max_pixels
+    finished = set(store.names(context.work, CHECKED))
+    pending = [chunk for chunk in workers.call(_chunks, source) if part_name(chunk.number) not in finished]
     done = source.count - sum(chunk.rows for chunk in pending)
     if not pending:
         return
-    workers, max_pixels = context.workers, context.config.ingest.max_pixels
-    first = workers.share(source), context.store, f"{context.work}/{CHECKED}", max_pixels
+    first = source, store, f"{context.work}/{CHECKED}", max_pixels
     with context.counting("checking images", source.count, "images", done) as counter:
-        groups = ((group,) for group in source.groups(pending))
+        groups = ((group,) for group in together(pending))
         for _ in workers.map(_check_group, groups, *first, counter, cpus=0.5):
             pass
+
+
+def _chunks(source: Source) -> list[Chunk]:
+    return source.chunks
 
 
 def _check_group(
@@ -76,8 +78,8 @@ def _check_group(
     for chunk, table in zip(chunks, source.read_group(chunks), strict=True):
         if table.num_rows != chunk.rows:
             raise UsageError(
-                f"{chunk.paths[0]} gave {table.num_rows:,} rows where {chunk.rows:,} were listed; it is damaged or has "
-                "changed: check it, and run the same command again"
+                f"{source.location} gave {table.num_rows:,} rows where {chunk.rows:,} were listed; it is damaged or "
+                "has changed: check it, and run the same command again"
             )
         checked = _check(table, max_pixels) if source.has_images else _unchecked(table)
         store.write_table(checked, _checked_schema(source), folder, part_name(chunk.number))

@@ -14,10 +14,10 @@ from elfs_ray.artifacts.table import KEY, Table
 from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.data.classes import FOLDER_FORMS, class_key, refuse_look_alikes
 from elfs_ray.data.labels import Labels, is_file, match_labels
-from elfs_ray.data.sources import open_input
 from elfs_ray.errors import UsageError
 from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.stages.identity import true_labels
+from elfs_ray.stages.parts.listed import listed_source
 
 
 def run(context: StageContext) -> StageResult:
@@ -33,7 +33,7 @@ def run(context: StageContext) -> StageResult:
     found = match_labels(
         spec,
         keys["sample_id"].to_pylist(),
-        source=lambda: open_input(config, location),
+        source=lambda: listed_source(context.store, config, context.unit.prefix),
         id_column=config.ingest.id_column,
         quarantined=context.table("quarantine").column("sample_id").tolist(),
         elsewhere=candidates,

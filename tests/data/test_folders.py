@@ -94,9 +94,9 @@ class TestLinks:
     def test_one_that_leads_somewhere_again_changes_the_signature(self, tmp_path):
         fill(tmp_path, {"in/a.png": 1})
         (tmp_path / "in" / "b.png").symlink_to("../b.png")
-        before = open_source(str(tmp_path / "in")).signature()
+        before = open_source(str(tmp_path / "in")).about.signature
         fill(tmp_path, {"b.png": 2})
-        assert open_source(str(tmp_path / "in")).signature() != before
+        assert open_source(str(tmp_path / "in")).about.signature != before
         assert errors_of(tmp_path / "in") == {"a.png": None, "b.png": None}
 
     def test_loops_and_second_ways_add_nothing(self, tmp_path):

@@ -89,8 +89,8 @@ class TestEveryKind:
 
     def test_signature_follows_the_files(self, write, kind, tmp_path):
         location = write(kind)
-        before = open_source(location).signature()
-        assert open_source(location).signature() == before
+        before = open_source(location).about.signature
+        assert open_source(location).about.signature == before
         changed = next(path for path in sorted((tmp_path / "input").rglob("*")) if path.suffix in
                        (".parquet", ".csv", ".tsv", ".jsonl", ".tar", ".arrow", ".png"))  # fmt: skip
         if kind in ("csv", "tsv", "jsonl"):
@@ -98,7 +98,7 @@ class TestEveryKind:
         with changed.open("ab") as file:
             file.write(b"\n")
         if kind not in ("parquet", "webdataset", "hugging face"):  # which do not open any more
-            assert open_source(location).signature() != before
+            assert open_source(location).about.signature != before
 
 
 class TestManifest:

@@ -1,49 +1,54 @@
 """A folder of image files, searched in depth; ids are paths below it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from elfs_ray.artifacts import filesystems
-from elfs_ray.data.files import files_signature
+from elfs_ray.data.columns import Wanted
 from elfs_ray.data.listing import Entry
-from elfs_ray.data.sources.base import Chunk, Encoded, Source, read_files, runs, table_of
-from elfs_ray.data.sources.found import Found, counted
+from elfs_ray.data.sources.base import Chunk, Facts, Source, piece_of
+from elfs_ray.data.sources.reading import Encoded, read_files
 
 
-class FolderSource(Source):
+class FilesSource(Source):
+    """Images that are files, each of which the listing names."""
+
+    def read(self, chunk: Chunk) -> pa.Table:
+        """Each file of the chunk of which nothing wrong is known."""
+        columns = self.entries.read(chunk.start, chunk.stop, ["id", "uri", "error"]).slice(0, chunk.rows).to_pydict()
+        errors = columns["error"]
+        data = iter(
+            read_files([uri for uri, error in zip(columns["uri"], errors, strict=True) if not error], self.location)
+        )
+        encoded: list[Encoded] = [(None, error) if error else next(data) for error in errors]
+        return self.table_of(chunk, columns["id"], columns["uri"], encoded)
+
+
+class FolderSource(FilesSource):
     """The files of a folder, in order of path."""
 
     kind = "folder"
-    carries_bytes = False
+    files_at_once = 65_536
 
-    def __init__(self, location: str, root: str, files: list[Entry], chunk_rows: int) -> None:
-        self.location, self.count = location, len(files)
-        self.found = Found(counted("images", self.count))
-        self._root, self._signature = root, files_signature(files)
-        self._faults = {file.path: file.fault for file in files if file.fault}
-        self.chunks = [
-            Chunk(number, first, rows, tuple(file.path for file in files[first : first + rows]))
-            for number, (first, rows) in enumerate(runs((file.size for file in files), chunk_rows))
-        ]
+    @classmethod
+    def settle(cls, location: str, files: Sequence[Entry], wanted: Wanted) -> dict[str, Any]:  # noqa: ARG003
+        """Nothing but the size of chunks."""
+        return {"chunk_entries": wanted.chunk_rows}
 
-    def signature(self) -> str:
-        """Of the files."""
-        return self._signature
+    def entries_of(self, files: Sequence[Entry]) -> tuple[pa.Table, Facts]:
+        """An entry each."""
+        start = len(self.about.root)
+        columns = {
+            "id": [file.path[start:].lstrip("/") for file in files],
+            "uri": [filesystems.uri_of(file.path, self.location) for file in files],
+            "size": [file.size for file in files],
+            "error": [file.fault for file in files],
+        }
+        readable = sum(not file.fault for file in files)
+        return piece_of(columns, len(files)), Facts(len(files), len(files), readable, {})
 
     def ids(self) -> Iterator[str]:
         """Paths below the folder."""
-        return (self._id(path) for chunk in self.chunks for path in chunk.paths)
-
-    def read(self, chunk: Chunk) -> pa.Table:
-        """Each file of the chunk."""
-        uris = [filesystems.uri_of(path, self.location) for path in chunk.paths]
-        good = [uri for uri, path in zip(uris, chunk.paths, strict=True) if path not in self._faults]
-        data = iter(read_files(good, self.location))
-        encoded: list[Encoded] = [
-            (None, self._faults[path]) if path in self._faults else next(data) for path in chunk.paths
-        ]
-        return table_of(chunk, [self._id(path) for path in chunk.paths], uris, encoded)
-
-    def _id(self, path: str) -> str:
-        return path[len(self._root) :].lstrip("/")
+        return iter(self.entries.read(columns=["id"])["id"].to_pylist())

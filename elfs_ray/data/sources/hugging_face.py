@@ -1,11 +1,9 @@
-"""A data set that `datasets` saved to disk: Arrow streams of record batches, read with pyarrow alone.
-
-The files are listed once, with the place of each batch, so that any process can read any of them.
-"""
+"""A data set that `datasets` saved to disk: Arrow streams of record batches, read with pyarrow alone."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -23,67 +21,68 @@ from elfs_ray.data.columns import (
     is_text,
     refuse_repeated,
 )
-from elfs_ray.data.files import files_signature, map_files
 from elfs_ray.data.listing import Entry
-from elfs_ray.data.sources.base import FILES_IN_A_CHUNK, Chunk, Source, even_runs, read_cells, table_of
-from elfs_ray.data.sources.found import Found, counted
+from elfs_ray.data.sources.base import FILES_IN_A_CHUNK, Chunk, Facts, Source, even_runs, piece_of
+from elfs_ray.data.sources.reading import read_cells
 from elfs_ray.errors import UsageError, one_line
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
+_LISTED = ("rows", "uri", "group", "row", "skip", "offset", "size")
 SAVED_WITH = (STATE, SPLITS, "dataset_info.json")
 
 
-class _Batch(NamedTuple):
-    """A record batch: its file, where in the file it starts (bytes), and its rows."""
-
-    path: str
-    offset: int
-    rows: int
-    size: int
-
-
 class HuggingFaceSource(Source):
-    """The rows of a saved data set, in its order. Ids are a column, else the numbers of the rows."""
+    """The rows of a saved data set, in its order: an entry for each run of rows of a record batch.
+
+    Ids are a column, else the numbers of the rows.
+    """
 
     kind = "hugging face"
+    small_files, small_bytes = 100, 2**28  # on object storage, they are read
+    form = "data set"
 
-    def __init__(self, location: str, filesystem: pafs.FileSystem, files: Sequence[Entry], wanted: Wanted) -> None:
-        self.location, self._filesystem, self._signature = location, filesystem, files_signature(files)
-        paths = [file.path for file in files]
-        listed = list(map_files(lambda path: _list_batches(path, filesystem), location, paths))
-        self._schema: pa.Schema = listed[0][0]
-        for path, (schema, _) in zip(paths, listed, strict=True):
-            if not schema.equals(self._schema):
-                raise UsageError(f"{path} has other columns than {paths[0]}; save the data set again as a whole")
-        self._batches = [batch for _, batches in listed for batch in batches]
-        self._id_column = find_ids(location, self._schema, wanted.id_column)
-        self._image_column = find_images(location, self._schema, wanted.image_column)
-        self.carries_bytes = not is_text(self._schema.field(self._image_column).type)
-        self.chunks, self.count = [], 0
-        self._firsts = dict[str, int]()  # of each file
-        names_files = pa.types.is_struct(self._schema.field(self._image_column).type) or not self.carries_bytes
-        most = min(wanted.chunk_rows, FILES_IN_A_CHUNK) if names_files else wanted.chunk_rows
-        for number, batch in enumerate(self._batches):
-            self._firsts.setdefault(batch.path, self.count)
-            for offset, rows in even_runs(batch.rows, batch.size // max(1, batch.rows), most):
-                self.chunks.append(Chunk(len(self.chunks), self.count, rows, (batch.path,), number, offset))
-                self.count += rows
-        if self.count == 0:
-            raise UsageError(f"{location} holds no rows; pass a data set with images")
-        self.found = Found(counted("rows", self.count))
+    @classmethod
+    def settle(cls, location: str, files: Sequence[Entry], wanted: Wanted) -> dict[str, Any]:
+        """The columns of the first file, which hold for all."""
+        filesystem, _ = filesystems.resolve(location)
+        schema = _schema(files[0].path, filesystem)
+        id_column = find_ids(location, schema, wanted.id_column)
+        image_column = find_images(location, schema, wanted.image_column)
+        kind = schema.field(image_column).type
+        names_files = pa.types.is_struct(kind) or is_text(kind)
+        return {
+            "first_path": files[0].path,
+            "id_column": id_column,
+            "image_column": image_column,
+            "carries_bytes": not is_text(kind),
+            "rows": min(wanted.chunk_rows, FILES_IN_A_CHUNK) if names_files else wanted.chunk_rows,
+            "chunk_entries": 1,
+        }
 
-    def signature(self) -> str:
-        """Of the files."""
-        return self._signature
+    def entries_of(self, files: Sequence[Entry]) -> tuple[pa.Table, Facts]:
+        """Of the heads of the record batches of one file."""
+        [file] = files
+        schema, batches = _list_batches(file.path, self.filesystem)
+        first_path = self.about.reading["first_path"]
+        if not schema.equals(_schema(first_path, self.filesystem)):
+            raise UsageError(f"{file.path} has other columns than {first_path}; save the data set again as a whole")
+        rows, first, uri = list[tuple[Any, ...]](), 0, filesystems.uri_of(file.path, self.location)
+        for number, batch in enumerate(batches):
+            for skip, size in even_runs(batch.rows, batch.size // max(1, batch.rows), self.about.reading["rows"]):
+                rows.append((size, uri, number, first + skip, skip, batch.offset, batch.size))
+            first += batch.rows
+        columns = dict(zip(_LISTED, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
+        return piece_of(columns, len(rows)), Facts(len(rows), first, len(rows), {})
 
     def read(self, chunk: Chunk) -> pa.Table:
         """Some rows of a record batch."""
-        batch = self._read_batch(self._batches[chunk.row_group], self._image_column).slice(chunk.offset, chunk.rows)
-        path = chunk.paths[0]
-        uri, first = filesystems.uri_of(path, self.location), chunk.first - self._firsts[path]
-        places, encoded = read_cells(batch[self._image_column], path, self.location)
+        [entry] = self.entries.read(chunk.start, chunk.stop).to_pylist()
+        path, uri, first = self.path_of(entry["uri"]), entry["uri"], entry["row"]
+        image_column = self.about.reading["image_column"]
+        batch = self._read_batch(path, entry, image_column).slice(0, chunk.rows)
+        places, encoded = read_cells(batch[image_column], path, self.location)
         uris = [place if place is not None else f"{uri}#{first + row}" for row, place in enumerate(places)]
-        return table_of(chunk, self._ids(batch, chunk.first).to_pylist(), uris, encoded)
+        return self.table_of(chunk, self._ids(batch, chunk.first).to_pylist(), uris, encoded, path)
 
     def columns(self) -> list[str] | None:
         """Of the data set."""
@@ -92,37 +91,63 @@ class HuggingFaceSource(Source):
     def read_column(self, name: str) -> tuple[pa.Array, pa.Array]:
         """A column; of classes, their names."""
         check_column(self.location, self._schema.names, name)
-        ids, values, first = list[pa.Array](), list[pa.Array](), 0
+        ids, values = list[pa.Array](), list[pa.Array]()
         names = _class_names(self._schema, name)
-        for place in self._batches:
-            batch = self._read_batch(place, name)
+        entries = self.entries.read(columns=["position", *_LISTED])
+        for entry in entries.to_pylist():
+            path = self.path_of(entry["uri"])
+            batch = self._read_batch(path, entry, name)
             column = batch[name]
             if names and pa.types.is_integer(column.type):
                 known = pc.and_(pc.greater_equal(column, 0), pc.less(column, len(names)))
                 column = pa.array(names, pa.string()).take(pc.if_else(known, column, None))  # -1 stands for none
             values.append(as_text(column, f"column {name!r} of {self.location}"))
-            ids.append(self._ids(batch, first))
-            first += batch.num_rows
+            ids.append(self._ids(batch, entry["position"]))
         return pa.concat_arrays(ids), pa.concat_arrays(values)
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        return _schema(self.about.reading["first_path"], self.filesystem)
 
     def _ids(self, batch: pa.RecordBatch, first: int) -> pa.Array:
         """Ids of rows of which the first stands at that position."""
-        if self._id_column:
-            return ids_of(batch[self._id_column], f"column {self._id_column!r} of {self.location}")
+        if id_column := self.about.reading["id_column"]:
+            return ids_of(batch[id_column], f"column {id_column!r} of {self.location}")
         return pa.array([str(number) for number in range(first, first + batch.num_rows)], pa.string())
 
-    def _read_batch(self, place: _Batch, column: str) -> pa.RecordBatch:
-        """A column of a record batch, with that of the ids."""
-        columns = list(dict.fromkeys([column, self._id_column or column]))
-        with _open(place.path, self._filesystem) as file, _said_of(place.path):
-            file.seek(place.offset)
+    def _read_batch(self, path: str, entry: dict[str, Any], column: str) -> pa.RecordBatch:
+        """A column of the rows that an entry stands for, with that of the ids."""
+        columns = list(dict.fromkeys([column, self.about.reading["id_column"] or column]))
+        with _open(path, self.filesystem) as file, _said_of(path):
+            file.seek(entry["offset"])
             batch = pa.ipc.read_record_batch(pa.ipc.read_message(file), self._schema).select(columns)
             batch.validate(full=True)
-        if batch.num_rows != place.rows:
-            raise UsageError(
-                f"{place.path} gave {batch.num_rows:,} rows where {place.rows:,} were listed; it has changed: run again"
-            )
-        return batch
+            size = file.tell() - entry["offset"]
+        rows = batch.slice(entry["skip"], entry["rows"])
+        if size != entry["size"] or rows.num_rows != entry["rows"]:
+            told = f"{path} does not hold the {entry['rows']:,} rows that were listed there"
+            raise UsageError(f"{told}; it has changed: run the same command again")
+        return rows
+
+
+def _schema(path: str, filesystem: pafs.FileSystem) -> pa.Schema:
+    """Of a file."""
+    with _open(path, filesystem) as file, _said_of(path):
+        return _read_schema(path, file)
+
+
+def _read_schema(path: str, file: pa.NativeFile) -> pa.Schema:
+    schema = pa.ipc.read_schema(pa.ipc.read_message(file))
+    refuse_repeated(path, _names(schema)[: len(schema)])
+    return schema
+
+
+class _Batch(NamedTuple):
+    """A record batch: where in its file it starts (bytes), its rows, and its size in bytes."""
+
+    offset: int
+    rows: int
+    size: int
 
 
 def refuse_splits(location: str, filesystem: pafs.FileSystem, path: str) -> None:
@@ -184,8 +209,7 @@ def _list_batches(path: str, filesystem: pafs.FileSystem) -> tuple[pa.Schema, li
     """Schema and record batches of one file. Of a local file only the heads of the batches are looked at."""
     batches = list[_Batch]()
     with _open(path, filesystem) as file, _said_of(path):
-        schema = pa.ipc.read_schema(pa.ipc.read_message(file))
-        refuse_repeated(path, _names(schema)[: len(schema)])
+        schema = _read_schema(path, file)
         for message, offset, size in _messages(file):
             if message.type != "record batch":
                 raise UsageError(
@@ -193,7 +217,7 @@ def _list_batches(path: str, filesystem: pafs.FileSystem) -> tuple[pa.Schema, li
                 )
             batch = pa.ipc.read_record_batch(message, schema)
             batch.validate()
-            batches.append(_Batch(path, offset, batch.num_rows, size))
+            batches.append(_Batch(offset, batch.num_rows, size))
     return schema, batches
 
 

@@ -1,11 +1,10 @@
 """Parquet tables of image bytes, or of paths."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from elfs_ray.artifacts import filesystems
 from elfs_ray.data.columns import (
@@ -21,73 +20,86 @@ from elfs_ray.data.columns import (
     is_text,
     listed,
 )
-from elfs_ray.data.files import files_signature, open_parquet, reading_parquet
+from elfs_ray.data.files import open_parquet, reading_parquet
 from elfs_ray.data.listing import Entry
-from elfs_ray.data.sources.base import FILES_IN_A_CHUNK, Chunk, Source, even_runs, read_cells, table_of
-from elfs_ray.data.sources.found import EMPTY_TABLES, Found, counted
+from elfs_ray.data.sources.base import FILES_IN_A_CHUNK, Chunk, Facts, Source, even_runs, piece_of
+from elfs_ray.data.sources.found import EMPTY_TABLES
+from elfs_ray.data.sources.reading import read_cells
 from elfs_ray.errors import UsageError
 
 CHUNKS_READ_TOGETHER = 8
+_LISTED = ("rows", "uri", "group", "row", "skip")
 
 
 class ParquetSource(Source):
-    """The rows of one table, or of several in order of path.
+    """The rows of one table, or of several in order of path: an entry for each run of rows of a row group.
 
     Ids are a column, else FILE#ROW: the path below the input, and the row in the file, from 0.
     """
 
     kind = "parquet"
+    small_files = 100
+    files_at_once = 16
 
-    def __init__(
-        self,
-        location: str,
-        filesystem: pafs.FileSystem,
-        root: str,
-        files: Sequence[Entry | pafs.FileInfo],
-        wanted: Wanted,
-    ) -> None:
-        self.location, self._filesystem, self._signature = location, filesystem, files_signature(files)
-        self._root, self._firsts = root, dict[str, int]()
-        self.chunks, self.count = [], 0
-        empty = 0
-        for info in files:
-            file = open_parquet(info.path, filesystem)
-            if not file.metadata.num_rows:  # nor does it matter which columns it has
-                empty += 1
+    @classmethod
+    def settle(cls, location: str, files: Sequence[Entry], wanted: Wanted) -> dict[str, Any]:
+        """The columns of the first table with rows, which hold for all."""
+        filesystem, _ = filesystems.resolve(location)
+        for file in files:
+            table = open_parquet(file.path, filesystem)
+            if not table.metadata.num_rows:  # nor does it matter which columns it has
                 continue
-            if not self._firsts:
-                self._choose_columns(info.path, file.schema_arrow, wanted)
-            self._add_file(info.path, file)
-        if self.count == 0:
-            raise UsageError(f"{location} holds no rows; pass a table with images")
-        self.found = Found(counted("rows", self.count), +Counter({EMPTY_TABLES: empty}))
+            where, schema = filesystems.uri_of(file.path, location), table.schema_arrow
+            id_column = find_ids(where, schema, wanted.id_column)
+            image_column = find_images(where, schema, wanted.image_column)
+            kind = schema.field(image_column).type
+            names_files = pa.types.is_struct(kind) or is_text(kind)
+            return {
+                "first_path": file.path,
+                "id_column": id_column,
+                "image_column": image_column,
+                "carries_bytes": not is_text(kind),
+                "rows": min(wanted.chunk_rows, FILES_IN_A_CHUNK) if names_files else wanted.chunk_rows,
+                "chunk_entries": 1,
+            }
+        raise UsageError(f"{location} holds no rows; pass a table with images")
 
-    def _choose_columns(self, path: str, schema: pa.Schema, wanted: Wanted) -> None:
-        """Those of the first table hold for all."""
-        self._first_path = path
-        where = filesystems.uri_of(path, self.location)
-        self._id_column = find_ids(where, schema, wanted.id_column)
-        self._image_column = find_images(where, schema, wanted.image_column)
-        kind = schema.field(self._image_column).type
-        self.carries_bytes = not is_text(kind)
-        names_files = pa.types.is_struct(kind) or not self.carries_bytes
-        self._chunk_rows = min(wanted.chunk_rows, FILES_IN_A_CHUNK) if names_files else wanted.chunk_rows
+    @property
+    def _id_column(self) -> str | None:
+        name: str | None = self.about.reading["id_column"]
+        return name
 
-    def _add_file(self, path: str, file: pq.ParquetFile) -> None:
+    def entries_of(self, files: Sequence[Entry]) -> tuple[pa.Table, Facts]:
+        """Of footers alone."""
+        rows, empty = list[dict[str, Any]](), 0
+        for file in files:
+            listed_rows = self._entries_of_file(file.path)
+            rows += listed_rows
+            empty += not listed_rows
+        piece = piece_of({name: [row[name] for row in rows] for name in _LISTED}, len(rows))
+        return piece, Facts(
+            len(rows), sum(row["rows"] for row in rows), len(rows), {EMPTY_TABLES: empty} if empty else {}
+        )
+
+    def _entries_of_file(self, path: str) -> list[dict[str, Any]]:
+        file = open_parquet(path, self.filesystem)
+        metadata, uri = file.metadata, filesystems.uri_of(path, self.location)
+        if not metadata.num_rows:
+            return []
         self._check_columns(path, file.schema_arrow)
-        self._firsts[path] = self.count
-        metadata = file.metadata
+        found, first = list[dict[str, Any]](), 0
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group).num_rows
             row_bytes = metadata.row_group(group).total_byte_size // max(rows, 1)
-            for offset, size in even_runs(rows, row_bytes, self._chunk_rows):
-                self.chunks.append(Chunk(len(self.chunks), self.count, size, (path,), group, offset))
-                self.count += size
-        if self.count - self._firsts[path] != metadata.num_rows:
+            for skip, size in even_runs(rows, row_bytes, self.about.reading["rows"]):
+                found.append({"rows": size, "uri": uri, "group": group, "row": first + skip, "skip": skip})
+            first += rows
+        if first != metadata.num_rows:
             raise UsageError(
-                f"{path} is damaged: its row groups have {self.count - self._firsts[path]:,} rows, and its footer says "
+                f"{path} is damaged: its row groups have {first:,} rows, and its footer says "
                 f"{metadata.num_rows:,}; write it again"
             )
+        return found
 
     def _check_columns(self, path: str, schema: pa.Schema) -> None:
         """Refuse a table that does not have the columns of the first, each with what it has there."""
@@ -111,21 +123,22 @@ class ParquetSource(Source):
                     "another kind of values; write all tables alike, or leave it out"
                 )
 
-    def signature(self) -> str:
-        """Of the files."""
-        return self._signature
+    @property
+    def _image_column(self) -> str:
+        return str(self.about.reading["image_column"])
 
-    def groups(self, chunks: Sequence[Chunk]) -> list[list[Chunk]]:
-        """Neighbours in one row group, whose rows have to be decoded from the first on."""
-        groups: list[list[Chunk]] = []
-        for chunk in chunks:
-            last = groups[-1] if groups else []
-            same = last and (last[0].paths, last[0].row_group) == (chunk.paths, chunk.row_group)
-            if same and len(last) < CHUNKS_READ_TOGETHER:
-                last.append(chunk)
-            else:
-                groups.append([chunk])
-        return groups
+    @property
+    def _first_path(self) -> str:
+        return str(self.about.reading["first_path"])
+
+    def _groups(self, first_entries: pa.Table) -> Sequence[int]:
+        """Neighbours in one row group, whose rows have to be decoded from the first on; so many at most."""
+        found, last, size = list[int](), None, 0
+        for entry in first_entries.to_pylist():
+            size = size + 1 if entry == last and size < CHUNKS_READ_TOGETHER else 1
+            found.append(found[-1] + (size == 1) if found else 0)
+            last = entry
+        return found
 
     def read(self, chunk: Chunk) -> pa.Table:
         """Its rows."""
@@ -133,35 +146,39 @@ class ParquetSource(Source):
 
     def read_group(self, chunks: Sequence[Chunk]) -> Iterator[pa.Table]:
         """The table of each chunk, from one pass over their row group that holds few of its rows."""
-        path, columns = chunks[0].paths[0], [self._image_column, *([self._id_column] if self._id_column else [])]
+        entries = self.entries.read(chunks[0].start, chunks[-1].stop).to_pylist()
+        path, group = self.path_of(entries[0]["uri"]), entries[0]["group"]
+        columns = [self._image_column, *([self._id_column] if self._id_column else [])]
         with reading_parquet(path):
-            file, group = open_parquet(path, self._filesystem), chunks[0].row_group
+            file = open_parquet(path, self.filesystem)
             rows = file.metadata.row_group(group).num_rows
             batches = file.iter_batches(chunks[0].rows, row_groups=[group], columns=columns)
             held, start = list[pa.RecordBatch](), 0  # the batches that hold a chunk's rows, and the first row of these
             for chunk in chunks:
-                while (end := start + sum(map(len, held))) < chunk.offset + chunk.rows:
+                entry = entries[chunk.start - chunks[0].start]
+                skip = entry["skip"]
+                while (end := start + sum(map(len, held))) < skip + chunk.rows:
                     more = next(batches, None)
                     if more is None:
-                        raise _other_count(path, group, chunk.offset + chunk.rows, end)
-                    if end <= chunk.offset:
+                        raise _other_count(path, group, skip + chunk.rows, end)
+                    if end <= skip:
                         held, start = [], end
                     held.append(more)
-                yield self._table_of(chunk, path, pa.Table.from_batches(held).slice(chunk.offset - start, chunk.rows))
+                yield self._table_of(chunk, entry, path, pa.Table.from_batches(held).slice(skip - start, chunk.rows))
             if end == rows and (extra := sum(map(len, batches))):
                 raise _other_count(path, group, rows, rows + extra)
 
     def columns(self) -> list[str] | None:
         """Of the first table."""
         with reading_parquet(self._first_path):
-            return list(open_parquet(self._first_path, self._filesystem).schema_arrow.names)
+            return list(open_parquet(self._first_path, self.filesystem).schema_arrow.names)
 
     def read_column(self, name: str) -> tuple[pa.Array, pa.Array]:
         """The columns of ids and labels of all tables."""
         ids, values = list[pa.ChunkedArray](), list[pa.ChunkedArray]()
-        for path in dict.fromkeys(chunk.paths[0] for chunk in self.chunks):
+        for path in map(self.path_of, pc.unique(self.entries.read(columns=["uri"])["uri"]).to_pylist()):
             with reading_parquet(path):
-                file = open_parquet(path, self._filesystem)
+                file = open_parquet(path, self.filesystem)
                 check_column(path, file.schema_arrow.names, name)
                 rows = file.read(columns=list(dict.fromkeys([name, self._id_column or name])))
             ids.append(self._ids(path, rows, 0))
@@ -174,15 +191,15 @@ class ParquetSource(Source):
         """Ids of rows of a table, the first of which has that number in its file."""
         if self._id_column:
             return ids_of(rows[self._id_column], f"column {self._id_column!r} of {path}")
-        name = path[len(self._root) :].lstrip("/")
+        name = path[len(self.about.root) :].lstrip("/")
         return pa.chunked_array([[f"{name}#{number}" for number in range(first, first + rows.num_rows)]], pa.string())
 
-    def _table_of(self, chunk: Chunk, path: str, rows: pa.Table) -> pa.Table:
-        first, uri = chunk.first - self._firsts[path], filesystems.uri_of(path, self.location)
+    def _table_of(self, chunk: Chunk, entry: dict[str, Any], path: str, rows: pa.Table) -> pa.Table:
+        first, uri = entry["row"], entry["uri"]
         ids = self._ids(path, rows, first).to_pylist()
         places, encoded = read_cells(rows[self._image_column], path, self.location)
         uris = [place if place is not None else f"{uri}#{first + row}" for row, place in enumerate(places)]
-        return table_of(chunk, ids, uris, encoded)
+        return self.table_of(chunk, ids, uris, encoded, path)
 
 
 def _other_count(path: str, group: int, listed: int, found: int) -> UsageError:

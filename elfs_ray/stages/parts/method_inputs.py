@@ -12,10 +12,10 @@ from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.data.labels import Labels, match_labels
-from elfs_ray.data.sources import open_input
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import Needs, SelectionInputs, SelectionMethod, balances, check_labeled
 from elfs_ray.stages import identity
+from elfs_ray.stages.parts.listed import listed_source
 
 
 def read_inputs(
@@ -100,7 +100,7 @@ def _match_known_labels(store: RunFolder, config: RunConfig) -> Labels | None:
     known = match_labels(
         config.select.labeled,
         Table(store, "samples").column("sample_id").tolist(),
-        source=lambda: open_input(config, config.input),
+        source=lambda: listed_source(store, config),
         id_column=config.ingest.id_column,
         quarantined=Table(store, "quarantine").column("sample_id").tolist(),
     )

@@ -1,0 +1,54 @@
+"""What a run would do, before it does anything."""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+from elfs_ray.artifacts.record import Unit
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.config import RunConfig
+from elfs_ray.data.sources import open_input
+from elfs_ray.run.graph import FIRST, Planned, all_units, first_units, stage_of
+from elfs_ray.run.preflight import check_before_start
+from elfs_ray.stages.parts.listed import location_of, prefixes_of
+
+
+class State(StrEnum):
+    """How a unit stands before a run."""
+
+    COMPLETE = "complete"
+    PRESUMED = "complete, if the input holds the same as before"
+    TO_DO = "to do"
+
+
+def outline(configs: Sequence[RunConfig], store: RunFolder, *, until: str = "report") -> list[tuple[str, State]]:
+    """What a run would do: its units in order, and how each stands. Changes nothing.
+
+    Before the images are counted, every input stands for a usable image.
+
+    Raises:
+        UsageError: as a run, as far as it can be known without work.
+    """
+    config, records, last = configs[0], store.records(), stage_of(until)
+    inputs = {prefix: open_input(config, location_of(config, prefix)) for prefix in prefixes_of(config)}
+    check_before_start(configs, store, until, inputs)
+    ingested, count = records.get(Unit("ingest")), inputs[""].count
+    as_many = ingested is not None and ingested.metrics.get("inputs") == count
+    num_samples = ingested.rows["samples"] if ingested and as_many else count
+    looked = {prefix: source.about.identity() for prefix, source in inputs.items()}
+
+    def planned(looked: Mapping[str, str]) -> list[Planned]:
+        if last in FIRST:
+            first = first_units(config, records, looked=looked)
+            return [each for each in first if FIRST.index(each.unit.stage) <= FIRST.index(last)]
+        return all_units(configs, records, num_samples, until=last, looked=looked)
+
+    def state(now: Planned, presumed: Planned) -> State:
+        record = records.current.get(now.unit)
+        if now.unit.stage == "listing" and record and record.content != looked[now.unit.prefix]:
+            return State.TO_DO
+        if store.is_complete(record, now.fingerprint):
+            return State.COMPLETE
+        return State.PRESUMED if store.is_complete(record, presumed.fingerprint) else State.TO_DO
+
+    pairs = zip(planned(looked), planned({} if as_many else looked), strict=True)
+    return [(str(now.unit), state(now, presumed)) for now, presumed in pairs]
