@@ -45,15 +45,18 @@ class Planned:
     rests_on: dict[str, str]
 
 
-def first_units(config: RunConfig, records: Records, *, looked: Mapping[str, str] | None = None) -> list[Planned]:
+def first_units(
+    config: RunConfig, records: Records, *, looked: Mapping[str, str] | None = None, presumed: bool = False
+) -> list[Planned]:
     """The units that are known before the images are counted.
 
     Args:
         config: of the run.
         records: of what is finished.
         looked: prefix -> content of an input that was looked at again; of others, the record of the listing tells.
+        presumed: as if inputs that look new held what they held when they were last read.
     """
-    graph = _Graph(records, looked or {})
+    graph = _Graph(records, looked or {}, presumed=presumed)
     for stage in map(stages.stage_named, FIRST):
         if stage.wanted(config, graph.made):
             for unit in _units_of(stage, config, 0):
@@ -68,6 +71,7 @@ def all_units(
     *,
     until: str = "",
     looked: Mapping[str, str] | None = None,
+    presumed: bool = False,
 ) -> list[Planned]:
     """The units of all methods in the order of the stages; what methods share is there once.
 
@@ -76,12 +80,12 @@ def all_units(
         records: of what is finished.
         num_samples: usable images.
         until: name of the last stage, which is wanted whatever the methods need; empty: of all stages.
-        looked: as for `first_units`.
+        looked, presumed: as for `first_units`.
 
     Raises:
         UsageError: sizes that do not fit the number of images.
     """
-    graph = _Graph(records, looked or {})
+    graph = _Graph(records, looked or {}, presumed=presumed)
     for config in configs:
         check_sizes(config, num_samples)
     for stage in stages.STAGES:
@@ -114,6 +118,7 @@ class _Graph:
 
     records: Records
     looked: Mapping[str, str]
+    presumed: bool
     made: set[str] = field(default_factory=set)
     _planned: dict[Unit, Planned] = field(default_factory=dict)
 
@@ -141,6 +146,8 @@ class _Graph:
     def _content(self, planned: Planned) -> str:
         """What stands for the content of a unit where others rest on it."""
         record = self.records.get(planned.unit)
+        if record is not None and self.presumed and planned.unit.stage in FIRST:
+            return record.content
         if planned.unit.stage == "listing" and planned.unit.prefix in self.looked:
             return self.looked[planned.unit.prefix]
         if record is not None and record.fingerprint == planned.fingerprint:

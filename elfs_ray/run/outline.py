@@ -1,6 +1,6 @@
 """What a run would do, before it does anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 
 from elfs_ray.artifacts.record import Unit
@@ -36,11 +36,11 @@ def outline(configs: Sequence[RunConfig], store: RunFolder, *, until: str = "rep
     num_samples = ingested.rows["samples"] if ingested and as_many else count
     looked = {prefix: source.about.identity() for prefix, source in inputs.items()}
 
-    def planned(looked: Mapping[str, str]) -> list[Planned]:
+    def planned(*, presumed: bool) -> list[Planned]:
         if last in FIRST:
-            first = first_units(config, records, looked=looked)
+            first = first_units(config, records, looked=looked, presumed=presumed)
             return [each for each in first if FIRST.index(each.unit.stage) <= FIRST.index(last)]
-        return all_units(configs, records, num_samples, until=last, looked=looked)
+        return all_units(configs, records, num_samples, until=last, looked=looked, presumed=presumed)
 
     def state(now: Planned, presumed: Planned) -> State:
         record = records.current.get(now.unit)
@@ -50,5 +50,5 @@ def outline(configs: Sequence[RunConfig], store: RunFolder, *, until: str = "rep
             return State.COMPLETE
         return State.PRESUMED if store.is_complete(record, presumed.fingerprint) else State.TO_DO
 
-    pairs = zip(planned(looked), planned({} if as_many else looked), strict=True)
+    pairs = zip(planned(presumed=False), planned(presumed=as_many), strict=True)
     return [(str(now.unit), state(now, presumed)) for now, presumed in pairs]

@@ -208,8 +208,7 @@ class _Execution:
         for each in planned:
             record = current.get(each.unit)
             if self.store.is_complete(record, each.fingerprint) and self._is_as_listed(record):
-                trusted = f", as of {record.started}; `listing` looks again" if self._trusts(record) else ""
-                self.reporter.line(f"{each.unit}: complete{trusted}")
+                self.reporter.line(f"{each.unit}: complete{self._as_of(record)}")
             else:
                 pending.append(each)
         if not pending:
@@ -251,9 +250,11 @@ class _Execution:
                         continue
                     self._publish(each, context, result, started, usage)
 
-    def _trusts(self, record: Record | None) -> bool:
-        """Whether a listing is taken as it is, though the input may have changed."""
-        return record is not None and record.unit.stage == "listing" and not self.look_again
+    def _as_of(self, record: Record | None) -> str:
+        """When an input was listed that nobody looks at now, though it may have changed."""
+        if record is None or record.unit.stage != "listing" or self.look_again:
+            return ""
+        return f", as of {record.started}; `elfs-ray listing {self.store.uri}` looks again"
 
     def _is_as_listed(self, record: Record | None) -> bool:
         """Whether an input is known to hold what the run folder lists, or is not asked; so of all other units."""

@@ -21,7 +21,7 @@ from elfs_ray.planning.auto_options import (
 )
 from elfs_ray.planning.cost import Cost, Rates, StageEstimate, Work, estimate, search_seconds
 from elfs_ray.planning.forecast import make_plan
-from elfs_ray.run.graph import all_units, listed_inputs
+from elfs_ray.run.graph import all_units
 
 RATES = Rates(0.001, 0.002, 0.004, 1e11, 0.05, 0.01, 0.002, {"mlp": 0.002, "resnet-small": 0.03})
 
@@ -157,11 +157,8 @@ class TestOnTheDigits:
         )
 
     def test_every_stage_of_the_run_is_there(self, config):
-        from elfs_ray.data.sources import open_source
-
         plan = make_plan(config, price_per_hour=3.6)
-        source = open_source(config.input)
-        units = all_units([config], listed_inputs(config, source), Records({}), source.count)
+        units = all_units([config], Records({}), plan.images)
         stages = {each.stage.command for each in units}
         assert {one.stage for one in plan.stages} == stages | {"report"}
         for one in plan.stages:
@@ -185,8 +182,8 @@ class TestOnTheDigits:
         code, out, err = call(*given, "--method=zcore", "--json", f"--embeddings={tmp_path}")
         assert code == 0, err
         shown = json.loads(out)
-        assert [one["stage"] for one in shown["stages"]] == ["ingest", "embed", "select", "map", "coverage", "report"]
-        assert shown["stages"][1]["disk_bytes"] == 2 * 24 * 240
+        assert [one["stage"] for one in shown["stages"]] == ["listing", "ingest", "embed", "select", "map", "coverage", "report"]
+        assert shown["stages"][2]["disk_bytes"] == 2 * 24 * 240
         assert (shown["calibration"]["dim"], shown["calibration"]["encoder_bytes"]) == (24, 0)
         assert shown["money"] == pytest.approx(2 * shown["seconds"] / 3600)
 

@@ -12,7 +12,8 @@ from elfs_ray.artifacts.record import Record, Records
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
-from elfs_ray.run.runner import State, outline, run
+from elfs_ray.run.outline import State, outline
+from elfs_ray.run.runner import run
 from made_records import fingerprints, planned
 from small import write_labels_of
 
@@ -47,7 +48,7 @@ def test_files_that_only_got_new_times_are_read_again_and_no_more(ray_session, i
     touch(*images.iterdir(), labels)
     states = dict(outline([config], store, until="neighbors"))
     assert states == {
-        **dict.fromkeys(("ingest", "labels"), State.TO_DO),
+        **dict.fromkeys(("listing", "ingest", "labels"), State.TO_DO),
         **dict.fromkeys(PREPARED, State.PRESUMED),
     }
     after = run(config, store, Reporter(), until="neighbors")["records"]

@@ -12,8 +12,7 @@ from elfs_ray import stages
 from elfs_ray.artifacts.record import Record, Records, Unit
 from elfs_ray.config import RunConfig, Section
 from elfs_ray.config_loading import load_config
-from elfs_ray.data.sources import open_input
-from elfs_ray.run.graph import all_units, listed_inputs
+from elfs_ray.run.graph import all_units
 
 METHOD, BUDGET = "elfs", 20
 # Named files or folders are looked into: what they hold is tested with the inputs.
@@ -67,10 +66,9 @@ def cases():
 
 
 @pytest.fixture(scope="module")
-def inputs(small_input):
+def config(small_input):
     images, labels = small_input
-    config = configured(images, labels)
-    return config, listed_inputs(config, open_input(config, config.input))
+    return configured(images, labels)
 
 
 def configured(images, labels, **options):
@@ -78,8 +76,8 @@ def configured(images, labels, **options):
     return load_config({**values, "select.labeled": str(labels), "neighbors.k": 5, **options})
 
 
-def plan(config, sources, records=None):
-    return {each.unit: each for each in all_units([config], sources, records or Records({}), 240)}
+def plan(config, records=None):
+    return {each.unit: each for each in all_units([config], records or Records({}), 240)}
 
 
 def finished(planned):
@@ -102,13 +100,12 @@ def above(planned, unit):
 
 
 @pytest.mark.parametrize(("section", "option"), cases())
-def test_an_option_changes_its_stage_and_all_that_rests_on_it(inputs, section, option):
+def test_an_option_changes_its_stage_and_all_that_rests_on_it(config, section, option):
     """For each stage and each option of a stage before it: stale once that one has run, and to be done again."""
-    config, sources = inputs
-    before = plan(config, sources)
+    before = plan(config)
     own = getattr(config, section)
     changed = config.model_copy(update={section: own.model_copy(update={option: other_value(own, option)})})
-    after = plan(changed, sources, finished(before))
+    after = plan(changed, finished(before))
     redone = {unit for unit in after if unit not in before or after[unit].fingerprint != before[unit].fingerprint}
     stage = STAGE_OF.get(section, section)
     if section == "report" and option == "thumbnails":
@@ -122,31 +119,29 @@ def test_an_option_changes_its_stage_and_all_that_rests_on_it(inputs, section, o
     assert set(records.stale) == set().union(*(above(before, each) for each in again)) - set(again)
 
 
-def test_a_raised_version_has_its_stage_done_again_and_all_that_rests_on_it(inputs, monkeypatch):
-    config, sources = inputs
-    before = plan(config, sources)
+def test_a_raised_version_has_its_stage_done_again_and_all_that_rests_on_it(config, monkeypatch):
+    before = plan(config)
     for number, stage in enumerate(stages.STAGES):
         raised = [*stages.STAGES]
         raised[number] = type(stage)(**{**vars(stage), "version": stage.version + 1})
         monkeypatch.setattr(stages, "STAGES", tuple(raised))
-        after = plan(config, sources)
+        after = plan(config)
         redone = {unit for unit in after if after[unit].fingerprint != before[unit].fingerprint}
         for unit in [unit for unit in before if unit.stage == stage.name]:
             assert above(before, unit) <= redone
         monkeypatch.undo()
 
 
-def test_a_method_gets_what_it_reads_and_no_more(inputs):
-    config, sources = inputs
+def test_a_method_gets_what_it_reads_and_no_more(config):
     images, labels = config.input, config.evaluate.labels
 
     def names(**options):
         chosen = load_config({"input": images, "budgets": [BUDGET], "num_classes": 10, "neighbors.k": 5, **options})
-        return [unit.stage for unit in plan(chosen, sources)]
+        return [unit.stage for unit in plan(chosen)]
 
-    assert names(**{"select.method": "random"}) == ["ingest", "select"]
+    assert names(**{"select.method": "random"}) == ["listing", "ingest", "select"]
     with_labels = names(**{"select.method": "random", "evaluate.labels": labels})
-    assert with_labels == ["ingest", "labels", "embed", "select", "evaluate", "map", "coverage"]
+    assert with_labels == ["listing", "ingest", "labels", "embed", "select", "evaluate", "map", "coverage"]
     assert "neighbors" not in names(**{"select.method": "zcore"})
     assert {"neighbors", "pseudo_labels", "proxy", "beta_search"} <= set(names())
 
