@@ -18,7 +18,7 @@ from elfs_ray.artifacts.record import Record, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
-from elfs_ray.stages import stage_named
+from elfs_ray.stages import listing, stage_named
 from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.workers.base import Workers
 from elfs_ray.workers.usage import sampling
@@ -98,6 +98,14 @@ def publish(context: StageContext, result: StageResult) -> None:
     folders = {unit.artifact(name): name for name in stage_named(unit.stage).outputs}
     record = Record(unit, 0, "benchmark", "benchmark", artifacts=tuple(folders), metrics=result.metrics)
     context.store.publish(context.work, record, folders)
+
+
+def publish_listing(config: RunConfig, store: RunFolder, workers: Workers) -> None:
+    """List the input, which checking the images needs."""
+    context = stage_context(config, store, "listing", workers)
+    result = listing.run(context)
+    if result is not None:
+        publish(context, result)
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -38,7 +38,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import timm
 import torch
-from common import driver_memory, in_fresh_process, publish, stage_context, write_tiny_images
+from common import driver_memory, in_fresh_process, publish, publish_listing, stage_context, write_tiny_images
 from PIL import Image
 from scale import write_embeddings
 from sklearn.datasets import load_sample_image
@@ -96,6 +96,7 @@ def prepared(config: RunConfig, run_dir: Path) -> None:
     """Ingest into a run folder, in a process of its own."""
     store = RunFolder(str(run_dir))
     with ray_session(RayConfig(num_cpus=os.cpu_count())) as workers:
+        publish_listing(config, store, workers)
         context = stage_context(config, store, "ingest", workers)
         publish(context, ingest.run(context))
 
@@ -314,6 +315,7 @@ def memory_of(rows: int, folder: Path, weights: Path) -> dict[str, Any]:
                         embed__batch_size=256)  # fmt: skip
     found: dict[str, Any] = {"rows": rows}
     with ray_session(RayConfig(num_cpus=os.cpu_count())) as workers:
+        publish_listing(config, store, workers)
         for unit, module in {"ingest": ingest, "embed": embed}.items():
             context = stage_context(config, store, unit, workers)
             with driver_memory() as driver, measured() as usage:

@@ -14,7 +14,7 @@ from elfs_ray.data.digits import write_digits
 NUM_IMAGES = 240
 BUDGET = 40
 TIMEOUT_SECONDS = 600  # against hanging alone: machines differ and are shared
-LONG_STAGES = ("ingest", "embed", "neighbors", "pseudo_labels", "proxy")
+LONG_STAGES = ("listing", "ingest", "embed", "neighbors", "pseudo_labels", "proxy")
 OPTIONS = {
     "embed.image_size": 64,
     "embed.checkpoint_rows": 64,

@@ -80,7 +80,8 @@ def all_units(
         records: of what is finished.
         num_samples: usable images.
         until: name of the last stage, which is wanted whatever the methods need; empty: of all stages.
-        looked, presumed: as for `first_units`.
+        looked: as for `first_units`.
+        presumed: the same.
 
     Raises:
         UsageError: sizes that do not fit the number of images.

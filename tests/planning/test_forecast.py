@@ -182,7 +182,15 @@ class TestOnTheDigits:
         code, out, err = call(*given, "--method=zcore", "--json", f"--embeddings={tmp_path}")
         assert code == 0, err
         shown = json.loads(out)
-        assert [one["stage"] for one in shown["stages"]] == ["listing", "ingest", "embed", "select", "map", "coverage", "report"]
+        assert [one["stage"] for one in shown["stages"]] == [
+            "listing",
+            "ingest",
+            "embed",
+            "select",
+            "map",
+            "coverage",
+            "report",
+        ]
         assert shown["stages"][2]["disk_bytes"] == 2 * 24 * 240
         assert (shown["calibration"]["dim"], shown["calibration"]["encoder_bytes"]) == (24, 0)
         assert shown["money"] == pytest.approx(2 * shown["seconds"] / 3600)

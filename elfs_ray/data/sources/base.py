@@ -329,10 +329,9 @@ def numbered(source: Source, pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
         rows = piece["rows"].to_numpy()
         first = position + np.cumsum(rows) - rows
         position += int(rows.sum())
-        added = (
-            source.with_ids(piece).append_column("position", pa.array(first)).append_column("chunk", pa.array(numbers))
-        )
-        yield added.select(LISTING.names)
+        columns = {"position": pa.array(first), "chunk": pa.array(numbers)}
+        columns.update(zip(PIECE.names, source.with_ids(piece).columns, strict=True))
+        yield pa.table([columns[name] for name in LISTING.names], schema=LISTING)
 
 
 def together(chunks: Iterable[Chunk]) -> list[list[Chunk]]:
