@@ -3,7 +3,9 @@
 from elfs_ray.artifacts.record import Record, Records, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import RunConfig
+from elfs_ray.data.sources import open_input
 from elfs_ray.run.graph import Planned, all_units
+from elfs_ray.stages.parts.listed import location_of, prefixes_of
 
 
 def record(unit: str, **values: object) -> Record:
@@ -24,7 +26,11 @@ def record_of(store: RunFolder, unit: str) -> Record:
 
 def planned(config: RunConfig, *, num_samples: int, records: Records | None = None) -> dict[str, Planned]:
     """The units of a run over its input, by name."""
-    return {str(each.unit): each for each in all_units([config], records or Records({}), num_samples)}
+    looked = {
+        prefix: open_input(config, location_of(config, prefix)).about.identity() for prefix in prefixes_of(config)
+    }
+    units = all_units([config], records or Records({}), num_samples, looked=looked)
+    return {str(each.unit): each for each in units}
 
 
 def fingerprints(config: RunConfig, *, num_samples: int, records: Records | None = None) -> dict[str, str]:

@@ -119,6 +119,7 @@ def test_a_dry_run_does_nothing(call, ingest, tmp_path):
     assert [line.split() for line in out.splitlines()[1:]] == [
         [unit, "to", "do"]
         for unit in (
+            "listing",
             "ingest",
             "embed",
             "neighbors",
@@ -138,7 +139,7 @@ def test_a_dry_run_of_several_methods_names_what_they_share_once(call, ingest):
     assert "kcenter, d2" in first
     units = [line.split()[0] for line in lines]
     assert len(units) == len(set(units))
-    assert units[:2] == ["ingest", "embed"]
+    assert units[:3] == ["listing", "ingest", "embed"]
     assert units[-2:] == ["select/kcenter/20", "select/d2/20"]
 
 

@@ -48,6 +48,8 @@ def outline(configs: Sequence[RunConfig], store: RunFolder, *, until: str = "rep
             return State.TO_DO
         if store.is_complete(record, now.fingerprint):
             return State.COMPLETE
+        if now.unit.stage in FIRST:
+            return State.TO_DO
         return State.PRESUMED if store.is_complete(record, presumed.fingerprint) else State.TO_DO
 
     pairs = zip(planned(presumed=False), planned(presumed=as_many), strict=True)

@@ -7,7 +7,6 @@ same file again.
 """
 
 import time
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,14 +41,9 @@ def run(context: StageContext) -> StageResult:
     seconds = time.monotonic() - started
     return StageResult(
         chosen=options.identity(),
-        metrics={**_described(source), **numbers, "images_per_second": round(source.count / seconds, 1)},
+        metrics={**numbers, "images_per_second": round(source.count / seconds, 1)},
         content=content,
     )
-
-
-def _described(source: Source) -> dict[str, Any]:
-    """What was found, for the manifest."""
-    return {"source": source.kind, "passed_over": dict(source.found.passed_over)}
 
 
 def _check_all(context: StageContext, source: Source) -> None:

@@ -237,7 +237,7 @@ def test_the_whole_run(ray_session, small_run, small_input, object_storage, fold
         assert errors.decode().count("\n") == 1, errors.decode()
         assert "AWS Error" in errors.decode()
         assert "run the same command again" in errors.decode()
-        assert set(run_dir.manifest()["records"]) == {"ingest", "labels"}
+        assert set(run_dir.manifest()["records"]) == {"listing", "ingest", "labels"}
 
         # 2. The same run from this process, through a door that closes for two seconds in every eight.
         refused, ended = door.refused, threading.Event()

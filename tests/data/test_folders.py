@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds_of_input import IMAGES, png, write_hugging_face
 
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
@@ -23,6 +22,7 @@ from elfs_ray.data.listing import list_folder
 from elfs_ray.data.sources import open_input, open_source
 from elfs_ray.errors import UsageError
 from elfs_ray.run.runner import run
+from kinds_of_input import IMAGES, png, write_hugging_face
 from made_records import record_of
 
 
@@ -407,9 +407,9 @@ def test_every_entry_is_a_sample_or_has_a_reason(ray_session, tmp_path):
     assert reasons["caf\\xe9.png"] == "its name is not UTF-8 text; rename it"
     inside = os.listdir(os.fsencode(tmp_path / "in"))
     assert samples.num_rows + quarantine.num_rows == len(inside) - len([b"7.txt", b".hidden.png", b"loop"])
-    metrics = record_of(store, "ingest").metrics
+    metrics = record_of(store, "listing").metrics
     assert metrics["passed_over"] == {".txt": 1, "hidden files": 1, "links to folders that are listed anyway": 1}
-    assert metrics["inputs"] == 12
+    assert metrics["inputs"] == record_of(store, "ingest").metrics["inputs"] == 12
     assert (
         "  in/: 11 images and 1 file of an unknown kind read; passed over 1 .txt, 1 hidden file, "
         "1 link to a folder that is listed anyway: 'loop'"

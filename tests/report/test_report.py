@@ -112,7 +112,9 @@ def test_names_are_escaped(small_run, tmp_path):
 def test_a_run_that_is_not_finished_has_a_report_of_what_is_there(small_run, tmp_path):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     store = RunFolder(str(run_dir))
-    records = {name: record for name, record in store.manifest()["records"].items() if name in ("ingest", "embed")}
+    records = {
+        name: record for name, record in store.manifest()["records"].items() if name in ("listing", "ingest", "embed")
+    }
     store.update_manifest(records=records)
     write_report(store)
     page = Page((run_dir / "report.html").read_text())

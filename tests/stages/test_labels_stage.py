@@ -238,17 +238,17 @@ def test_the_run_stops_before_the_long_stages(ray_session, folders):
     given = {"select.labeled": str(folders / "labels.csv")}
     with pytest.raises(UsageError, match=r"labels.csv: 12 of 13 labels belong to images of .*/images; 1 does not"):
         run(config_of(folders, range(13), **given), store, Reporter(), until="embed")
-    assert set(store.manifest()["records"]) == {"ingest"}
+    assert set(store.manifest()["records"]) == {"listing", "ingest"}
 
     both = {"evaluate.labels": str(folders / "labels.csv"), "evaluate.test_input": str(folders / "test")}
     with pytest.raises(
         UsageError, match=r"18 of 19 labels belong to images of .*/images or .*/test; 1 does not, such as '18"
     ):
         run(config_of(folders, range(19), **both), store, Reporter(), until="embed")
-    assert set(store.manifest()["records"]) == {"ingest", "labels", "test/ingest"}
+    assert set(store.manifest()["records"]) == {"listing", "test/listing", "ingest", "labels", "test/ingest"}
 
     stages = run(config_of(folders, range(18), **both), store, Reporter(), until="labels")["records"]
-    assert set(stages) == {"ingest", "labels", "test/ingest", "test/labels"}
+    assert set(stages) == {"listing", "test/listing", "ingest", "labels", "test/ingest", "test/labels"}
     assert not store.records().stale
     names = {prefix: Table(store, f"{prefix}labels_true").read().to_pydict() for prefix in ("", "test/")}
     for table in names.values():

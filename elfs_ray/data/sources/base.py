@@ -7,7 +7,7 @@ pieces that tasks write side by side, and kept in the run folder; any process ca
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -116,7 +116,8 @@ class About:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        found = {**vars(self.found), "passed_over": dict(self.found.passed_over)}
+        return {**vars(self), "found": found}
 
     def identity(self) -> str:
         """Changes when the inputs, or what is read of them, do; not when they are reached or cut in another way."""
