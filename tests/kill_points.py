@@ -20,6 +20,7 @@ SUBSET = {"method": "elfs", "budget": 40}
 EARLIER, BEGUN, NOW = (letter * 16 for letter in "abc")
 """Fingerprints of what a run folder holds, of what is half done in it, and of what it is driven to."""
 KINDS = {
+    "listing": schema.LISTING,
     "samples": schema.samples(carries_bytes=True),
     "quarantine": schema.QUARANTINE,
     "labels_true": schema.LABELS_TRUE,

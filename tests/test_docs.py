@@ -246,6 +246,7 @@ def test_every_page_is_in_the_navigation():
 
 def test_documented_columns_are_those_of_the_schema():
     schemas = {
+        "listing": schema.LISTING,
         "samples": schema.samples(carries_bytes=True),
         "quarantine": schema.QUARANTINE,
         "labels_true": schema.LABELS_TRUE,

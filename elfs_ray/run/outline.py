@@ -6,7 +6,7 @@ from enum import StrEnum
 from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import RunConfig
-from elfs_ray.data.sources import open_input
+from elfs_ray.data.sources import Source, open_input
 from elfs_ray.run.graph import FIRST, Planned, all_units, first_units, stage_of
 from elfs_ray.run.preflight import check_before_start
 from elfs_ray.stages.parts.listed import location_of, prefixes_of
@@ -28,9 +28,13 @@ def outline(configs: Sequence[RunConfig], store: RunFolder, *, until: str = "rep
     Raises:
         UsageError: as a run, as far as it can be known without work.
     """
-    config, records, last = configs[0], store.records(), stage_of(until)
-    inputs = {prefix: open_input(config, location_of(config, prefix)) for prefix in prefixes_of(config)}
-    check_before_start(configs, store, until, inputs)
+    config = configs[0]
+
+    def list_inputs() -> dict[str, Source]:
+        return {prefix: open_input(config, location_of(config, prefix)) for prefix in prefixes_of(config)}
+
+    inputs = check_before_start(configs, store, until, list_inputs)
+    records, last = store.records(), stage_of(until)
     ingested, count = records.get(Unit("ingest")), inputs[""].count
     as_many = ingested is not None and ingested.metrics.get("inputs") == count
     num_samples = ingested.rows["samples"] if ingested and as_many else count

@@ -1,6 +1,6 @@
 """Wrong uses that can be known before any work, or before the long stages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from elfs_ray.artifacts.filesystems import check_bucket, without_options
@@ -8,11 +8,12 @@ from elfs_ray.artifacts.record import TEST
 from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
 from elfs_ray.config import RunConfig
 from elfs_ray.core.pruning import budget_count
+from elfs_ray.data.labels import check_labels, labels_signature
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import Needs, SelectionMethod, balances
 from elfs_ray.planning.auto_options import ON_EMBEDDINGS
 from elfs_ray.stages import STAGES, stage_named
-from elfs_ray.stages.identity import labeled_signature, method_of, true_labels
+from elfs_ray.stages.identity import method_of, true_labels
 from elfs_ray.stages.parts.listed import prefixes_of
 
 if TYPE_CHECKING:
@@ -20,15 +21,21 @@ if TYPE_CHECKING:
 
 
 def check_before_start(
-    configs: Sequence[RunConfig], store: RunFolder, until: str, listed: "Mapping[str, Source]"
-) -> None:
+    configs: Sequence[RunConfig],
+    store: RunFolder,
+    until: str,
+    list_inputs: "Callable[[], Mapping[str, Source]]",
+) -> "Mapping[str, Source]":
     """Refuse what can be known to be wrong before any work: names, files, budgets, a run folder of another run.
 
     Args:
         configs: one for each method.
         store: the run folder.
         until: the last command.
-        listed: the inputs that are listed already, by prefix; if some are missing, all are checked once they are.
+        list_inputs: lists inputs, once all else is right.
+
+    Returns:
+        The listed inputs by prefix. If some are missing, `check_inputs` is to be called when they are listed.
     """
     known = [*(stage.command for stage in STAGES), "report"]
     if until not in known:
@@ -41,13 +48,17 @@ def check_before_start(
         _check_supervision(config, method)
         check_embeddings(config)
         check_pictures(config)
-        labeled_signature(config)
+        for spec, _ in _labels_of(config):
+            labels_signature(spec)
         for budget in config.budgets:
             if budget <= 0 or isinstance(budget, float):
                 budget_count(budget, 10**12)
-        if set(listed) == set(prefixes_of(config)):
-            check_inputs(config, listed)
     _check_run_folder(store, configs[0])
+    listed = list_inputs()
+    if set(listed) == set(prefixes_of(configs[0])):
+        for config in configs:
+            check_inputs(config, listed)
+    return listed
 
 
 def _check_run_folder(store: RunFolder, config: RunConfig) -> None:
@@ -65,18 +76,21 @@ def _check_run_folder(store: RunFolder, config: RunConfig) -> None:
 
 def check_inputs(config: RunConfig, listed: "Mapping[str, Source]") -> None:
     """Refuse labels, budgets and vectors that do not fit the listed inputs, which are given by prefix."""
-    from elfs_ray.data.labels import check_labels
-
-    candidates, id_column = listed[""], config.ingest.id_column
-    if config.select.labeled is not None:
-        check_labels(config.select.labeled, candidates, id_column)
+    for spec, prefix in _labels_of(config):
+        check_labels(spec, listed[prefix], config.ingest.id_column)
     for budget in config.budgets:
-        budget_count(budget, candidates.count)
+        budget_count(budget, listed[""].count)
     vectors = {"": config.embed.vectors, TEST: config.embed.test_vectors or config.embed.vectors}
     for prefix, source in listed.items():
         check_rows(vectors[prefix], config, source)
-        if stage_named("labels").wanted(config, frozenset()):
-            check_labels(true_labels(config, prefix), source, id_column)
+
+
+def _labels_of(config: RunConfig) -> list[tuple[str, str]]:
+    """All labels that a run reads, each with the prefix of the input that they are of."""
+    found = [] if config.select.labeled is None else [(config.select.labeled, "")]
+    if stage_named("labels").wanted(config, frozenset()):
+        found += [(true_labels(config, prefix), prefix) for prefix in prefixes_of(config)]
+    return found
 
 
 def check_embeddings(config: RunConfig) -> None:

@@ -67,14 +67,19 @@ def run_methods(
         UsageError: the input, an option or the run folder is wrong.
         RunError: a stage failed for another cause; running again goes on where it stopped.
     """
+
+    def list_inputs() -> "Mapping[str, Source]":
+        nonlocal look_again
+        records = store.records()
+        look_again = look_again or Unit("listing") not in records
+        return small_inputs(configs[0], records) if look_again else {}
+
     with expected_errors("the run", store.uri), contextlib.ExitStack() as stack:
-        again = look_again or Unit("listing") not in store.records()
-        small = small_inputs(configs[0]) if again else {}
-        check_before_start(configs, store, until, small)
+        small = check_before_start(configs, store, until, list_inputs)
         check_sole = stack.enter_context(sole_driver(store, reporter))
         store.recover()
         store.update_manifest(**_identity(configs[-1], store, keep))
-        execution = _Execution(configs, again, small, store, reporter, stack, verbose, check_sole)
+        execution = _Execution(configs, look_again, small, store, reporter, stack, verbose, check_sole)
         while not execution.run_up_to(stage_of(until)):
             pass  # again, without the images that were set aside
         if until not in FIRST:

@@ -5,6 +5,7 @@ import pickle
 import tempfile
 import threading
 import uuid
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +21,7 @@ from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.files import read_uri
 from elfs_ray.data.labels import read_labels
-from elfs_ray.data.sources import open_source
+from elfs_ray.data.sources import open_source, source_of
 from elfs_ray.encoders.weights import read_state_dict
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.run.runner import run
@@ -73,8 +74,8 @@ class TestLocations:
     def test_a_store_that_does_not_answer_says_nothing_of_the_images(self, object_storage, folder, monkeypatch):
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         object_storage.put(png(), f"{folder}/1.png")
-        source = open_source(object_storage.uri(folder))
-        source.location = object_storage.uri(folder, "127.0.0.1:1")
+        listed = open_source(object_storage.uri(folder))
+        source = source_of(replace(listed.about, location=object_storage.uri(folder, "127.0.0.1:1")), listed.entries)
         with pytest.raises(RunError, match=r"cannot be read now \(AWS Error NETWORK_CONNECTION"):
             source.read(source.chunks[0])
 

@@ -107,7 +107,7 @@ def test_trials_train_as_the_evaluation_trains_their_model(options, evaluate, tr
 def test_a_search_is_done_again_where_its_trials_train_differently(overrides, again):
     def decisive(overrides):
         config = load_config({"input": "photos", "num_classes": 2, "budgets": [10]}, overrides=overrides)
-        return identity.of_search(Case(config, Unit("beta_search", method="elfs", budget=10), {}))
+        return identity.of_search(Case(config, Unit("beta_search", method="elfs", budget=10)))
 
     assert (decisive(overrides) != decisive([])) == again
 

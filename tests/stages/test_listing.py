@@ -18,7 +18,7 @@ from elfs_ray.stages import listing
 from elfs_ray.stages.parts import listed
 from kinds_of_input import COUNT, KINDS, png, write_shards
 
-BUDGETS = {"num_classes": 2, "budgets": [2], "select.method": "random"}
+BUDGETS = {"num_classes": 2, "budgets": [2], "select.method": "random", "neighbors.k": 2}
 
 
 def list_in_steps(config, store, work="work"):
@@ -115,7 +115,7 @@ def test_an_input_that_is_too_large_to_look_at_first_is_looked_at_by_tasks(ray_s
         def line(self, text):
             said.append(text)
 
-    assert listed.small_inputs(config) == {}
+    assert listed.small_inputs(config, store.records()) == {}
     first = run(config, store, Said(), until="select")["records"]
     again = run(config, store, Said(), until="select")["records"]
     assert again == first

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from elfs_ray.artifacts.filesystems import with_options_of, without_options
-from elfs_ray.artifacts.record import TEST, Unit
+from elfs_ray.artifacts.record import TEST, Records, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import RunConfig
@@ -35,16 +35,20 @@ def listed_source(store: RunFolder, config: RunConfig, prefix: str = "") -> Sour
     return source_of(replace(about, location=location), Table(store, unit.artifact("listing")))
 
 
-def small_inputs(config: RunConfig) -> dict[str, Source]:
+def small_inputs(config: RunConfig, records: Records) -> dict[str, Source]:
     """The inputs that can be listed in a moment, in memory, by prefix.
+
+    On object storage that is known of those alone that were listed before.
 
     Raises:
         UsageError: an input is wrong, as far as a look at it shows.
     """
     found = {}
     for prefix in prefixes_of(config):
+        before = records.get(Unit("listing", prefix))
+        known = before is not None and before.metrics["inputs"] <= LISTED_AT_ONCE
         try:
-            looked = look_at_input(config, location_of(config, prefix), LISTED_AT_ONCE)
+            looked = look_at_input(config, location_of(config, prefix), None if known else LISTED_AT_ONCE)
         except TooManyError:
             continue
         if looked.is_small:
