@@ -99,7 +99,7 @@ def test_labels_in_the_input_may_change_where_its_images_do_not(images, tmp_path
     before, after = steps([None] * 22 + ["cat", "dog"]), steps([None] * 22 + ["lion", "tiger"])
     assert before["pseudo_labels"] == after["pseudo_labels"]
     assert {unit for unit in before if before[unit] == after[unit]} == {
-        *("embed", "neighbors", "pseudo_labels", "duplicates", "map"),
+        *("listing", "embed", "neighbors", "pseudo_labels", "duplicates", "map"),
     }
 
 
