@@ -208,7 +208,7 @@ class _Execution:
         if self.configs[0].select.labeled is not None:
             from elfs_ray.stages.parts.method_inputs import check_known_labels
 
-            check_known_labels(self.store, self.configs[0], self.reporter)
+            check_known_labels(self._connect(), self.store, self.configs[0], self.reporter)
 
     def _set_aside(self, found: UnusableImagesError) -> None:
         """Take images out of the samples that a stage could not read, and keep the embeddings of the others."""

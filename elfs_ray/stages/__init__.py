@@ -26,7 +26,7 @@ STAGES = (
     ),
     Stage(
         name="labels",
-        version=2,
+        version=3,
         summary="Bring true labels into the run folder, for the evaluation.",
         module="elfs_ray.stages.labels",
         scope=Scope.PER_INPUT,

@@ -18,10 +18,10 @@ from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.images import inspect
-from elfs_ray.data.labels import read_labels
 from elfs_ray.data.sources import base, open_source
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.run.runner import run
+from given_labels import read_labels
 
 
 def read_all(source):
