@@ -7,7 +7,6 @@ Only evaluation and supervised baselines read the result.
 
 import hashlib
 import json
-from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -33,22 +32,24 @@ def run(context: StageContext) -> StageResult:
     """Align the true labels of the run's input (or of the separate test input) with the samples, in one task."""
     config, unit = context.config, context.unit
     of_candidates = context.records[Unit("labels")].metrics["classes"] if context.of_test_images else None
-    brought = context.workers.call(_bring, context.store, config, unit.prefix, context.work, of_candidates)
-    for line in brought.lines:
+    lines, result = context.workers.call(_bring, context.store, config, unit.prefix, context.work, of_candidates)
+    for line in lines:
         context.reporter.line(f"{unit}: {line}")
-    return StageResult({"labels": true_labels(config, unit.prefix)}, brought.metrics, brought.content)
+    return result
 
 
-class _Brought(NamedTuple):
-    """What is told of labels that are in the run folder now, what their record says of them, and their content."""
+def _bring(
+    store: RunFolder, config: RunConfig, prefix: str, work: str, of_candidates: list[str] | None
+) -> tuple[list[str], StageResult]:
+    """Write the labels of candidates, or of test images; returns what is told of them, too.
 
-    lines: list[str]
-    metrics: dict[str, Any]
-    content: str
-
-
-def _bring(store: RunFolder, config: RunConfig, prefix: str, work: str, of_candidates: list[str] | None) -> _Brought:
-    """Write the labels, those of test images if there are candidates with classes."""
+    Args:
+        store: the run folder.
+        config: of the run.
+        prefix: of the images.
+        work: the work folder.
+        of_candidates: their classes, where the labels are those of test images.
+    """
     spec, location = true_labels(config, prefix), config.evaluate.test_input if prefix == TEST else config.input
     shared, samples = _share_a_file(config), Table(store, Unit("ingest", prefix).artifact("samples"))
     _refuse_folders_of_shards(samples, spec)
@@ -72,7 +73,7 @@ def _bring(store: RunFolder, config: RunConfig, prefix: str, work: str, of_candi
     content = hashlib.blake2b(json.dumps(found.classes).encode(), digest_size=16)
     content.update(found.numbers.data)
     metrics = {"classes": found.classes, "labelled": found.labelled, **found.counts, **unknown}
-    return _Brought(lines, metrics, content.hexdigest())
+    return lines, StageResult({"labels": spec}, metrics, content.hexdigest())
 
 
 def _write(found: Labels, samples: Table, folder: str) -> None:

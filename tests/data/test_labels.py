@@ -106,14 +106,6 @@ class TestEveryLabelIsUsedOrReported:
         back = match(write({ids[0]: "a"}), names)
         assert back.numbers.tolist() == [0, *[-1] * 49]
 
-    def test_an_exact_id_comes_first(self, write):
-        one, other = "\u00fc.jpg", "u\u0308.jpg"
-        assert match(write({one: "a", other: "b"}), [one, other]).numbers.tolist() == [0, 1]
-        only = match(write({one: "a"}), [other, one])
-        assert (only.numbers.tolist(), only.matched) == ([-1, 0], 1)
-        aside = match(write({one: "a", "x": "b"}), [other, "x"], quarantined=[one])
-        assert (aside.numbers.tolist(), aside.quarantined) == ([-1, 0], 1)
-
     def test_an_id_that_may_be_two_samples_is_refused(self, write):
         angstroms = ["\u212b", "A\u030a"]
         message = r"has a label for '\\xc5', which may be the image 'A\\u030a' or '\\u212b': the same letters"
@@ -154,11 +146,6 @@ class TestEveryLabelIsUsedOrReported:
         assert labels.classes == ["a"]
         with pytest.raises(UsageError, match="no label belongs to an image that can be used, and 1 to images in"):
             match(write({"2": "b"}), ["1"], quarantined=["2"])
-
-    def test_labels_of_other_images(self, write):
-        path = write({"1": "a", "2": "b", "3": "c"})
-        labels = match(path, ["1"], elsewhere=["2"])
-        assert (labels.matched, labels.elsewhere, labels.unmatched, labels.stray) == (1, 1, 1, "3")
 
     def test_a_file_without_labels(self, write):
         with pytest.raises(UsageError, match=r"labels.csv holds no label: the column is empty; pass one with labels"):
