@@ -23,7 +23,7 @@ KINDS = {
     "listing": schema.LISTING,
     "samples": schema.samples(carries_bytes=True),
     "quarantine": schema.QUARANTINE,
-    "labels_true": schema.LABELS_TRUE,
+    "labels_true": schema.LABELS,
     "test/embeddings": schema.embeddings(4),
     "neighbors": schema.neighbors(2),
     "near_duplicates": schema.NEAR_DUPLICATES,

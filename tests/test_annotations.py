@@ -12,11 +12,11 @@ import pytest
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.artifacts.writing import write_table
-from elfs_ray.data.labels import read_labels
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import export_coreset
 from elfs_ray.exports.labels import write_labels
 from elfs_ray.exports.records import read_records
+from given_labels import read_labels
 from made_records import add_records, record
 from test_exports import NAME, make_run
 

@@ -249,7 +249,7 @@ def test_documented_columns_are_those_of_the_schema():
         "listing": schema.LISTING,
         "samples": schema.samples(carries_bytes=True),
         "quarantine": schema.QUARANTINE,
-        "labels_true": schema.LABELS_TRUE,
+        "labels_true": schema.LABELS,
         "embeddings": schema.embeddings(7),
         "neighbors": schema.neighbors(7),
         "pseudo_labels": schema.PSEUDO_LABELS,

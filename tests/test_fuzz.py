@@ -221,10 +221,10 @@ def test_label_files(tmp_path, ending, data):
     path = tmp_path / f"labels.{ending}"
     path.write_bytes(data.draw(damaged(LABELS[ending]) | st.binary(max_size=100)))
     with promised:
-        labels = match_labels(str(path), IDS, source="")
+        labels = match_labels(str(path), pa.array(IDS), source="")
         assert len(labels.numbers) == len(IDS)
         assert labels.numbers.max() < len(labels.classes)
-        assert labels.given == labels.matched + len(labels.unmatched)
+        assert labels.given == labels.matched + labels.unmatched
         assert labels.matched >= labels.labelled > 0
 
 

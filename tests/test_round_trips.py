@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from elfs_ray.data.files import existing
-from elfs_ray.data.labels import read_labels
 from elfs_ray.data.text_tables import read_text_table
 from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, export_coreset
 from elfs_ray.exports.labels import write_labels
 from elfs_ray.exports.records import read_records
+from given_labels import read_labels
 from made_records import add_records, record
 from test_exports import NAME, make_run
 

@@ -1,4 +1,4 @@
-"""What stands for the samples as a whole: their content, and facts that later stages go by."""
+"""The samples as a whole: their ids, what stands for their content, and facts that later stages go by."""
 
 import hashlib
 import json
@@ -13,6 +13,12 @@ from elfs_ray.artifacts.schema import shows_pictures
 from elfs_ray.artifacts.table import Table
 
 _MODULUS, _BASE = 2**127 - 1, 0x5BD1E995A7F3C1D94E6B2F8D03A1C7B5  # a prime, and any large number below it
+
+
+def image_ids(*artifacts: Table) -> pa.ChunkedArray:
+    """Ids of the images in artifacts, one after the other, text [n]."""
+    columns = [artifact.read(columns=["sample_id"])["sample_id"] for artifact in artifacts]
+    return pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
 
 
 def samples_content(samples: pa.Table) -> int:

@@ -38,7 +38,7 @@ QUARANTINE = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
-LABELS_TRUE = pa.schema([SAMPLE_ID, INDEX, pa.field("label", pa.int64()), pa.field("class_name", pa.string())])
+LABELS = pa.schema([SAMPLE_ID, INDEX, pa.field("label", pa.int64()), pa.field("class_name", pa.string())])
 PSEUDO_LABELS = pa.schema(
     [
         SAMPLE_ID,

@@ -6,7 +6,10 @@ import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from elfs_ray.data.columns import numbered
 from elfs_ray.errors import UsageError
 
 UNLABELLED = -1
@@ -18,15 +21,16 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # those that anybody sees are others: superscripts, fractions, circled digits.
 _LOOK_THE_SAME = ("<wide>", "<narrow>", "<noBreak>", "<compat>", "<initial>", "<medial>", "<final>", "<isolated>")
 _ROW = re.compile(r"\.parquet#[0-9]+$")
+_FILE_NAME = r"[^/]*[^/.][^/]*$"  # neither `.` nor `..`
 _INVISIBLE = ("Cf", "Cc")
 _VARIATION_SELECTORS = range(0xFE00, 0xFE10)
 
 
-def number_classes(names: Sequence[str | None], where: str) -> tuple[np.ndarray, list[str]]:
+def number_classes(names: pa.ChunkedArray | pa.Array, where: str) -> tuple[np.ndarray, list[str]]:
     """Classes in order of name (numbers by value), and the number of each label's.
 
     Args:
-        names: of the class of each sample; None where it has no label.
+        names: of the class of each sample, text [n]; null where it has no label.
         where: the labels come from, for messages.
 
     Returns:
@@ -35,15 +39,14 @@ def number_classes(names: Sequence[str | None], where: str) -> tuple[np.ndarray,
     Raises:
         UsageError: two classes look the same.
     """
-    first_written: dict[str, str] = {}
-    for name in names:
-        if name is not None:
-            first_written.setdefault(class_key(name), name)
+    numbers, first = numbered(names)
+    written, first_written = names.take(first).to_pylist(), dict[str, str]()
+    for name in written:
+        first_written.setdefault(class_key(name), name)
     classes = sorted(first_written.values(), key=_order)
     refuse_look_alikes(classes, where)
-    numbers = {class_key(name): number for number, name in enumerate(classes)}
-    of_each = [UNLABELLED if name is None else numbers[class_key(name)] for name in names]
-    return np.array(of_each, dtype=np.int64), classes
+    by_key = {class_key(name): number for number, name in enumerate(classes)}
+    return np.array([*(by_key[class_key(name)] for name in written), UNLABELLED], dtype=np.int64)[numbers], classes
 
 
 def class_key(name: str) -> str:
@@ -70,31 +73,38 @@ def refuse_look_alikes(classes: Sequence[str], where: str) -> None:
             )
 
 
-def folder_classes(form: str, sample_ids: Sequence[str]) -> list[str]:
+def folder_classes(form: str, sample_ids: pa.ChunkedArray | pa.Array) -> pa.Array:
     """The class of each image: the first folder of its path below the input, or the one that it lies in.
 
     Args:
         form: one of `FOLDER_FORMS`.
-        sample_ids: paths.
+        sample_ids: paths, text [n].
+
+    Returns:
+        Names, text [n].
 
     Raises:
         UsageError: an image lies in no such folder, or all would be of one class and the other form tells them apart.
     """
     of, other = (_first_folder, _last_folder) if form == FOLDERS else (_last_folder, _first_folder)
-    names = [of(sample_id) for sample_id in sample_ids]
-    if len(names) > 1 and len(set(names)) == 1:
+    # One image stands for all of its folder. What is no path, or names no file, stands for itself.
+    folders = pc.replace_substring_regex(sample_ids, _FILE_NAME, "x")
+    numbers, first = numbered(pc.if_else(pc.match_substring_regex(sample_ids, _ROW.pattern), sample_ids, folders))
+    examples = sample_ids.take(first).to_pylist()
+    names = [of(example) for example in examples]
+    if len(sample_ids) > 1 and len(set(names)) == 1:
         try:
-            others = len({other(sample_id) for sample_id in sample_ids})
+            others = len({other(example) for example in examples})
         except UsageError:
-            return names
+            others = 1
         if others > 1:
             which = "the first folder of each", "the folder that each lies in"
             instead = LAST_FOLDERS if form == FOLDERS else FOLDERS
             raise UsageError(
-                f"labels '{form}': all {len(names):,} images would be of the class {names[0]!r}; pass '{instead}', "
-                f"{which[form == FOLDERS]}, which gives {others:,} classes"
+                f"labels '{form}': all {len(sample_ids):,} images would be of the class {names[0]!r}; pass "
+                f"'{instead}', {which[form == FOLDERS]}, which gives {others:,} classes"
             )
-    return names
+    return pa.array(names, pa.string()).take(numbers)
 
 
 def _first_folder(sample_id: str) -> str:

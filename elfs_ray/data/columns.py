@@ -9,6 +9,7 @@ from collections import Counter
 from typing import NamedTuple
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -143,6 +144,25 @@ def as_strings(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array
         made = pa.array(texts, pa.string())
         return pa.chunked_array([made]) if isinstance(column, pa.ChunkedArray) else made
     return column.cast(pa.string())
+
+
+def composed(texts: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """Texts in Unicode's composed form (NFC)."""
+    is_plain = pc.all(pc.string_is_ascii(texts)).as_py()
+    return texts if is_plain else pc.utf8_normalize(texts, "NFC")
+
+
+def numbered(values: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Values by number, in order of their first row.
+
+    Returns:
+        The number of each value, int32 [n], -1 for null; and the first row of each number, int64.
+    """
+    encoded = values.dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    numbers = pc.fill_null(encoded.indices, -1).to_numpy()
+    return numbers, np.flatnonzero(np.diff(np.maximum.accumulate(numbers), prepend=-1))
 
 
 def listed(names: list[str]) -> str:

@@ -2,19 +2,28 @@
 
 import contextlib
 import hashlib
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 
 from elfs_ray.artifacts import filesystems
-from elfs_ray.data.classes import FOLDER_FORMS, FOLDERS, class_key, folder_classes, number_classes
-from elfs_ray.data.columns import ID_COLUMNS, as_text, check_column, ids_of, listed, refuse_repeated
+from elfs_ray.data.classes import FOLDER_FORMS, FOLDERS, folder_classes, number_classes
+from elfs_ray.data.columns import (
+    ID_COLUMNS,
+    as_text,
+    check_column,
+    composed,
+    ids_of,
+    listed,
+    numbered,
+    refuse_repeated,
+)
 from elfs_ray.data.files import existing
 from elfs_ray.data.sources import Source
 from elfs_ray.data.text_tables import ENDINGS, read_text_table, text_table_schema
@@ -23,6 +32,8 @@ from elfs_ray.errors import UsageError, one_line
 LABEL_COLUMNS = ("label", "class", "target", "category", "y")
 COLUMN_PREFIX = "column:"
 _COLUMNS_TOLD = 20
+_NONE, _SEVERAL = -1, -2
+_NO_IDS = pa.array([], pa.string())
 
 
 @dataclass(frozen=True)
@@ -36,8 +47,9 @@ class Labels:
         given: labels, each with an id of its own.
         matched: of these, those of samples.
         quarantined: those of inputs that cannot be used.
-        unmatched: ids of all others, as given.
+        unmatched: all others.
         elsewhere: those of other known images.
+        stray: an id of the unmatched, as given.
         likeness: a sample's id, to hold against those.
     """
 
@@ -47,8 +59,9 @@ class Labels:
     given: int
     matched: int
     quarantined: int
-    unmatched: list[str]
+    unmatched: int
     elsewhere: int = 0
+    stray: str = ""
     likeness: str = ""
 
     @property
@@ -64,7 +77,7 @@ class Labels:
             "matched": self.matched,
             "quarantined": self.quarantined,
             "elsewhere": self.elsewhere,
-            "unmatched": len(self.unmatched),
+            "unmatched": self.unmatched,
         }
 
     def told(self, images: str | None) -> list[str]:
@@ -88,11 +101,10 @@ class Labels:
             raise UsageError(f"{self._mismatch(images)}; fix the ids, or pass --allow-unmatched")
 
     def _mismatch(self, images: str) -> str:
-        unmatched = len(self.unmatched)
         return (
-            f"{self.spec}: {self.given - unmatched:,} of {self.given:,} labels belong to images of {images}; "
-            f"{unmatched:,} {'does' if unmatched == 1 else 'do'} not, such as {self.unmatched[0]!r} (images are called "
-            f"like {self.likeness!r})"
+            f"{self.spec}: {self.given - self.unmatched:,} of {self.given:,} labels belong to images of {images}; "
+            f"{self.unmatched:,} {'does' if self.unmatched == 1 else 'do'} not, such as {self.stray!r} (images are "
+            f"called like {self.likeness!r})"
         )
 
 
@@ -118,7 +130,7 @@ def check_labels(spec: str, source: Source, id_column: str | None = None) -> Non
         UsageError: as `match_labels`, which takes the same.
     """
     if spec in FOLDER_FORMS:
-        folder_classes(spec, list(source.ids()))
+        folder_classes(spec, pa.array(source.ids(), pa.string()))
     elif spec.startswith(COLUMN_PREFIX):
         name, columns = spec.removeprefix(COLUMN_PREFIX), source.columns()
         if columns:
@@ -130,27 +142,14 @@ def check_labels(spec: str, source: Source, id_column: str | None = None) -> Non
             _id_and_label(spec, _file_columns(spec), id_column)
 
 
-def read_labels(
-    spec: str, sample_ids: Sequence[str], *, source: Callable[[], Source], id_column: str | None = None
-) -> tuple[np.ndarray, list[str]]:
-    """Numbers of the samples' classes, int64 [n], -1 without a label, and the class names: all labels have a sample.
-
-    Raises:
-        UsageError: one has none; else as `match_labels`.
-    """
-    labels = match_labels(spec, sample_ids, source=source, id_column=id_column)
-    labels.refuse_unmatched("the samples")
-    return labels.numbers, labels.classes
-
-
 def match_labels(
     spec: str,
-    sample_ids: Sequence[str],
+    sample_ids: pa.ChunkedArray | pa.Array,
     *,
     source: Callable[[], Source],
     id_column: str | None = None,
-    quarantined: Sequence[str] = (),
-    elsewhere: Sequence[str] = (),
+    quarantined: pa.ChunkedArray | pa.Array = _NO_IDS,
+    elsewhere: pa.ChunkedArray | pa.Array = _NO_IDS,
 ) -> Labels:
     """Labels of the samples, numbered in order of class name (numbers in order of value).
 
@@ -160,7 +159,7 @@ def match_labels(
         spec: a CSV, TSV, JSON-lines or Parquet file with an id and a label column; `folders`, `folders:last`: the name
             of the first folder of each image's path, or of the last; `column:NAME`: that column of the images' table,
             or member of their tar shards.
-        sample_ids: ids of the samples, in order.
+        sample_ids: ids of the samples, text [n], in order.
         source: lists the images, for `column:NAME`.
         id_column: name of the id column, if it is not one of the usual.
         quarantined: ids of inputs that could not be used.
@@ -171,105 +170,113 @@ def match_labels(
             told apart, or no id that matches.
     """
     if spec in FOLDER_FORMS:
-        names: list[str | None] = list(folder_classes(spec, sample_ids))
-        numbers, classes = number_classes(names, f"labels {spec!r}")
-        return Labels(spec, numbers, classes, len(names), len(names), 0, [])
-    where, given = _from_table(spec, source, id_column)
-    if not given:
-        raise UsageError(f"{where} holds no label: the column is empty; pass one with labels")
-    uses = _use(where, given, sample_ids, quarantined, elsewhere, in_inputs=not is_file(spec))
-    if not uses.matched:
-        raise UsageError(_none_matches(spec, given, sample_ids, uses.quarantined))
-    numbers, classes = number_classes(uses.names, where)
-    return Labels(spec, numbers, classes, len(given), *uses[1:], likeness=sample_ids[0])
+        numbers, classes = number_classes(folder_classes(spec, sample_ids), f"labels {spec!r}")
+        return Labels(spec, numbers, classes, len(numbers), len(numbers), 0, 0)
+    given = _from_table(spec, source, id_column)
+    if not len(given.ids):
+        raise UsageError(f"{given.where} holds no label: the column is empty; pass one with labels")
+    return _match(spec, given, _joined(sample_ids, quarantined), _joined(elsewhere), len(sample_ids))
 
 
-class _Uses(NamedTuple):
-    """The label of each sample, and what became of all that were given; see `Labels`."""
+class _Given(NamedTuple):
+    """Labels as they were given, the first of each id.
 
-    names: list[str | None]
-    matched: int
-    quarantined: int
-    unmatched: list[str]
-    elsewhere: int
+    Attributes:
+        where: they stand.
+        ids: text [n], each another.
+        labels: text [n].
+        keys: int32 [n], one number for the labels of a class.
+    """
 
-
-def _use(
-    where: str,
-    given: dict[str, str],
-    sample_ids: Sequence[str],
-    quarantined: Sequence[str],
-    elsewhere: Sequence[str],
-    *,
-    in_inputs: bool,
-) -> _Uses:
-    """Bring each label to its sample; with `in_inputs`, all ids are those of inputs, if not of samples."""
-    inputs, others = _Ids(where, [*sample_ids, *quarantined]), _Ids(where, elsewhere)
-    positions = {sample_id: position for position, sample_id in enumerate(sample_ids)}
-    names: list[str | None] = [None] * len(sample_ids)
-    matched, aside, other, unmatched = 0, 0, 0, list[str]()
-    for label_id, label in given.items():
-        found = inputs.find(label_id)
-        position = None if found is None else positions.get(found)
-        if position is not None:
-            before = names[position]
-            if before is not None and class_key(before) != class_key(label):
-                raise UsageError(_two_labels(where, sample_ids[position], before, label))
-            names[position] = before or label
-            matched += 1
-        elif found is not None or in_inputs:
-            aside += 1
-        elif others.find(label_id) is not None:
-            other += 1
-        else:
-            unmatched.append(label_id)
-    return _Uses(names, matched, aside, unmatched, other)
+    where: str
+    ids: pa.ChunkedArray
+    labels: pa.ChunkedArray
+    keys: np.ndarray
 
 
-class _Ids:
-    """Ids of images, found as they are written, else by their letters alone (NFC)."""
-
-    def __init__(self, where: str, ids: Iterable[str]) -> None:
-        self._where, self._exact = where, set(ids)
-        self._composed: dict[str, list[str]] = {}
-        for one in self._exact:
-            if not unicodedata.is_normalized("NFC", one):
-                self._composed.setdefault(unicodedata.normalize("NFC", one), []).append(one)
-
-    def find(self, label_id: str) -> str | None:
-        """The id of the image that a label is of.
-
-        Raises:
-            UsageError: it may be of two.
-        """
-        if label_id in self._exact:
-            return label_id
-        composed = unicodedata.normalize("NFC", label_id)
-        found = [*self._composed.get(composed, []), *([composed] if composed in self._exact else [])]
-        if len(found) > 1:
-            one, other = sorted(found)[:2]
-            raise UsageError(
-                f"{self._where} has a label for {label_id!a}, which may be the image {one!a} or {other!a}: the same "
-                "letters in two forms of Unicode; write the id exactly as that of the image"
-            )
-        return found[0] if found else None
-
-
-def _none_matches(spec: str, given: dict[str, str], sample_ids: Sequence[str], quarantined: int) -> str:
-    if quarantined:
-        return f"{spec}: no label belongs to an image that can be used, and {quarantined:,} to images in quarantine"
-    return (
-        f"no id in {spec} is a sample id: labels have ids like {next(iter(given))!r}, "
-        f"samples like {next(iter(sample_ids), '')!r}; give both the same ids"
+def _match(spec: str, given: _Given, inputs: pa.ChunkedArray, elsewhere: pa.ChunkedArray, count: int) -> Labels:
+    """Bring each label to its sample; the first `count` of `inputs` are samples, the others are in quarantine."""
+    found = _find(given.ids, inputs)
+    if not is_file(spec):
+        found[found == _NONE] = count  # a part of the source has no ids but those of inputs
+    strange = np.flatnonzero(found == _NONE)
+    others = _find(given.ids.take(strange), elsewhere)
+    mine, unmatched = np.flatnonzero((found >= 0) & (found < count)), strange[others == _NONE]
+    label_of = np.full(count, _NONE)
+    label_of[found[mine][::-1]] = mine[::-1]  # of several, the first is assigned last
+    clashes = mine[given.keys[label_of[found[mine]]] != given.keys[mine]]
+    several = np.sort(np.append(np.flatnonzero(found == _SEVERAL), strange[others == _SEVERAL]))
+    if len(several) and not (clashes < several[0]).any():
+        raise UsageError(_two_images(given, several[0], inputs, elsewhere))
+    if len(clashes):
+        sample, clash = found[clashes[0]], clashes[0]
+        raise UsageError(_two_labels(given.where, inputs[sample], given.labels[label_of[sample]], given.labels[clash]))
+    aside = int((found >= count).sum())
+    if not len(mine):
+        raise UsageError(_none_matches(spec, given, inputs[:count], aside))
+    numbers, classes = number_classes(given.labels.take(pa.array(label_of, mask=label_of == _NONE)), given.where)
+    return Labels(
+        spec,
+        numbers,
+        classes,
+        given=len(found),
+        matched=len(mine),
+        quarantined=aside,
+        unmatched=len(unmatched),
+        elsewhere=int((others >= 0).sum()),
+        stray=given.ids[unmatched[0]].as_py() if len(unmatched) else "",
+        likeness=inputs[0].as_py(),
     )
 
 
-def _two_labels(where: str, sample_id: str, one: str, other: str) -> str:
-    return f"{where} gives {sample_id!r} two labels, {one!r} and {other!r}; keep one"
+def _find(wanted: pa.ChunkedArray, ids: pa.ChunkedArray) -> np.ndarray:
+    """Where each id stands among those of images, int64 [n]: as it is written, else by its letters alone (NFC).
+
+    `_NONE` for one that does not, `_SEVERAL` where it may be more than one image.
+    """
+    at = _positions(wanted, ids)
+    missing = np.flatnonzero(at == _NONE)
+    if not len(missing):
+        return at
+    letters, of_ids = composed(wanted.take(missing)), composed(ids)
+    alike = np.flatnonzero(pc.is_in(of_ids, value_set=letters))
+    alike = alike[numbered(ids.take(alike))[1]]
+    numbers, first = numbered(of_ids.take(alike))
+    is_one = np.bincount(numbers, minlength=len(first)) == 1
+    place = np.append(np.where(is_one, alike[first], _SEVERAL), _NONE)
+    at[missing] = place[_positions(letters, of_ids.take(alike[first]))]
+    return at
 
 
-def _from_table(spec: str, source: Callable[[], Source], id_column: str | None) -> tuple[str, dict[str, str]]:
-    """Where the labels stand, and each label by its id; rows without one are left out."""
+def _positions(wanted: pa.ChunkedArray, values: pa.ChunkedArray) -> np.ndarray:
+    return pc.fill_null(pc.index_in(wanted, value_set=values), _NONE).to_numpy().astype(np.int64)
+
+
+def _two_images(given: _Given, number: int, *known: pa.ChunkedArray) -> str:
+    letters = composed(given.ids.slice(number, 1))[0]
+    alike = (sorted(ids.filter(pc.equal(composed(ids), letters)).unique().to_pylist()) for ids in known)
+    one, other, *_ = next(filter(None, alike))
+    return (
+        f"{given.where} has a label for {given.ids[number].as_py()!a}, which may be the image {one!a} or {other!a}: "
+        "the same letters in two forms of Unicode; write the id exactly as that of the image"
+    )
+
+
+def _none_matches(spec: str, given: _Given, sample_ids: pa.ChunkedArray, quarantined: int) -> str:
+    if quarantined:
+        return f"{spec}: no label belongs to an image that can be used, and {quarantined:,} to images in quarantine"
+    return (
+        f"no id in {spec} is a sample id: labels have ids like {given.ids[0].as_py()!r}, "
+        f"samples like {sample_ids[0].as_py() if len(sample_ids) else ''!r}; give both the same ids"
+    )
+
+
+def _two_labels(where: str, image_id: pa.Scalar, one: pa.Scalar, other: pa.Scalar) -> str:
+    return f"{where} gives {image_id.as_py()!r} two labels, {one.as_py()!r} and {other.as_py()!r}; keep one"
+
+
+def _from_table(spec: str, source: Callable[[], Source], id_column: str | None) -> _Given:
+    """The labels; rows without one are left out."""
     where = spec
     with _readable(spec):
         if spec.startswith(COLUMN_PREFIX):
@@ -278,16 +285,27 @@ def _from_table(spec: str, source: Callable[[], Source], id_column: str | None) 
             where, (id_values, values) = images.location, images.read_column(name)
             labels = as_text(values, f"column {name!r} of {where}")
         else:
-            table = _read_file(spec)
+            table = _read_file(spec, id_column)
             id_name, name = _id_and_label(where, table.column_names, id_column)
             id_values = ids_of(table[id_name], f"column {id_name!r} of {where}")
             labels = as_text(table[name], f"column {name!r} of {where}")
-        pairs = zip(id_values.to_pylist(), labels.to_pylist(), strict=True)
-    by_id: dict[str, str] = {}
-    for sample_id, label in pairs:
-        if label and class_key(by_id.setdefault(sample_id, label)) != class_key(label):
-            raise UsageError(_two_labels(where, sample_id, by_id[sample_id], label))
-    return where, by_id
+        ids, labels = _joined(id_values), _joined(labels)
+        for column in (ids, labels):
+            column.validate(full=True)  # that texts are UTF-8
+    there = pc.not_equal(labels, "")
+    ids, labels = ids.filter(there), labels.filter(there)
+    keys, (numbers, first) = numbered(composed(labels))[0], numbered(ids)
+    before = first[numbers]
+    clashes = np.flatnonzero(keys[before] != keys)
+    if len(clashes):
+        raise UsageError(_two_labels(where, ids[clashes[0]], labels[before[clashes[0]]], labels[clashes[0]]))
+    return _Given(where, ids.take(first), labels.take(first), keys[first])
+
+
+def _joined(*columns: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray:
+    """Columns of text, one after the other; with long offsets, because all may be hashed together."""
+    parts = [part for column in columns for part in getattr(column, "chunks", [column])]
+    return pa.chunked_array([part.cast(pa.large_string()) for part in parts], pa.large_string())
 
 
 @contextlib.contextmanager
@@ -300,13 +318,13 @@ def _readable(where: str) -> Iterator[None]:
         raise UsageError(f"labels file {where} cannot be read: {told}; fix it") from None
 
 
-def _read_file(path: str) -> pa.Table:
+def _read_file(path: str, id_column: str | None) -> pa.Table:
     filesystem, info, as_text = _existing_table(path)
     if as_text:
         return read_text_table(f"labels file {path}", filesystem, info)
-    table = pads.dataset(info.path, filesystem=filesystem, format="parquet").to_table()
-    refuse_repeated(path, table.column_names)
-    return table
+    dataset = pads.dataset(info.path, filesystem=filesystem, format="parquet")
+    refuse_repeated(path, dataset.schema.names)
+    return dataset.to_table(columns=list(dict.fromkeys(_id_and_label(path, dataset.schema.names, id_column))))
 
 
 def _file_columns(path: str) -> list[str]:

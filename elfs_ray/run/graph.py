@@ -16,7 +16,7 @@ from elfs_ray.run.preflight import check_sizes
 from elfs_ray.stages.descriptor import Case, Scope, Stage
 from elfs_ray.stages.parts.listed import prefixes_of
 
-FIRST = ("listing", "ingest", "labels")
+FIRST = ("listing", "ingest", "labels", "labeled")
 """Stages that run before the images are counted; what they give has content of its own."""
 
 REPORT_COMMAND = "report"

@@ -19,6 +19,7 @@ from elfs_ray.artifacts.run_lock import sole_driver
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
+from elfs_ray.core.pruning import budget_count
 from elfs_ray.data.unusable import UnusableImagesError
 from elfs_ray.run.errors_seen import expected_errors
 from elfs_ray.run.graph import FIRST, REPORT_COMMAND, Planned, all_units, first_units, stage_of
@@ -170,14 +171,18 @@ class _Execution:
         if pending and set(self.small) != set(prefixes):
             listed = {prefix: listed_source(self.store, config, prefix) for prefix in prefixes}
             for each in self.configs:
-                self._connect().call(check_inputs, each, listed)
+                self._connect().call(check_inputs, each, listed, here=True)
 
     def _check_labeled(self) -> None:
-        """Refuse labels of some samples that are of none, before the long stages."""
-        if self.configs[0].select.labeled is not None:
-            from elfs_ray.stages.parts.method_inputs import check_known_labels
+        """Refuse budgets that the labels of some images fill, before the long stages."""
+        from elfs_ray.methods import check_labeled
 
-            check_known_labels(self.store, self.configs[0], self.reporter)
+        records = self.store.records()
+        num_samples, labeled = records[Unit("ingest")].rows["samples"], records.get(Unit("labeled"))
+        if labeled is None or self.configs[0].select.labeled is None:
+            return
+        for budget in self.configs[0].budgets:
+            check_labeled(labeled.metrics["labelled"], budget_count(budget, num_samples))
 
     def _set_aside(self, found: UnusableImagesError) -> None:
         """Take images out of the samples that a stage could not read, and keep the embeddings of the others."""

@@ -38,7 +38,7 @@ STAGES = (
     ),
     Stage(
         name="labels",
-        version=2,
+        version=3,
         summary="Bring true labels into the run folder, for the evaluation.",
         module="elfs_ray.stages.labels",
         scope=Scope.PER_INPUT,
@@ -47,6 +47,17 @@ STAGES = (
         options=identity.of_labels,
         cost=cost.labels,
         wanted=lambda config, _: config.evaluate.labels is not None or config.evaluate.test_input is not None,
+    ),
+    Stage(
+        name="labeled",
+        version=1,
+        summary="Bring the labels that some images have already into the run folder (select.labeled).",
+        module="elfs_ray.stages.labeled",
+        inputs=identity.for_labeled,
+        outputs=("labels_known",),
+        options=identity.of_labeled,
+        cost=cost.labels,
+        wanted=lambda config, _: config.select.labeled is not None,
     ),
     Stage(
         name="embed",
@@ -84,9 +95,9 @@ STAGES = (
         version=2,
         summary="Improve the pseudo-labels with the labels that some images have (select.labeled).",
         module="elfs_ray.stages.anchor",
-        inputs=lambda case: ("embeddings", "pseudo_labels", *identity.of_labeled(case.config)),
+        inputs=lambda _: ("embeddings", "pseudo_labels", "labels_known"),
         outputs=("pseudo_labels_anchored",),
-        options=lambda case: [identity.labeled_signature(case.config), case.config.seed, case.config.num_classes],
+        options=lambda case: [case.config.seed, case.config.num_classes],
         cost=cost.anchor,
     ),
     Stage(

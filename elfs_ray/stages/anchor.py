@@ -12,49 +12,42 @@ import pyarrow as pa
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.embeddings import Embeddings
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
+from elfs_ray.artifacts.writing import write_table
+from elfs_ray.config import RunConfig
 from elfs_ray.core.anchoring import Anchored, spread_by_probes
-from elfs_ray.errors import UsageError
 from elfs_ray.stages.context import StageContext, StageResult
-from elfs_ray.stages.parts.method_inputs import read_known_labels
 
 ANCHORED = "pseudo_labels_anchored"
 
 
 def run(context: StageContext) -> StageResult:
     """Compare probes and clusters on the known labels and write the better ones."""
-    known = read_known_labels(context.store, context.config)
-    if known is None:
-        raise UsageError(
-            "there are no labels to improve the pseudo-labels with; pass those of some images with --labeled"
-        )
-    classes = context.config.num_classes
-    given = context.embeddings, context.table("pseudo_labels"), known, classes, context.seed()
-    table, metrics = context.workers.call(_anchor, *given)
-    context.write(ANCHORED, table, schema.PSEUDO_LABELS)
+    metrics = context.workers.call(_anchor, context.store, context.config, context.work, context.seed())
     return StageResult(chosen={"labeled": context.config.select.labeled}, metrics=metrics)
 
 
-def _anchor(
-    embeddings: Embeddings, labels: Table, known: np.ndarray, num_classes: int, seed: int
-) -> tuple[pa.Table, dict[str, Any]]:
-    """The better labels, and what the manifest says of them."""
-    seeds, table = np.flatnonzero(known >= 0), labels.read()
+def _anchor(store: RunFolder, config: RunConfig, work: str, seed: int) -> dict[str, Any]:
+    """Write the better labels; returns what the manifest says of them."""
+    known, table = Table(store, "labels_known").column("label"), Table(store, "pseudo_labels").read()
+    seeds = np.flatnonzero(known >= 0)
     clusters = table["label"].to_numpy().astype(np.int64)
     metrics: dict[str, Any] = {
         "labeled": len(seeds),
         "used": "clusters",
     }
-    if _can_teach(known[seeds], num_classes):
+    if _can_teach(known[seeds], config.num_classes):
         anchored = spread_by_probes(
-            embeddings.mapped_unit_vectors(), clusters, seeds, known[seeds], np.random.default_rng(seed)
+            Embeddings(store).mapped_unit_vectors(), clusters, seeds, known[seeds], np.random.default_rng(seed)
         )
         metrics["probe_accuracy_on_labeled"] = round(anchored.accuracy, 4)
         metrics["cluster_accuracy_on_labeled"] = round(anchored.cluster_accuracy, 4)
         if anchored.accuracy > anchored.cluster_accuracy:
             metrics["used"] = "probes"
             table = _replace(table, anchored)
-    return table, metrics
+    write_table(store, f"{work}/{ANCHORED}", table, schema.PSEUDO_LABELS)
+    return metrics
 
 
 def _can_teach(seed_labels: np.ndarray, num_classes: int) -> bool:

@@ -33,13 +33,7 @@ from elfs_ray.methods import SelectionInputs, get_method, select_coreset
 from elfs_ray.planning.auto_options import GPU_SHARES, choose_beta_search
 from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.stages.identity import method_of
-from elfs_ray.stages.parts.method_inputs import (
-    count_classes,
-    labeled_mask,
-    labels_in_use,
-    read_inputs,
-    read_known_labels,
-)
+from elfs_ray.stages.parts.method_inputs import count_classes, labeled_mask, labels_in_use, read_inputs
 from elfs_ray.stages.parts.training_options import training_options
 from elfs_ray.workers.base import Search
 from elfs_ray.workers.compute import device_of_task
@@ -165,8 +159,7 @@ def _run_trials(
     """Run these trials; `save` takes each that has ended, with its last report."""
     store, workers = context.store, context.workers
     seeds = context.seed(unit="beta_search"), context.seed(1, unit="beta_search")
-    known = read_known_labels(store, context.config)
-    data = workers.begin(_load, store, context.config, options, context.unit.budget, known, seeds)
+    data = workers.begin(_load, store, context.config, options, context.unit.budget, seeds)
     search = Search(
         metric="validation_accuracy",
         parts=_parts(options),
@@ -189,12 +182,7 @@ def _file_name(trial: dict[str, Any]) -> str:
 
 
 def _load(
-    store: RunFolder,
-    config: RunConfig,
-    options: BetaSearchConfig,
-    budget: int,
-    known: np.ndarray | None,
-    seeds: tuple[int, int],
+    store: RunFolder, config: RunConfig, options: BetaSearchConfig, budget: int, seeds: tuple[int, int]
 ) -> SearchData:
     """What every trial needs: inputs of the method, pseudo-labels, and a 90 / 10 split for each seed.
 
@@ -208,7 +196,7 @@ def _load(
     return SearchData(
         options=options,
         select=config.select,
-        inputs=read_inputs(store, config, method_of(config), known),
+        inputs=read_inputs(store, config, method_of(config)),
         samples=samples,
         labels=labels,
         splits=[stratified_split(labels, options.validation_fraction, rng) for _ in range(options.seeds)],

@@ -65,13 +65,14 @@ def of_method(config: RunConfig) -> tuple[str, ...]:
         "neighbors": Needs.NEIGHBORS in needs,
         labels_in_use(config): Needs.PSEUDO_LABELS in needs or balances(method, config.select.balance),
         dynamics_in_use(config): Needs.DYNAMICS in needs,
+        "labels_known": config.select.labeled is not None,
     }
-    return ("samples", *(name for name, needed in names.items() if needed), *of_labeled(config))
+    return ("samples", *(name for name, needed in names.items() if needed))
 
 
-def of_labeled(config: RunConfig) -> tuple[str, ...]:
-    """What the labels that are there already are read from."""
-    return _of_column(config.select.labeled, "listing")
+def for_labeled(case: Case) -> tuple[str, ...]:
+    """What the labels that are there already are of, and read from."""
+    return ("samples", "quarantine", *_of_column(case.config.select.labeled, "listing"))
 
 
 def _of_column(labels: str | None, listing: str) -> tuple[str, ...]:
@@ -137,6 +138,14 @@ def of_labels(case: Case) -> Any:
     return [without_options(spec), labels_signature(spec)]
 
 
+def of_labeled(case: Case) -> Any:
+    """The labels that are there already."""
+    from elfs_ray.data.labels import labels_signature
+
+    spec = case.config.select.labeled
+    return spec and [without_options(spec), labels_signature(spec)]
+
+
 def of_embed(case: Case) -> Any:
     """An encoder, or vectors that are there already."""
     from elfs_ray.data.vectors import vectors_signature
@@ -151,9 +160,9 @@ def of_embed(case: Case) -> Any:
 
 
 def of_select(case: Case) -> list[Any]:
-    """Method, budget, and the labels that are there already."""
+    """Method and budget."""
     select = case.config.select
-    named = [case.unit.method, select.options, select.balance, labeled_signature(case.config)]
+    named = [case.unit.method, select.options, select.balance]
     return [*named, select.beta, case.config.seed, case.unit.budget]
 
 
@@ -174,10 +183,3 @@ def of_evaluate(case: Case) -> Any:
         embedded = RunFolder(other).records().current.get(Unit("embed"))
         options["embeddings_of"] = embedded and embedded.content
     return options
-
-
-def labeled_signature(config: RunConfig) -> str | None:
-    """Changes when the labels that are there already change; None where there are none."""
-    from elfs_ray.data.labels import labels_signature
-
-    return labels_signature(config.select.labeled) if config.select.labeled is not None else None

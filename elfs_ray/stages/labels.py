@@ -6,63 +6,76 @@ Only evaluation and supervised baselines read the result.
 """
 
 import numpy as np
-import pyarrow as pa
 
-from elfs_ray.artifacts import schema
-from elfs_ray.artifacts.record import Unit
-from elfs_ray.artifacts.table import KEY, Table
-from elfs_ray.config import RunConfig, fingerprint
+from elfs_ray.artifacts.record import TEST, Unit
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.samples import image_ids
+from elfs_ray.artifacts.table import Table
+from elfs_ray.config import RunConfig
 from elfs_ray.data.classes import FOLDER_FORMS, class_key, refuse_look_alikes
 from elfs_ray.data.labels import Labels, is_file, match_labels
 from elfs_ray.errors import UsageError
 from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.stages.identity import true_labels
-from elfs_ray.stages.parts.listed import listed_source
+from elfs_ray.stages.parts.listed import listed_source, location_of
+from elfs_ray.stages.parts.written_labels import write_labels
+
+LABELS = "labels_true"
 
 
 def run(context: StageContext) -> StageResult:
-    """Align the true labels of the run's input (or of the separate test input) with the samples."""
-    config = context.config
-    spec = true_labels(config, context.unit.prefix)
-    location = config.evaluate.test_input if context.of_test_images else config.input
-    shared = _share_a_file(config)
-    _refuse_folders_of_shards(context, spec)
-    keys = context.table("samples").read(columns=KEY)
-    others = ("samples", "quarantine") if shared and context.of_test_images else ()
-    candidates = [each for name in others for each in Table(context.store, name).column("sample_id").tolist()]
+    """Align the true labels of the run's input (or of the separate test input) with the samples, in one task."""
+    config, unit = context.config, context.unit
+    of_candidates = context.records[Unit("labels")].metrics["classes"] if context.of_test_images else None
+    lines, result = context.workers.call(
+        _bring, context.store, config, unit.prefix, context.work, of_candidates, here=True
+    )
+    for line in lines:
+        context.reporter.line(f"{unit}: {line}")
+    return result
+
+
+def _bring(
+    store: RunFolder, config: RunConfig, prefix: str, work: str, of_candidates: list[str] | None
+) -> tuple[list[str], StageResult]:
+    """Write the labels of candidates, or of test images; returns what is told of them, too.
+
+    Args:
+        store: the run folder.
+        config: of the run.
+        prefix: of the images.
+        work: the work folder.
+        of_candidates: their classes, where the labels are those of test images.
+    """
+    spec, location = true_labels(config, prefix), location_of(config, prefix)
+    shared, samples = _share_a_file(config), Table(store, Unit("ingest", prefix).artifact("samples"))
+    _refuse_folders_of_shards(samples, spec)
+    others = ("samples", "quarantine") if shared and prefix == TEST else ()
     found = match_labels(
         spec,
-        keys["sample_id"].to_pylist(),
-        source=lambda: listed_source(context.store, config, context.unit.prefix),
+        image_ids(samples),
+        source=lambda: listed_source(store, config, prefix),
         id_column=config.ingest.id_column,
-        quarantined=context.table("quarantine").column("sample_id").tolist(),
-        elsewhere=candidates,
+        quarantined=image_ids(Table(store, Unit("ingest", prefix).artifact("quarantine"))),
+        elsewhere=image_ids(*(Table(store, name) for name in others)),
     )
     images = f"{config.location} or {config.evaluate.test_input}" if shared else str(location or config.location)
     # A file of candidates and test images is judged when both are known.
-    later = shared and not context.of_test_images
+    later = shared and prefix != TEST
     if not (config.allow_unmatched or later):
         found.refuse_unmatched(images)
-    for line in found.told(None if later else images):
-        context.reporter.line(f"{context.unit}: {line}")
-    labels, classes = found.numbers, found.classes
-    unknown = _of_unknown_classes(context, found) if context.of_test_images else {}
-    names = pa.array(np.array([*classes, None], dtype=object)[labels], pa.string())
-    table = keys.append_column("label", pa.array(labels)).append_column("class_name", names)
-    context.write("labels_true", table, schema.LABELS_TRUE)
-    return StageResult(
-        chosen={"labels": spec},
-        metrics={"classes": list(classes), "labelled": found.labelled, **found.counts, **unknown},
-        content=fingerprint(labels.tolist(), list(classes)),
-    )
+    lines = found.told(None if later else images)
+    unknown = {} if of_candidates is None else {"of_unknown_classes": _of_unknown_classes(found, of_candidates, lines)}
+    content = write_labels(found, samples, f"{work}/{LABELS}")
+    metrics = {"classes": found.classes, "labelled": found.labelled, **found.counts, **unknown}
+    return lines, StageResult({"labels": spec}, metrics, content)
 
 
-def _refuse_folders_of_shards(context: StageContext, spec: str) -> None:
+def _refuse_folders_of_shards(samples: Table, spec: str) -> None:
     """Refuse folders as classes where ids begin with the name of a tar shard, as they do where keys repeat."""
     if spec not in FOLDER_FORMS:
         return
-    samples = context.table("samples").read(0, 1, ["sample_id", "uri"])
-    for sample_id, uri in zip(*samples.to_pydict().values(), strict=True):
+    for sample_id, uri in zip(*samples.read(0, 1, ["sample_id", "uri"]).to_pydict().values(), strict=True):
         _, shard, key = uri.partition(".tar#")
         if shard and sample_id != key:
             raise UsageError(
@@ -79,13 +92,12 @@ def _share_a_file(config: RunConfig) -> bool:
     return options.test_labels in (None, options.labels)
 
 
-def _of_unknown_classes(context: StageContext, found: Labels) -> dict[str, int]:
-    """How many test images have a class that no candidate has, which the evaluation leaves out.
+def _of_unknown_classes(found: Labels, candidates: list[str], lines: list[str]) -> int:
+    """How many test images have a class that no candidate has, which the evaluation leaves out; adds a line on them.
 
     Raises:
         UsageError: all have, or a class looks like one of the candidates and is another.
     """
-    candidates: list[str] = context.records[Unit("labels")].metrics["classes"]
     refuse_look_alikes([*candidates, *found.classes], f"{found.spec} and the labels of the candidates")
     known = {class_key(name) for name in candidates}
     unknown = [number for number, name in enumerate(found.classes) if class_key(name) not in known]
@@ -96,8 +108,8 @@ def _of_unknown_classes(context: StageContext, found: Labels) -> dict[str, int]:
         )
     count = int(np.isin(found.numbers, unknown).sum())
     if count:
-        context.reporter.line(
-            f"{context.unit}: {count:,} test images are of classes that no candidate has, such as "
-            f"{found.classes[unknown[0]]!r}; the evaluation leaves them out"
+        lines.append(
+            f"{count:,} test images are of classes that no candidate has, such as {found.classes[unknown[0]]!r}; the "
+            "evaluation leaves them out"
         )
-    return {"of_unknown_classes": count}
+    return count

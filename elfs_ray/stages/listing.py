@@ -38,17 +38,20 @@ FILES_AT_ONCE = 65_536
 def run(context: StageContext) -> StageResult | None:
     """List the run's input (or the separate test input); None if it holds what it held when it was last listed."""
     config, store, workers, work = context.config, context.store, context.workers, context.work
-    source, runs = workers.call(_look, config, context.unit.prefix, store, work)
+    source, runs = workers.call(_look, config, context.unit.prefix, store, work, here=True)
     context.reporter.line(f"  {source.found.line(source.location)}")
     content, before = source.about.identity(), context.records.get(context.unit)
     if before is not None and (before.fingerprint, before.content) == (context.fingerprint, content):
         return None
-    files = Table(store, f"{work}/{FILES}")
-    with context.counting("listing", len(runs), "pieces") as counter:
-        pieces = []
-        for piece in workers.map(_list_some, runs, source, files, f"{work}/{PIECES}", cpus=0.5):
-            pieces.append(piece)
-            counter.advance(1)
+    first = source, Table(store, f"{work}/{FILES}"), f"{work}/{PIECES}"
+    if len(runs) == 1:  # perhaps a manifest that no other machine has
+        pieces = [workers.call(_list_some, *first, *runs[0], here=True)]
+    else:
+        with context.counting("listing", len(runs), "pieces") as counter:
+            pieces = []
+            for piece in workers.map(_list_some, runs, *first, cpus=0.5):
+                pieces.append(piece)
+                counter.advance(1)
     about = workers.call(_join, source, store, work, pieces)
     told = {"inputs": about.count, "source": about.kind, "passed_over": dict(about.found.passed_over)}
     return StageResult(metrics={**told, ABOUT: about.as_json()}, content=content)

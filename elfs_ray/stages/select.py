@@ -17,12 +17,7 @@ from elfs_ray.config import RunConfig
 from elfs_ray.methods import get_method, select_coreset
 from elfs_ray.stages import identity
 from elfs_ray.stages.context import StageContext, StageResult
-from elfs_ray.stages.parts.method_inputs import (
-    count_classes,
-    labeled_mask,
-    read_inputs,
-    read_known_labels,
-)
+from elfs_ray.stages.parts.method_inputs import count_classes, labeled_mask, read_inputs
 from elfs_ray.workers.base import Threads
 from elfs_ray.workers.compute import use_threads
 
@@ -32,12 +27,10 @@ def run(context: StageContext) -> StageResult:
     config, options, found = context.config, context.config.select, _found_options(context)
     # One stream for all budgets: a smaller random coreset is the beginning of a larger one.
     seed, budget = context.seed(unit=f"coresets/{options.name}"), context.unit.budget
-    known = read_known_labels(context.store, config)
     labels = identity.labels_in_use(config)
     threads = context.workers.threads()  # nothing else of the stage runs
-    task = _Task(
-        context.store, config, context.work, budget, found, known, labels if context.if_current(labels) else None, seed
-    )
+    shown = labels if context.if_current(labels) else None
+    task = _Task(context.store, config, context.work, budget, found, shown, seed)
     measured = context.workers.call(_select, task, threads)
     return StageResult(
         chosen={**options.model_dump(mode="json"), **found},
@@ -53,7 +46,7 @@ def run(context: StageContext) -> StageResult:
 
 
 class _Task(NamedTuple):
-    """What is selected: so many images, with the options that a search found, with labels known before.
+    """What is selected: so many images, with the options that a search found.
 
     Attributes:
         shown: name of the labels that stand beside the images, if any.
@@ -64,7 +57,6 @@ class _Task(NamedTuple):
     work: str
     budget: int
     found: dict[str, Any]
-    known: np.ndarray | None
     shown: str | None
     seed: int
 
@@ -74,7 +66,7 @@ def _select(task: _Task, threads: Threads) -> dict[str, Any]:
     use_threads(threads())
     store, budget, options = task.store, task.budget, task.config.select
     method = get_method(options.method, **{**options.options, **task.found})
-    inputs = read_inputs(store, task.config, method, task.known)
+    inputs = read_inputs(store, task.config, method)
     selection = select_coreset(method, inputs, budget, np.random.default_rng(task.seed), balance=options.balance)
 
     positions = selection.positions

@@ -152,8 +152,18 @@ class Workers(Protocol):
     def share(self, value: T) -> Handle[T]:
         """Lay a value where all workers find it."""
 
-    def call(self, function: Callable[..., T], *arguments: Any, cpus: float = 1.0, memory: int = 0) -> T:
-        """The result of one task."""
+    def call(
+        self, function: Callable[..., T], *arguments: Any, cpus: float = 1.0, memory: int = 0, here: bool = False
+    ) -> T:
+        """The result of one task.
+
+        Args:
+            function: what it does.
+            arguments: of the function.
+            cpus: that it asks for.
+            memory: the same.
+            here: on the machine of the run itself, which may be the only one with a file that the user names.
+        """
 
     def begin(
         self, function: Callable[..., T], *arguments: Any, cpus: float = 1.0, gpus: float = 0.0, memory: int = 0

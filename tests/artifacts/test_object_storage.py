@@ -20,11 +20,11 @@ from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.files import read_uri
-from elfs_ray.data.labels import read_labels
 from elfs_ray.data.sources import open_source, source_of
 from elfs_ray.encoders.weights import read_state_dict
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.run.runner import run
+from given_labels import read_labels
 from object_storage import SECRET, Door
 from small import BUDGET, NUM_IMAGES, OPTIONS, TIMEOUT_SECONDS, command_line, start, wait_until
 

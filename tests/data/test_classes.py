@@ -1,18 +1,29 @@
 """The order of classes, those that are one, those that nobody can tell apart, and folders as classes."""
 
 import os
+import re
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elfs_ray.data.classes import folder_classes, number_classes
+from elfs_ray.data import classes as of_classes
+from elfs_ray.data.classes import FOLDER_FORMS
 from elfs_ray.errors import UsageError
 
 NAMES = ["1", "01", "1.0", "nan", "inf", "1_000", "٣", "-2", "10", "9", ".5", "1e1", "b", "B", "", "ä", "²", "1e999"]
 ORDER = ["-2", ".5", "01", "1", "1.0", "9", "10", "1e1", "1_000", "1e999", "B", "b", "inf", "nan", "²", "ä", "٣"]
+
+
+def number_classes(names, where):
+    return of_classes.number_classes(pa.array(names, pa.string()), where)
+
+
+def folder_classes(form, ids):
+    return of_classes.folder_classes(form, pa.array(ids, pa.string())).to_pylist()
 
 
 def test_numbers_come_by_value_and_all_else_by_text():
@@ -28,7 +39,10 @@ def test_the_order_does_not_depend_on_that_of_the_labels(names):
 
 
 def test_the_order_does_not_depend_on_the_hash_seed():
-    code = "from elfs_ray.data.classes import number_classes; import sys; print(number_classes(sys.argv[1:], 'x'))"
+    code = (
+        "from elfs_ray.data.classes import number_classes; import pyarrow, sys; "
+        "print(number_classes(pyarrow.array(sys.argv[1:]), 'x'))"
+    )
     given_names = [name for name in NAMES if name]
     shown = {
         subprocess.run(
@@ -86,6 +100,21 @@ def test_names_that_show_nothing_are_refused(name):
 
 
 class TestFolders:
+    SOME = (
+        "a/1",
+        "a/2",
+        "b/1",
+        "a/b/1",
+        "a/./2",
+        "a/.",
+        "a/..",
+        "a/",
+        "a/x.parquet#7",
+        "1",
+        "/a/1",
+        "s3://a/1",
+        "../1",
+    )
     DEEP = ("cat/2023/0.jpg", "cat/2024/1.jpg", "dog/2023/2.jpg")
 
     def test_the_first_is_the_class(self):
@@ -119,6 +148,17 @@ class TestFolders:
     def test_images_in_no_such_folder_are_refused_by_name(self, form, image, message):
         with pytest.raises(UsageError, match=f"labels '{form}': {message}"):
             folder_classes(form, [image, image])
+
+    @settings(max_examples=200)
+    @given(st.lists(st.sampled_from(SOME), min_size=2), st.sampled_from(FOLDER_FORMS))
+    def test_images_are_judged_each_for_itself(self, ids, form):
+        try:
+            alone = [folder_classes(form, [one])[0] for one in ids]
+        except UsageError as error:
+            with pytest.raises(UsageError, match=re.escape(str(error))):
+                folder_classes(form, ids)
+        else:
+            assert len(set(alone)) == 1 or folder_classes(form, ids) == alone
 
     def test_one_class_for_all_is_refused_where_the_other_form_gives_more(self):
         below = ["images/cat/0.jpg", "images/dog/1.jpg"]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from kinds_of_input import COUNT, IMAGES, KINDS, LABELS, NAMES, hugging_face_data, png, write_hugging_face, write_shards
 
 from elfs_ray.artifacts import filesystems
 from elfs_ray.artifacts.run_folder import RunFolder
@@ -18,10 +17,11 @@ from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.data.images import inspect
-from elfs_ray.data.labels import read_labels
 from elfs_ray.data.sources import base, open_source
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.run.runner import run
+from given_labels import read_labels
+from kinds_of_input import COUNT, IMAGES, KINDS, LABELS, NAMES, hugging_face_data, png, write_hugging_face, write_shards
 
 
 def read_all(source):

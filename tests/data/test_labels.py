@@ -1,17 +1,22 @@
 import json
 import unicodedata
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from elfs_ray.data.digits import write_digits
 from elfs_ray.data.images import inspect
-from elfs_ray.data.labels import check_labels, labels_signature, match_labels, read_labels
+from elfs_ray.data.labels import check_labels, labels_signature, match_labels
 from elfs_ray.data.sources import open_source
 from elfs_ray.errors import UsageError
+from given_labels import read_labels
 
 IDS = ["001", "002", "003"]
 
@@ -85,8 +90,9 @@ def write(tmp_path):
     return write
 
 
-def match(path, ids, **more):
-    return match_labels(path, ids, source="", **more)
+def match(spec, ids, source="", **more):
+    others = {name: pa.array(texts, pa.string()) for name, texts in more.items()}
+    return match_labels(spec, pa.array(ids, pa.string()), source=source, **others)
 
 
 class TestEveryLabelIsUsedOrReported:
@@ -95,18 +101,10 @@ class TestEveryLabelIsUsedOrReported:
         names = [f"Stra\u00dfe M\u00fcnchen {number:02d}.jpg" for number in range(50)]
         ids = [*(unicodedata.normalize("NFD", name) for name in names), "plain.jpg"]
         labels = match(write({name: "ab"[number % 2] for number, name in enumerate([*names[:18], "plain.jpg"])}), ids)
-        assert (labels.given, labels.matched, labels.unmatched, labels.labelled) == (19, 19, [], 19)
+        assert (labels.given, labels.matched, labels.unmatched, labels.labelled) == (19, 19, 0, 19)
         assert labels.numbers.tolist() == [*[0, 1] * 9, *[-1] * 32, 0]
         back = match(write({ids[0]: "a"}), names)
         assert back.numbers.tolist() == [0, *[-1] * 49]
-
-    def test_an_exact_id_comes_first(self, write):
-        one, other = "\u00fc.jpg", "u\u0308.jpg"
-        assert match(write({one: "a", other: "b"}), [one, other]).numbers.tolist() == [0, 1]
-        only = match(write({one: "a"}), [other, one])
-        assert (only.numbers.tolist(), only.matched) == ([-1, 0], 1)
-        aside = match(write({one: "a", "x": "b"}), [other, "x"], quarantined=[one])
-        assert (aside.numbers.tolist(), aside.quarantined) == ([-1, 0], 1)
 
     def test_an_id_that_may_be_two_samples_is_refused(self, write):
         angstroms = ["\u212b", "A\u030a"]
@@ -126,7 +124,7 @@ class TestEveryLabelIsUsedOrReported:
     def test_labels_of_no_image(self, write):
         path = write({**{f"x{number}.jpg": "a" for number in range(18)}, "1.jpg": "a", "2.jpg": "b", "3.jpg": None})
         labels = match(path, ["0.jpg", "1.jpg", "2.jpg"])
-        assert (labels.given, labels.matched, len(labels.unmatched)) == (20, 2, 18)
+        assert (labels.given, labels.matched, labels.unmatched) == (20, 2, 18)
         assert labels.counts == {"given": 20, "matched": 2, "quarantined": 0, "elsewhere": 0, "unmatched": 18}
         told = (
             f"{path}: 2 of 20 labels belong to images of photos/; 18 do not, such as 'x0.jpg' "
@@ -142,17 +140,12 @@ class TestEveryLabelIsUsedOrReported:
 
     def test_labels_of_images_that_cannot_be_used(self, write):
         labels = match(write({"1": "a", "2": "b", "u\u0308": "a"}), ["1"], quarantined=["2", "\u00fc"])
-        assert (labels.matched, labels.quarantined, labels.unmatched) == (1, 2, [])
+        assert (labels.matched, labels.quarantined, labels.unmatched) == (1, 2, 0)
         labels.refuse_unmatched("photos/")
         assert labels.told("photos/") == ["2 of 3 labels belong to images in quarantine"]
         assert labels.classes == ["a"]
         with pytest.raises(UsageError, match="no label belongs to an image that can be used, and 1 to images in"):
             match(write({"2": "b"}), ["1"], quarantined=["2"])
-
-    def test_labels_of_other_images(self, write):
-        path = write({"1": "a", "2": "b", "3": "c"})
-        labels = match(path, ["1"], elsewhere=["2"])
-        assert (labels.matched, labels.elsewhere, labels.unmatched) == (1, 1, ["3"])
 
     def test_a_file_without_labels(self, write):
         with pytest.raises(UsageError, match=r"labels.csv holds no label: the column is empty; pass one with labels"):
@@ -164,8 +157,66 @@ class TestEveryLabelIsUsedOrReported:
 
     def test_all_of_a_column_are_inputs(self, tmp_path):
         pq.write_table(pa.table({"id": IDS, "kind": ["b", "a", None], "path": IDS}), tmp_path / "images.parquet")
-        labels = match_labels("column:kind", ["002"], source=lambda: open_source(str(tmp_path / "images.parquet")))
-        assert (labels.numbers.tolist(), labels.given, labels.quarantined, labels.unmatched) == ([0], 2, 1, [])
+        labels = match("column:kind", ["002"], source=lambda: open_source(str(tmp_path / "images.parquet")))
+        assert (labels.numbers.tolist(), labels.given, labels.quarantined, labels.unmatched) == ([0], 2, 1, 0)
+
+
+def by_dicts(pairs, samples, quarantined, elsewhere, *, is_file):
+    """What matching should come to, one label after the other: names and counts, or what is wrong first."""
+    given_labels, names, counts = {}, {}, Counter()
+    for one, label in pairs:
+        if label and nfc(given_labels.setdefault(one, label)) != nfc(label):
+            return f"gives {one!r} two labels, {given_labels[one]!r} and {label!r}"
+    for one, label in given_labels.items():
+        ids = next((ids for ids in ({*samples, *quarantined}, {*elsewhere} if is_file else ()) if alike(one, ids)), ())
+        if len(found := sorted(alike(one, ids))) > 1:
+            return f"for {one!a}, which may be the image {found[0]!a} or {found[1]!a}"
+        if not found:
+            counts["unmatched" if is_file else "quarantined"] += 1
+        elif found[0] not in samples:
+            counts["quarantined" if found[0] in quarantined else "elsewhere"] += 1
+        elif nfc(names.setdefault(found[0], label)) != nfc(label):
+            return f"gives {found[0]!r} two labels, {names[found[0]]!r} and {label!r}"
+    if not given_labels:
+        return "holds no label"
+    if not names:
+        return "no label belongs to an image" if counts["quarantined"] else "is a sample id"
+    written = {nfc(names[one]): names[one] for one in reversed(samples) if one in names}
+    return [written[nfc(names[one])] if one in names else None for one in samples], len(given_labels), counts
+
+
+def nfc(text):
+    return unicodedata.normalize("NFC", text)
+
+
+def alike(one, ids):
+    return {one} if one in ids else {other for other in ids if nfc(other) == nfc(one)}
+
+
+some_ids = st.sampled_from(["x", "\u00fc", "u\u0308", "\u00c5", "A\u030a", "\u212b", "K", "\u212a"])
+some_names = st.sampled_from(["a", "a", "a", "b", "\u00e4", "a\u0308", "", None])
+TWO_LABELS_THEN_TWO_IMAGES = [("\u00fc", "a"), ("u\u0308", "b"), ("\u00c5", "a")]
+
+
+@settings(max_examples=300)
+@example(TWO_LABELS_THEN_TWO_IMAGES, ["u\u0308", "A\u030a", "\u212b"], [], [], True)
+@given(st.lists(st.tuples(some_ids, some_names), min_size=1), *[st.lists(some_ids, unique=True)] * 3, st.booleans())
+def test_matching_is_what_dicts_do(tmp_path_factory, pairs, samples, quarantined, elsewhere, is_file):
+    table = pa.table({"id": [one for one, _ in pairs], "label": pa.array([name for _, name in pairs], pa.string())})
+    path = tmp_path_factory.getbasetemp() / "pairs.parquet"
+    pq.write_table(table, path)
+    source = SimpleNamespace(location="images", read_column=lambda _: tuple(table.itercolumns()))
+    spec, others = str(path) if is_file else "column:label", {"quarantined": quarantined, "elsewhere": elsewhere}
+    expected = by_dicts(pairs, samples, **others, is_file=is_file)
+    if isinstance(expected, str):
+        with pytest.raises(UsageError) as refused:
+            match(spec, samples, lambda: source, **others)
+        assert expected in str(refused.value)
+    else:
+        found = match(spec, samples, lambda: source, **others)
+        of_samples = [found.classes[number] if number >= 0 else None for number in found.numbers]
+        counts = {name: count for name, count in found.counts.items() if name not in ("given", "matched")}
+        assert (of_samples, found.given, +Counter(counts)) == expected
 
 
 KINDS = {

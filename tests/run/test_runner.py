@@ -41,7 +41,7 @@ class TestArtifacts:
         [
             ("samples", schema.samples(carries_bytes=False)),
             ("quarantine", schema.QUARANTINE),
-            ("labels_true", schema.LABELS_TRUE),
+            ("labels_true", schema.LABELS),
             ("embeddings", schema.embeddings(1280)),
             ("neighbors", schema.neighbors(10)),
             ("pseudo_labels", schema.PSEUDO_LABELS),

@@ -14,11 +14,9 @@ from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
 from elfs_ray.run.runner import run
+from elfs_ray.stages import labeled
 from elfs_ray.stages import labels as stage
 from elfs_ray.stages.context import StageContext
-from elfs_ray.stages.parts.method_inputs import check_known_labels, read_known_labels
-from elfs_ray.workers.hardware import Hardware
-from elfs_ray.workers.on_ray.workers import OnRay
 from made_records import add_records, fingerprints, record
 from test_exports import picture
 
@@ -44,7 +42,7 @@ def write_ids(store, prefix, good, bad):
 
 
 @pytest.fixture
-def bring(tmp_path):
+def bring(ray_session, tmp_path):
     """Run the stage over candidates (and test images) that are in the run folder; returns the record's metrics."""
     store = RunFolder(str(tmp_path / "run"))
     write_ids(store, "", CANDIDATES, BROKEN)
@@ -62,10 +60,8 @@ def bring(tmp_path):
         if test_labels:
             values["evaluate.test_labels"] = write("test.csv", test_labels)
         unit, reporter = Unit("labels", prefix), Lines()
-        work, workers = store.work_folder(unit, "0"), OnRay(Hardware("cpu", 1, 0))
-        metrics = stage.run(
-            StageContext(load_config(values), store, unit, work, workers, reporter, store.records())
-        ).metrics
+        given = load_config(values), store, unit, store.work_folder(unit, "0"), ray_session, reporter, store.records()
+        metrics = stage.run(StageContext(*given)).metrics
         add_records(store, record(str(unit), metrics=metrics))
         return metrics, [line.replace(str(tmp_path), "") for line in reporter.lines]
 
@@ -156,7 +152,7 @@ class TestClassesOfTestImages:
 
 
 @pytest.mark.parametrize("key", ["0001", "cat/0001"])
-def test_the_name_of_a_shard_is_no_class(tmp_path, key):
+def test_the_name_of_a_shard_is_no_class(ray_session, tmp_path, key):
     """Ids begin with it where the shards share keys."""
     store = RunFolder(str(tmp_path / "run"))
     of_samples = schema.samples(carries_bytes=False, has_images=False)
@@ -168,7 +164,7 @@ def test_the_name_of_a_shard_is_no_class(tmp_path, key):
         write_table(store, f"{prefix}samples", pa.Table.from_pylist(rows, of_samples), of_samples)
         empty = schema.QUARANTINE.empty_table()
         write_table(store, f"{prefix}quarantine", empty, schema.QUARANTINE)
-    context = StageContext(config, store, Unit("labels"), ".work/labels", OnRay(Hardware("cpu", 1, 0)), Reporter())
+    context = StageContext(config, store, Unit("labels"), ".work/labels", ray_session, Reporter())
     with pytest.raises(
         UsageError, match=r"the id 'shard-00/.*0001' begins with the name of a tar shard, .*'column:cls'"
     ):
@@ -178,27 +174,23 @@ def test_the_name_of_a_shard_is_no_class(tmp_path, key):
     assert stage.run(of_test_images).metrics["classes"] == ["cat"]
 
 
-def test_labels_that_are_there_already(bring, tmp_path):
+def test_labels_that_are_there_already(bring, ray_session, tmp_path):
     store, reporter = RunFolder(str(tmp_path / "run")), Lines()
     known = tmp_path / "known.csv"
     values = {"input": "/photos", "num_classes": 2, "budgets": [2], "select.labeled": str(known)}
     known.write_text("id,label\n1.png,a\nbroken.png,b\nx.png,c\n")
     message = "known.csv: 2 of 3 labels belong to images of /photos; 1 does not, such as 'x.png'"
-    for read in (read_known_labels, lambda store, config: check_known_labels(store, config, reporter)):
-        with pytest.raises(UsageError, match=message):
-            read(store, load_config(values))
-    allowed = load_config({**values, "allow_unmatched": True})
-    assert read_known_labels(store, allowed).tolist() == [-1, 0, -1, -1, -1, -1]
-    check_known_labels(store, allowed, reporter)
+    context = StageContext(load_config(values), store, Unit("labeled"), ".work/labeled", ray_session, reporter)
+    with pytest.raises(UsageError, match=message):
+        labeled.run(context)
+    labeled.run(replace(context, config=load_config({**values, "allow_unmatched": True})))
+    written = Table(store, ".work/labeled/labels_known").read()
+    assert written.schema == schema.LABELS
+    assert written["label"].to_pylist() == [-1, 0, -1, -1, -1, -1]
     aside, stray, some = reporter.lines
     assert aside == "labeled: 1 of 3 labels belong to images in quarantine"
     assert stray == f"labeled: {tmp_path}/{message} (images are called like '0.png')"
     assert some == "labeled: 1 of 6 images have a label"
-    check_known_labels(store, load_config({**values, "select.labeled": None}), reporter)
-    assert len(reporter.lines) == 3
-    full = load_config({**values, "allow_unmatched": True, "budgets": [3, 1]})
-    with pytest.raises(UsageError, match="1 samples have labels already, which leaves nothing of the budget of 1"):
-        check_known_labels(store, full, reporter)
 
 
 @pytest.fixture
@@ -239,16 +231,20 @@ def test_the_run_stops_before_the_long_stages(ray_session, folders):
     with pytest.raises(UsageError, match=r"labels.csv: 12 of 13 labels belong to images of .*/images; 1 does not"):
         run(config_of(folders, range(13), **given), store, Reporter(), until="embed")
     assert set(store.manifest()["records"]) == {"listing", "ingest"}
+    with pytest.raises(UsageError, match="samples have labels already, which leaves nothing of the budget of 1"):
+        run(config_of(folders, range(12), budgets=[1], **given), store, Reporter(), until="embed")
+    assert set(store.manifest()["records"]) == {"listing", "ingest", "labeled"}
 
     both = {"evaluate.labels": str(folders / "labels.csv"), "evaluate.test_input": str(folders / "test")}
     with pytest.raises(
         UsageError, match=r"18 of 19 labels belong to images of .*/images or .*/test; 1 does not, such as '18"
     ):
         run(config_of(folders, range(19), **both), store, Reporter(), until="embed")
-    assert set(store.manifest()["records"]) == {"listing", "test/listing", "ingest", "labels", "test/ingest"}
+    before = {"listing", "test/listing", "ingest", "labeled", "labels", "test/ingest"}
+    assert set(store.manifest()["records"]) == before
 
     stages = run(config_of(folders, range(18), **both), store, Reporter(), until="labels")["records"]
-    assert set(stages) == {"listing", "test/listing", "ingest", "labels", "test/ingest", "test/labels"}
+    assert set(stages) == {*before, "test/labels"}
     assert not store.records().stale
     names = {prefix: Table(store, f"{prefix}labels_true").read().to_pydict() for prefix in ("", "test/")}
     for table in names.values():

@@ -9,19 +9,13 @@ from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import KEY, Table
 from elfs_ray.config import RunConfig
-from elfs_ray.console import Reporter
-from elfs_ray.core.pruning import budget_count
-from elfs_ray.data.labels import Labels, match_labels
 from elfs_ray.errors import UsageError
-from elfs_ray.methods import Needs, SelectionInputs, SelectionMethod, balances, check_labeled
+from elfs_ray.methods import Needs, SelectionInputs, SelectionMethod, balances
 from elfs_ray.stages import identity
-from elfs_ray.stages.parts.listed import listed_source
 
 
-def read_inputs(
-    store: RunFolder, config: RunConfig, method: SelectionMethod, known: np.ndarray | None = None
-) -> SelectionInputs:
-    """Exactly the artifacts that a method declares, and which samples have labels already (`read_known_labels`)."""
+def read_inputs(store: RunFolder, config: RunConfig, method: SelectionMethod) -> SelectionInputs:
+    """Exactly the artifacts that a method declares, and which samples have labels already."""
     needs = method.requirements()
     inputs: dict[str, Any] = {}
     if Needs.EMBEDDINGS in needs:
@@ -34,8 +28,8 @@ def read_inputs(
         inputs["pseudo_labels"] = Table(store, labels_in_use(store, config)).column("label").astype(np.int32)
     if Needs.DYNAMICS in needs:
         inputs["dynamics"] = read_dynamics(Table(store, identity.dynamics_in_use(config)))
-    if known is not None:
-        inputs["labeled"] = known >= 0
+    if config.select.labeled is not None:
+        inputs["labeled"] = Table(store, "labels_known").column("label") >= 0
     return SelectionInputs(ids=np.arange(Table(store, "samples").rows), **inputs)
 
 
@@ -68,45 +62,6 @@ def count_classes(store: RunFolder, config: RunConfig) -> int:
 
 def _labels_record(store: RunFolder) -> dict[str, Any]:
     return store.records()[Unit("labels")].metrics
-
-
-def read_known_labels(store: RunFolder, config: RunConfig) -> np.ndarray | None:
-    """Labels that the user has already, int64 [N], -1 where there is none; None if the run was given no labels.
-
-    For the driver: a worker need not have the user's file.
-    """
-    known = _match_known_labels(store, config)
-    return None if known is None else known.numbers
-
-
-def check_known_labels(store: RunFolder, config: RunConfig, reporter: Reporter) -> None:
-    """Refuse labels that the user has already, if they are of no image, before the long stages; say what they are of.
-
-    Raises:
-        UsageError: some are of no image of the run, and that is not allowed; or they fill a budget.
-    """
-    known = _match_known_labels(store, config)
-    if known is None:
-        return
-    for line in known.told(config.location):
-        reporter.line(f"labeled: {line}")
-    for budget in config.budgets:
-        check_labeled(known.labelled, budget_count(budget, len(known.numbers)))
-
-
-def _match_known_labels(store: RunFolder, config: RunConfig) -> Labels | None:
-    if config.select.labeled is None:
-        return None
-    known = match_labels(
-        config.select.labeled,
-        Table(store, "samples").column("sample_id").tolist(),
-        source=lambda: listed_source(store, config),
-        id_column=config.ingest.id_column,
-        quarantined=Table(store, "quarantine").column("sample_id").tolist(),
-    )
-    if not config.allow_unmatched:
-        known.refuse_unmatched(config.location)
-    return known
 
 
 def labeled_mask(inputs: SelectionInputs) -> np.ndarray:

@@ -53,8 +53,15 @@ class OnRay(Workers):
     def share(self, value: T) -> OnRayHandle[T]:
         return OnRayHandle(ray.put(value))
 
-    def call(self, function: Callable[..., T], *arguments: Any, cpus: float = 1.0, memory: int = 0) -> T:
-        return self.begin(function, *arguments, cpus=cpus, memory=memory).result()
+    def call(
+        self, function: Callable[..., T], *arguments: Any, cpus: float = 1.0, memory: int = 0, here: bool = False
+    ) -> T:
+        if not here:
+            return self.begin(function, *arguments, cpus=cpus, memory=memory).result()
+        # Asks for no processor: the first machine of a cluster often offers none.
+        this = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        task = begin(function, arguments, num_cpus=0, memory=memory or None, scheduling_strategy=this)
+        return OnRayHandle[T](task).result()
 
     def begin(
         self, function: Callable[..., T], *arguments: Any, cpus: float = 1.0, gpus: float = 0.0, memory: int = 0
