@@ -112,6 +112,7 @@ class Work:
         trainings: of the evaluation of one budget, with each model.
         tested: samples that each training of the evaluation is tested on.
         map_points: images that the report's map places.
+        pixels: images that networks see, by pixels a side.
     """
 
     images: int
@@ -122,6 +123,7 @@ class Work:
     trainings: int
     tested: int
     map_points: int
+    pixels: dict[int, int]
     neighbors: NeighborsConfig
     pseudo_labels: PseudoLabelsConfig
     proxy: ProxyConfig

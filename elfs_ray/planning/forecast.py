@@ -6,7 +6,7 @@ calibration of a few seconds on this machine (`calibrate`), scaled by counts (`s
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -114,7 +114,10 @@ def _make_plan(config: RunConfig, price_per_hour: float | None) -> Plan:
     stages = [(stage.command, stage.cost, times) for stage, times in budgets.items()]
     test_images = sources[TEST].count if TEST in sources else 0
     measured = _measure(config, source, hardware)
-    work = _work(config, source, test_images, measured, hardware)
+    seen = _seen_as_pixels(config, {each.stage.name for each in units}, source.count, test_images, measured)
+    work = _work(config, source, test_images, seen, measured, hardware)
+    if seen:
+        stages.append(("pixels", stage_costs.pixels, 1))
     found = estimate([*stages, ("report", stage_costs.report, 1)], work, measured.rates)
     seconds = SESSION_SECONDS + sum(stage.seconds for stage in found)
     money = None if price_per_hour is None else price_per_hour * seconds / 3600
@@ -147,7 +150,28 @@ def _hardware(config: RunConfig) -> Hardware:
     return Hardware("cuda" if gpus else "cpu", cpus, gpus, has_bfloat16())
 
 
-def _work(config: RunConfig, source: Source, test_images: int, measured: Calibration, hardware: Hardware) -> Work:
+def _seen_as_pixels(
+    config: RunConfig, planned: Collection[str], images: int, test_images: int, measured: Calibration
+) -> dict[int, int]:
+    """Images that networks train or test on in these stages, by pixels a side."""
+    proxy = measured.proxy
+    on_all = {"proxy": proxy.model != "mlp" and proxy.image_size, "beta_search": measured.beta_search.image_size}
+    seen = {int(side): images for stage, side in on_all.items() if stage in planned}
+    if "evaluate" in planned:
+        drawn = sum(budget_count(budget, images) for budget in config.budgets) * (1 + config.evaluate.seeds)
+        for side in {int(options.image_size) for options in measured.evaluate.values()}:
+            seen[side] = max(seen.get(side, 0), min(images, drawn) if test_images else images) + test_images
+    return {side: count for side, count in seen.items() if side}
+
+
+def _work(
+    config: RunConfig,
+    source: Source,
+    test_images: int,
+    seen: dict[int, int],
+    measured: Calibration,
+    hardware: Hardware,
+) -> Work:
     """Counts and options as the run would choose them."""
     images = source.count
     neighbors = choose_neighbors(config.neighbors, hardware.cpus, hardware.gpus, images, measured.dim)
@@ -165,6 +189,7 @@ def _work(config: RunConfig, source: Source, test_images: int, measured: Calibra
         trainings=subsets * config.evaluate.seeds,
         tested=test_images or max(0, images - round(subsets * sum(budgets) / len(budgets))),
         map_points=min(config.report.map_points, images),
+        pixels=seen,
         neighbors=neighbors,
         pseudo_labels=measured.pseudo_labels,
         proxy=measured.proxy,
