@@ -123,7 +123,6 @@ class Work:
     trainings: int
     tested: int
     map_points: int
-    pixels: dict[int, int]
     neighbors: NeighborsConfig
     pseudo_labels: PseudoLabelsConfig
     proxy: ProxyConfig
@@ -131,6 +130,7 @@ class Work:
     evaluate: dict[str, EvaluateConfig]
     cpus: int
     gpus: int
+    pixels: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -115,7 +115,7 @@ def _make_plan(config: RunConfig, price_per_hour: float | None) -> Plan:
     test_images = sources[TEST].count if TEST in sources else 0
     measured = _measure(config, source, hardware)
     seen = _seen_as_pixels(config, {each.stage.name for each in units}, source.count, test_images, measured)
-    work = _work(config, source, test_images, seen, measured, hardware)
+    work = replace(_work(config, source, test_images, measured, hardware), pixels=seen)
     if seen:
         stages.append(("pixels", stage_costs.pixels, 1))
     found = estimate([*stages, ("report", stage_costs.report, 1)], work, measured.rates)
@@ -164,14 +164,7 @@ def _seen_as_pixels(
     return {side: count for side, count in seen.items() if side}
 
 
-def _work(
-    config: RunConfig,
-    source: Source,
-    test_images: int,
-    seen: dict[int, int],
-    measured: Calibration,
-    hardware: Hardware,
-) -> Work:
+def _work(config: RunConfig, source: Source, test_images: int, measured: Calibration, hardware: Hardware) -> Work:
     """Counts and options as the run would choose them."""
     images = source.count
     neighbors = choose_neighbors(config.neighbors, hardware.cpus, hardware.gpus, images, measured.dim)
@@ -189,7 +182,6 @@ def _work(
         trainings=subsets * config.evaluate.seeds,
         tested=test_images or max(0, images - round(subsets * sum(budgets) / len(budgets))),
         map_points=min(config.report.map_points, images),
-        pixels=seen,
         neighbors=neighbors,
         pseudo_labels=measured.pseudo_labels,
         proxy=measured.proxy,

@@ -39,7 +39,6 @@ def work(images=50_000, device="cpu", side=32, dim=1280, options=(), **changes):
         trainings=10,
         tested=10_000,
         map_points=20_000,
-        pixels={},
         neighbors=choose_neighbors(config.neighbors, cpus, gpus, images, dim),
         pseudo_labels=choose_pseudo_labels(config.pseudo_labels, device, units, images, dim),
         proxy=choose_proxy(config.proxy, device, units, images, side, **dtypes),

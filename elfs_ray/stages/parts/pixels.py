@@ -90,7 +90,8 @@ def _decode(
     store, config, layout = context.store, context.config, schema.pixels(side)
     location = config.evaluate.test_input if prefix else config.location
     before = list(pixels.parts()) if store.exists(pixels.name, INDEX_FILE) else []
-    rows, step = sum(part.rows for part in before), _rows_of_part(count, side)
+    rows = sum(part.rows for part in before)
+    step = max(1, min(PART_BYTES // (3 * side**2), max(LEAST_ROWS, math.ceil(count / PARTS))))
     ranges = (
         (len(before) + number, rows + start, start, min(start + step, count))
         for number, start in enumerate(range(0, count, step))
@@ -107,21 +108,15 @@ def _decode(
     write_index(store, pixels.name, parts, layout)
 
 
-def _rows_of_part(count: int, side: int) -> int:
-    return max(1, min(PART_BYTES // (3 * side**2), max(LEAST_ROWS, math.ceil(count / PARTS))))
-
-
 def _write_part(
     decoding: _Decoding, missing: np.ndarray, number: int, first: int, start: int, stop: int
 ) -> Part | list[Unusable]:
     """Write the part of some of the missing images, or say which of them cannot be read."""
-    positions, store = missing[start:stop], decoding.samples.store
-    rows = _written(decoding, part_name(number), positions)
-    if rows is None:
-        rows = _decoded(decoding, positions)
+    positions = missing[start:stop]
+    rows = _written(decoding, part_name(number), positions) or _decoded(decoding, positions)
     if isinstance(rows, list):
         return rows
-    return write_part(store, decoding.folder, number, first, rows, schema.pixels(decoding.side))
+    return write_part(decoding.samples.store, decoding.folder, number, first, rows, schema.pixels(decoding.side))
 
 
 def _written(decoding: _Decoding, name: str, positions: np.ndarray) -> pa.Table | None:
