@@ -28,7 +28,7 @@ def main() -> None:
     planned_sum = taken_sum = 0.0
     for stage in plan.stages:
         actual = taken.get(stage.stage)
-        if actual is None:  # the report is no entry of the manifest
+        if actual is None:  # report and pixels are no entries of the manifest
             continue
         planned_sum, taken_sum = planned_sum + stage.seconds, taken_sum + actual
         print(f"{stage.stage:12} {stage.seconds:10.1f} {actual:10.1f} {stage.seconds / max(actual, 0.01):6.2f}")

@@ -1,19 +1,29 @@
 """A driver that needs no images, on file systems that count its steps: it can be killed before each of them."""
 
+import io
 import json
 import os
 import signal
 import sys
 import threading
 import zlib
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
+from PIL import Image
 
 from elfs_ray.artifacts import filesystems, schema
 from elfs_ray.artifacts.record import Record, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.writing import write_table
+from elfs_ray.config import RunConfig
+from elfs_ray.console import Reporter
+from elfs_ray.stages.context import StageContext
+from elfs_ray.stages.parts.pixels import pixels_for
 
 ROWS = 3
 SUBSET = {"method": "elfs", "budget": 40}
@@ -99,6 +109,49 @@ def drive(store: RunFolder, name: str, fingerprint: str, wanted: list[Unit] | No
     store.write_table(table(schema.EXPORT, 0), schema.EXPORT, "exports", "mine.parquet")
     store.write_bytes(fingerprint.encode(), "report.html")
     store.update_manifest(finished=True)
+
+
+@dataclass
+class Value:
+    value: Any
+
+    def result(self) -> Any:
+        return self.value
+
+
+class Here:
+    """Does in this process what workers do for `pixels_for`."""
+
+    def begin_several(self, function, *arguments, **_):
+        return [Value(each) for each in function(*arguments)]
+
+    def map(self, function, items, decoding, missing, **_):
+        return [function(decoding, missing.result(), *item) for item in items]
+
+    def counter(self, done):
+        return SimpleNamespace(advance=lambda _: None, value=lambda: done)
+
+
+def take_in(store: RunFolder) -> None:
+    """A run folder with samples that carry their images, and pixels of earlier ones."""
+    file, layout = io.BytesIO(), schema.samples(carries_bytes=True)
+    Image.new("RGB", (3, 3), "teal").save(file, "PNG")
+    samples = table(layout, 0)
+    images = pa.array([file.getvalue()] * ROWS, pa.binary())
+    samples = samples.set_column(samples.column_names.index("image"), "image", images)
+    write_table(store, "samples", samples.set_column(1, "index", pa.array(range(ROWS))), layout)
+    write_table(store, "pixels/2-1-earlier", table(schema.COVERAGE, 0), schema.COVERAGE)
+    ingest = Unit("ingest")
+    store.update_manifest(records={str(ingest): Record(ingest, 1, NOW, "now").as_json()})
+
+
+def decode(store: RunFolder) -> None:
+    """Pixels of one image, then of all."""
+    store.recover()
+    config = RunConfig(input="photos", num_classes=2, budgets=[1])
+    context = StageContext(config, store, Unit("proxy"), "work", Here(), Reporter())
+    pixels_for(context, 2, wanted=np.array([1]))
+    pixels_for(context, 2)
 
 
 def turn_away(store: RunFolder, name: str) -> None:
@@ -213,6 +266,8 @@ def main() -> None:
             store = watched(RunFolder(uri), Counter(last))
             if program == "drive":
                 drive(store, name, NOW)
+            elif program == "decode":
+                decode(store)
             else:
                 turn_away(store, name)
             os._exit(0)

@@ -251,6 +251,7 @@ def test_documented_columns_are_those_of_the_schema():
         "quarantine": schema.QUARANTINE,
         "labels_true": schema.LABELS,
         "embeddings": schema.embeddings(7),
+        "pixels": schema.pixels(7),
         "neighbors": schema.neighbors(7),
         "pseudo_labels": schema.PSEUDO_LABELS,
         "dynamics": schema.dynamics(tdds=True),
@@ -274,7 +275,7 @@ def test_documented_columns_are_those_of_the_schema():
     }
     assert documented.keys() == types.keys()
     for name, columns in types.items():
-        rows = [(column, re.sub(r"\[[dk]\]", "[7]", kind)) for column, kind in documented[name]]
+        rows = [(column, re.sub(r"\[[dk]\]", "[7]", kind.replace("[b]", "[147]"))) for column, kind in documented[name]]
         assert rows == columns
 
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 ROW_GROUP_ROWS = 8192
 """Who reads some rows of a large part reads the groups that hold them, not the part."""
 IMAGE_GROUP_ROWS, IMAGE_GROUP_BYTES = 1024, 32 * 2**20
-"""Groups of encoded images hold fewer."""
+"""Groups of images, encoded or as pixels, hold fewer."""
 
 
 class Encoded(NamedTuple):
@@ -33,6 +33,9 @@ def encode(table: pa.Table, schema: pa.Schema) -> Encoded:
     group = ROW_GROUP_ROWS
     if any(pa.types.is_binary(field.type) for field in schema):
         group = max(1, min(IMAGE_GROUP_ROWS, IMAGE_GROUP_BYTES * len(table) // max(1, table.nbytes)))
+    for field in schema:
+        if pa.types.is_fixed_size_binary(field.type):
+            group = max(1, min(IMAGE_GROUP_ROWS, IMAGE_GROUP_BYTES // field.type.byte_width))
     sink = pa.BufferOutputStream()
     columns = _columns_that_repeat(schema)
     pq.write_table(table, sink, compression="zstd", row_group_size=group, use_dictionary=columns)
@@ -40,7 +43,8 @@ def encode(table: pa.Table, schema: pa.Schema) -> Encoded:
 
 
 def _columns_that_repeat(schema: pa.Schema) -> list[str]:
-    """Parquet's names of all columns but vectors of fractions, which take four times as long to read as codes."""
+    """Parquet's names of all columns but pixels and vectors of fractions, slow to read as codes."""
     lists = {field.name: field.type.value_type for field in schema if pa.types.is_fixed_size_list(field.type)}
-    vectors = {name for name, value in lists.items() if pa.types.is_floating(value)}
-    return [f"{name}.list.element" if name in lists else name for name in schema.names if name not in vectors]
+    alone = {name for name, value in lists.items() if pa.types.is_floating(value)}
+    alone |= {field.name for field in schema if pa.types.is_fixed_size_binary(field.type)}
+    return [f"{name}.list.element" if name in lists else name for name in schema.names if name not in alone]

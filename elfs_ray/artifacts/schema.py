@@ -1,7 +1,8 @@
 """The Arrow schema of every artifact: readable with pandas, DuckDB or pyarrow alone.
 
 Each artifact is a folder of Parquet files whose rows carry `sample_id` (the user's own id) and, once the images are
-numbered, `index` (dense, in the order of the input, fixed at ingest). Parts and rows are in ascending `index`.
+numbered, `index` (dense, in the order of the input, fixed at ingest). Parts and rows are in ascending `index`,
+but for `pixels`.
 """
 
 import pyarrow as pa
@@ -182,6 +183,11 @@ def embeddings(dim: int) -> pa.Schema:
     """
     vector = pa.field("vector", pa.list_(pa.float16(), dim), nullable=False)
     return pa.schema([SAMPLE_ID, INDEX, vector, pa.field("norm", pa.float64(), nullable=False)])
+
+
+def pixels(side: int) -> pa.Schema:
+    """One row for each image that networks have asked for: red, green and blue, each row by row from the top."""
+    return pa.schema([SAMPLE_ID, INDEX, pa.field("pixels", pa.binary(3 * side**2), nullable=False)])
 
 
 def neighbors(k: int) -> pa.Schema:

@@ -137,11 +137,11 @@ class Table:
         return self.read(columns=[name])[name].to_numpy()
 
     def matrix(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """The rows start..stop-1 of a fixed-size-list column, [stop - start, width]."""
+        """The rows start..stop-1 of a column of lists, or bytes, of one size, [stop - start, width]."""
         return self._filled(self._range(start, stop), name)
 
     def matrix_at(self, name: str, positions: np.ndarray) -> np.ndarray:
-        """Some rows of a fixed-size-list column, [n, width]; `positions` as for `take`."""
+        """Some rows of such a column, [n, width]; `positions` as for `take`."""
         return self._filled(self._some(positions), name)
 
     def batches(self, columns: Sequence[str] | None = None, positions: np.ndarray | None = None) -> Iterator[pa.Table]:
@@ -217,8 +217,8 @@ class Table:
         return pa.concat_tables(_each(lambda rows: self._read_part(rows, columns), wanted))
 
     def _filled(self, wanted: Sequence[_Rows], name: str) -> np.ndarray:
-        kind = self.schema.field(name).type
-        matrix = np.empty((sum(rows.size for rows in wanted), kind.list_size), kind.value_type.to_pandas_dtype())
+        width, kind = _row_of(self.schema.field(name).type)
+        matrix: np.ndarray = np.empty((sum(rows.size for rows in wanted), width), kind)
 
         def fill(rows: _Rows) -> None:
             matrix[rows.target : rows.target + rows.size] = fixed_size_matrix(self._read_part(rows, [name])[name])
@@ -262,16 +262,37 @@ class Table:
 
 
 def fixed_size_matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """A fixed-size-list column as a matrix [rows, width]."""
-    width = column.type.list_size
+    """A column of lists of one size, or of as many bytes (uint8), as a matrix [rows, width]."""
+    width, kind = _row_of(column.type)
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in chunks]
-    return np.concatenate(parts) if parts else np.empty((0, width), column.type.value_type.to_pandas_dtype())
+    parts = [_values(chunk).reshape(-1, width) for chunk in chunks if len(chunk)]
+    return np.concatenate(parts) if parts else np.empty((0, width), kind)
 
 
 def matrix_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
-    """A matrix [rows, width] as a fixed-size-list column."""
+    """A matrix [rows, width] as a column of lists."""
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).reshape(-1)), matrix.shape[1])
+
+
+def bytes_column(array: np.ndarray) -> pa.FixedSizeBinaryArray:
+    """A contiguous array uint8 [rows, ...] as a column of bytes, which Parquet keeps far faster than lists of them."""
+    kind = pa.binary(array[:1].size)
+    return pa.FixedSizeBinaryArray.from_buffers(kind, len(array), [None, pa.py_buffer(array)])
+
+
+def _row_of(kind: pa.DataType) -> tuple[int, type]:
+    """Width and type of the rows of a matrix."""
+    if pa.types.is_fixed_size_binary(kind):
+        return kind.byte_width, np.uint8
+    return kind.list_size, kind.value_type.to_pandas_dtype()
+
+
+def _values(chunk: pa.Array) -> np.ndarray:
+    """Of a column of lists or bytes that has rows, one after another."""
+    if pa.types.is_fixed_size_binary(chunk.type):
+        width = chunk.type.byte_width
+        return np.frombuffer(chunk.buffers()[1], np.uint8, len(chunk) * width, chunk.offset * width)
+    return chunk.flatten().to_numpy(zero_copy_only=False)
 
 
 def _selected(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:

@@ -5,22 +5,18 @@ import hashlib
 import io
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from elfs_ray.artifacts.filesystems import is_outage, reason
-from elfs_ray.artifacts.table import KEY, Table
 from elfs_ray.data import pixels
 from elfs_ray.data.files import read_uri
 from elfs_ray.data.orientation import FROM_THE_BOTTOM, FROM_THE_RIGHT, QUARTER_TURNS, TURNS, UPRIGHT, orientation
 from elfs_ray.data.pixels import ImageError
-from elfs_ray.data.unusable import Unusable, UnusableImagesError
 from elfs_ray.errors import one_line
 
 __all__ = [
@@ -31,7 +27,6 @@ __all__ = [
     "load_image",
     "load_with",
     "opened",
-    "read_pixels",
     "resized_sides",
     "to_square",
     "to_uint8",
@@ -152,53 +147,6 @@ def resized_sides(sides: tuple[int, int], size: int, crop_fraction: float) -> tu
     scale = short / min(sides)
     first, second = (max(size, round(side * scale)) for side in sides)
     return short, (first, second)
-
-
-def read_pixels(
-    samples: Table,
-    size: int,
-    max_pixels: int,
-    *,
-    positions: np.ndarray | None = None,
-    location: str = "",
-    prefix: str = "",
-    threads: int = 8,
-) -> np.ndarray:
-    """Images of the samples artifact in memory, uint8 [n, 3, size, size], for networks that train on images.
-
-    Args:
-        samples: the artifact, of candidates or of separate test images.
-        size: pixels a side.
-        max_pixels: larger images are refused.
-        positions: of some samples, int64 [n] in ascending order; without: all.
-        location: where they came from, which says how to reach them.
-        prefix: `test` for the samples of separate test images.
-        threads: that read and decode.
-
-    Raises:
-        UnusableImagesError: some cannot be read any more; all of them are named.
-    """
-    column = "image" if "image" in samples.schema.names else "uri"
-    count = samples.rows if positions is None else len(positions)
-    images = np.empty((count, 3, size, size), dtype=np.uint8)
-
-    def load(row: int, source: bytes | str) -> str | None:
-        loaded = load_with(source, location, partial(to_square, size=size, max_pixels=max_pixels))
-        if isinstance(loaded, str):
-            return loaded
-        images[row] = loaded
-        return None
-
-    rows, failed = iter(range(count)), list[Unusable]()
-    with ThreadPoolExecutor(threads) as pool:
-        for batch in samples.batches([*KEY, column], positions):
-            sources = batch[column].to_pylist()
-            why = pool.map(load, islice(rows, len(sources)), sources)
-            keys = zip(batch["index"].to_pylist(), batch["sample_id"].to_pylist(), strict=True)
-            failed += [Unusable(*key, told) for key, told in zip(keys, why, strict=True) if told]
-    if failed:
-        raise UnusableImagesError(failed, prefix)
-    return images
 
 
 def load_image(source: bytes | str, location: str, max_pixels: int, short_side: int | None = None) -> Image.Image | str:

@@ -112,6 +112,7 @@ class Work:
         trainings: of the evaluation of one budget, with each model.
         tested: samples that each training of the evaluation is tested on.
         map_points: images that the report's map places.
+        pixels: images that networks see, by pixels a side.
     """
 
     images: int
@@ -129,6 +130,7 @@ class Work:
     evaluate: dict[str, EvaluateConfig]
     cpus: int
     gpus: int
+    pixels: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

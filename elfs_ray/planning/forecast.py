@@ -6,10 +6,10 @@ calibration of a few seconds on this machine (`calibrate`), scaled by counts (`s
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -114,7 +114,10 @@ def _make_plan(config: RunConfig, price_per_hour: float | None) -> Plan:
     stages = [(stage.command, stage.cost, times) for stage, times in budgets.items()]
     test_images = listed[TEST].count if TEST in listed else 0
     measured = _measure(config, source, hardware)
-    work = _work(config, source, test_images, measured, hardware)
+    seen = _seen_as_pixels(config, {each.stage.name for each in units}, source.count, test_images, measured)
+    work = replace(_work(config, source, test_images, measured, hardware), pixels=seen)
+    if seen:
+        stages.append(("pixels", stage_costs.pixels, 1))
     found = estimate([*stages, ("report", stage_costs.report, 1)], work, measured.rates)
     seconds = SESSION_SECONDS + sum(stage.seconds for stage in found)
     money = None if price_per_hour is None else price_per_hour * seconds / 3600
@@ -145,6 +148,20 @@ def _hardware(config: RunConfig) -> Hardware:
         )
     cpus = config.ray.num_cpus or len(os.sched_getaffinity(0))
     return Hardware("cuda" if gpus else "cpu", cpus, gpus, has_bfloat16())
+
+
+def _seen_as_pixels(
+    config: RunConfig, planned: Collection[str], images: int, test_images: int, measured: Calibration
+) -> dict[int, int]:
+    """Images that networks train or test on in these stages, by pixels a side."""
+    proxy = measured.proxy
+    on_all = {"proxy": proxy.model != "mlp" and proxy.image_size, "beta_search": measured.beta_search.image_size}
+    seen = {int(side): images for stage, side in on_all.items() if stage in planned}
+    if "evaluate" in planned:
+        drawn = sum(budget_count(budget, images) for budget in config.budgets) * (1 + config.evaluate.seeds)
+        for side in {int(options.image_size) for options in measured.evaluate.values()}:
+            seen[side] = max(seen.get(side, 0), min(images, drawn) if test_images else images) + test_images
+    return {side: count for side, count in seen.items() if side}
 
 
 def _work(config: RunConfig, source: Source, test_images: int, measured: Calibration, hardware: Hardware) -> Work:

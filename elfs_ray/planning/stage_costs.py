@@ -134,6 +134,13 @@ def report(_work: Work, _rates: Rates) -> Cost:
     return Cost(2.0)
 
 
+def pixels(work: Work, rates: Rates) -> Cost:
+    """Decode the images that networks train on, once for each side, whichever stages these are of."""
+    images = sum(work.pixels.values())
+    seconds = images * (rates.decode or rates.check) / work.cpus
+    return Cost(seconds, images, sum(3 * count * side**2 for side, count in work.pixels.items()))
+
+
 def _all_images(work: Work) -> int:
     """Candidates and separate test images."""
     return work.images + work.test_images

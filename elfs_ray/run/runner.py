@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from elfs_ray.artifacts.mapped import remove_arrays
+from elfs_ray.artifacts.pixels import remove_stale_pixels
 from elfs_ray.artifacts.record import Record, Records, Unit
 from elfs_ray.artifacts.run_folder import LOGS, REPORT, RunFolder
 from elfs_ray.artifacts.run_lock import sole_driver
@@ -304,7 +305,8 @@ class _Execution:
         self.reporter.line(f"{unit}: {counts} in {usage.seconds:.1f} s")
 
     def clean_up(self) -> None:
-        """Remove the arrays that the processes of each machine shared."""
+        """Remove pixels of earlier images, and the arrays that the processes of each machine shared."""
+        remove_stale_pixels(self.store)
         remove_arrays(self.store.uri)
         if self._workers is not None:
             self._workers.on_each_machine(remove_arrays, self.store.uri)

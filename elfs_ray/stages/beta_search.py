@@ -19,6 +19,7 @@ import torch
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.embeddings import Embeddings
+from elfs_ray.artifacts.pixels import Pixels
 from elfs_ray.artifacts.run_folder import LOGS, RunFolder
 from elfs_ray.artifacts.samples import median_side
 from elfs_ray.artifacts.table import Table
@@ -27,13 +28,13 @@ from elfs_ray.core.classifier_training import ClassifierTraining
 from elfs_ray.core.metrics import best_candidate
 from elfs_ray.core.pruning import beta_grid
 from elfs_ray.core.splits import stratified_split
-from elfs_ray.data.images import read_pixels
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
 from elfs_ray.planning.auto_options import GPU_SHARES, choose_beta_search
 from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.stages.identity import method_of
 from elfs_ray.stages.parts.method_inputs import count_classes, labeled_mask, labels_in_use, read_inputs
+from elfs_ray.stages.parts.pixels import pixels_for
 from elfs_ray.stages.parts.training_options import training_options
 from elfs_ray.workers.base import Search
 from elfs_ray.workers.compute import device_of_task
@@ -50,14 +51,14 @@ class SearchData:
     Attributes:
         options: how it trains.
         inputs: what the method selects from.
-        samples: what the network sees of all samples: their embeddings, or pixels uint8 [N, 3, s, s].
+        samples: what the network sees of all samples.
         splits: positions of training and validation samples, for each seed.
     """
 
     options: BetaSearchConfig
     select: SelectConfig
     inputs: SelectionInputs
-    samples: Embeddings | np.ndarray
+    samples: Embeddings | Pixels
     labels: np.ndarray
     splits: list[tuple[np.ndarray, np.ndarray]]
     budget: int
@@ -140,26 +141,28 @@ def _search(context: StageContext, options: BetaSearchConfig, candidates: list[d
     ended = set(store.names(work, TRIALS))
     pending = [trial for trial in trials if _file_name(trial) not in ended]
     if pending:
+        samples = pixels_for(context, int(options.image_size)) if options.image_size else context.embeddings
         with context.counting("beta search", len(trials), "trials", len(trials) - len(pending)) as counter:
 
             def save(trial: dict[str, Any], report: dict[str, Any]) -> None:
                 store.write_json(list(report["seeds"].values()), work, TRIALS, _file_name(trial))
                 counter.advance(1)
 
-            _run_trials(context, options, pending, save)
+            _run_trials(context, options, samples, pending, save)
     return [row for trial in trials for row in store.read_json(work, TRIALS, _file_name(trial))]
 
 
 def _run_trials(
     context: StageContext,
     options: BetaSearchConfig,
+    samples: Embeddings | Pixels,
     trials: list[dict[str, Any]],
     save: Callable[[dict[str, Any], dict[str, Any]], None],
 ) -> None:
     """Run these trials; `save` takes each that has ended, with its last report."""
     store, workers = context.store, context.workers
     seeds = context.seed(unit="beta_search"), context.seed(1, unit="beta_search")
-    data = workers.begin(_load, store, context.config, options, context.unit.budget, seeds)
+    data = workers.begin(_load, store, context.config, options, samples, context.unit.budget, seeds)
     search = Search(
         metric="validation_accuracy",
         parts=_parts(options),
@@ -182,17 +185,19 @@ def _file_name(trial: dict[str, Any]) -> str:
 
 
 def _load(
-    store: RunFolder, config: RunConfig, options: BetaSearchConfig, budget: int, seeds: tuple[int, int]
+    store: RunFolder,
+    config: RunConfig,
+    options: BetaSearchConfig,
+    samples: Embeddings | Pixels,
+    budget: int,
+    seeds: tuple[int, int],
 ) -> SearchData:
     """What every trial needs: inputs of the method, pseudo-labels, and a 90 / 10 split for each seed.
 
     One split would decide between betas by a few samples of luck. The splits are the same for all methods and budgets.
     """
     labels = Table(store, labels_in_use(store, config)).column("label").astype(np.int64)
-    rng, size = np.random.default_rng(seeds[0]), int(options.image_size)
-    samples: Embeddings | np.ndarray = Embeddings(store)
-    if size:
-        samples = read_pixels(Table(store, "samples"), size, config.ingest.max_pixels, location=config.location)
+    rng = np.random.default_rng(seeds[0])
     return SearchData(
         options=options,
         select=config.select,
@@ -227,7 +232,8 @@ def _train(data: SearchData, found: dict[str, Any], seed: int, device: torch.dev
     """Select with one seed, train, and yield a row of the artifact after each part."""
     options, (split, validation) = data.options, data.splits[seed]
     rows = _coreset(data, found, split, np.random.default_rng([data.seed, seed]))
-    samples = data.samples.mapped_unit_vectors() if isinstance(data.samples, Embeddings) else data.samples
+    seen = data.samples
+    samples = seen.mapped_squares() if isinstance(seen, Pixels) else seen.mapped_unit_vectors()
     training = ClassifierTraining(
         training_options(options, options.model, data.num_classes, data.hidden_dim),
         samples[rows],

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -23,17 +23,18 @@ import torch
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.embeddings import Embeddings
+from elfs_ray.artifacts.pixels import Pixels
 from elfs_ray.artifacts.record import TEST, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import EvaluateConfig, RunConfig
 from elfs_ray.core.classifier_training import ClassifierTraining
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
-from elfs_ray.data.images import read_pixels
 from elfs_ray.planning.auto_options import GPU_SHARES
 from elfs_ray.stages import identity
 from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.stages.parts.evaluation_sets import Sets, Training, class_names, draw_sets
+from elfs_ray.stages.parts.pixels import pixels_for
 from elfs_ray.stages.parts.training_options import training_options
 from elfs_ray.workers.base import Handle
 from elfs_ray.workers.compute import device_of_task
@@ -125,7 +126,8 @@ def _begin(context: StageContext, ended: dict[str, dict[str, Any]], on_their_way
     shares = {training: GPU_SHARES[described["options"][training.model].image_size > 0] for training in pending}
     counter, tasks = workers.counter(len(trainings) - len(pending)), []
     if pending:
-        shared = workers.begin(_load, store, config, described["options"], sets, list(pending))
+        pixels = _pixels(context, described["options"], sets, list(pending))
+        shared = workers.begin(_load, store, config, described["options"], sets, list(pending), pixels)
         for training, key in pending.items():
             seed, gpus = context.seed(training.seed, 1, unit="evaluation"), shares[training] if on_gpu else 0
             tasks.append(workers.begin(train_one, shared, training, key, seed, counter, gpus=gpus))
@@ -166,25 +168,44 @@ def _ended(store: RunFolder, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {key: store.read_json(TRAININGS, f"{key}.json") for key in keys if f"{key}.json" in there}
 
 
+def _pixels(
+    context: StageContext, options: dict[str, EvaluateConfig], sets: Handle[Sets], pending: list[Training]
+) -> dict[tuple[int, str], Pixels]:
+    """The pixels that the pending trainings see, by side, and prefix of the images."""
+    sides = {int(options[training.model].image_size) for training in pending} - {0}
+    separate = context.config.evaluate.test_input is not None
+    found = {}
+    for side, prefix in product(sorted(sides), ("", TEST) if separate else ("",)):
+        wanted = context.workers.begin(_seen, sets, pending, prefix, separate, cpus=0)
+        found[side, prefix] = pixels_for(context, side, prefix, wanted)
+    return found
+
+
+def _seen(sets: Sets, pending: list[Training], prefix: str, separate: bool) -> np.ndarray:
+    """Positions of the candidates, or of the separate test images, that trainings train or test on."""
+    if prefix:
+        return sets.test
+    used = sets.used(pending)
+    return used if separate else np.union1d(used, sets.test)
+
+
 def _load(
     store: RunFolder,
     config: RunConfig,
     options: dict[str, EvaluateConfig],
     sets: Sets,
     pending: list[Training],
+    pixels: dict[tuple[int, str], Pixels],
 ) -> Trainings:
     """Read what the pending trainings need of the training sets and the test set."""
-    used = np.unique(np.concatenate([sets.rows[training.subset, training.seed] for training in pending]))
+    used, prefix = sets.used(pending), TEST if config.evaluate.test_input else ""
     sizes = {int(options[training.model].image_size) for training in pending}
-    prefix, location = (TEST, config.evaluate.test_input) if config.evaluate.test_input else ("", config.location)
     embedded = RunFolder(config.evaluate.embeddings_of or store.uri)
 
-    def inputs(size: int, prefix: str, positions: np.ndarray, location: str) -> np.ndarray:
+    def inputs(size: int, prefix: str, positions: np.ndarray) -> np.ndarray:
         if size == 0:
             return Embeddings(embedded, Unit("embed", prefix).artifact("embeddings")).unit_vectors_at(positions)
-        samples = Table(store, Unit("ingest", prefix).artifact("samples"))
-        limit = config.ingest.max_pixels
-        return read_pixels(samples, size, limit, positions=positions, location=location, prefix=prefix)
+        return pixels[size, prefix].squares_at(positions)
 
     return Trainings(
         store,
@@ -192,8 +213,8 @@ def _load(
         max(len(class_names(store)), 2),
         sets,
         used,
-        {size: inputs(size, "", used, config.location) for size in sizes},
-        {size: inputs(size, prefix, sets.test, location) for size in sizes},
+        {size: inputs(size, "", used) for size in sizes},
+        {size: inputs(size, prefix, sets.test) for size in sizes},
     )
 
 

@@ -7,7 +7,6 @@ learn a wrong pseudo-label by heart. Workers share each batch and average gradie
 own samples, which checkpoints and the end bring together.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.embeddings import Embeddings
+from elfs_ray.artifacts.pixels import Pixels
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.samples import median_side
 from elfs_ray.artifacts.table import KEY, Table
@@ -27,11 +27,11 @@ from elfs_ray.core.classifier import cosine_factor, epoch_batches, sgd, train_st
 from elfs_ray.core.device_rows import DeviceRows, Room
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.networks import build_network
-from elfs_ray.data.images import read_pixels
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import choose_proxy
 from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.stages.parts.method_inputs import count_classes, labels_in_use
+from elfs_ray.stages.parts.pixels import pixels_for
 from elfs_ray.workers.base import Training
 from elfs_ray.workers.data_parallel import (
     bare,
@@ -49,13 +49,17 @@ MIN_BATCH_ROWS = 16
 
 @dataclass(frozen=True)
 class ProxyTask:
-    """What the workers need to know."""
+    """What the workers need to know.
+
+    Attributes:
+        inputs: what the network sees of all samples.
+    """
 
     store: RunFolder
     work: str
     options: ProxyConfig
     num_classes: int
-    max_pixels: int
+    inputs: Embeddings | Pixels
     labels: str
     seed: int
     counter: Counter
@@ -68,6 +72,7 @@ def run(context: StageContext) -> StageResult:
     options = choose_proxy(
         config.proxy, hardware.device, hardware.units, num_samples, median_side(store), **hardware.dtypes
     )
+    inputs = context.embeddings if options.model == "mlp" else pixels_for(context, int(options.image_size))
     total = options.folds * int(options.epochs) * num_samples
     with context.counting("proxy training", total, "samples") as counter:
         task = ProxyTask(
@@ -75,7 +80,7 @@ def run(context: StageContext) -> StageResult:
             context.work,
             options,
             count_classes(store, config),
-            config.ingest.max_pixels,
+            inputs,
             labels_in_use(store, config),
             context.seed(),
             counter,
@@ -113,31 +118,21 @@ class _Proxy:
     def __init__(self, task: ProxyTask, device: torch.device) -> None:
         options = task.options
         self._task, self.device = task, device
-        self.on_images = options.model != "mlp"
+        self.on_images = isinstance(task.inputs, Pixels)
         self.labels = torch.from_numpy(Table(task.store, task.labels).column("label").astype(np.int64)).to(device)
         # Drawn on the processor: the folds are the same on every device.
         fold_of = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(task.seed))
         self._fold_of = (fold_of % options.folds).to(device)
         tdds_classes = task.num_classes if options.tdds else 0
         self.dynamics = DynamicsAccumulator(len(self.labels), tdds_classes=tdds_classes, device=device)
-        on_host = torch.from_numpy(self._read_inputs())
+        seen = task.inputs
+        mapped = seen.mapped_squares() if isinstance(seen, Pixels) else seen.mapped_unit_vectors()
+        on_host = torch.from_numpy(mapped)
         narrow = torch.float16 if device.type == "cuda" and not self.on_images else None  # as they are stored
         self.inputs = DeviceRows(on_host, Room(device), narrow)
         # Of pixels, a network asks for no more than their size.
         self._on_host = on_host[:1].clone() if self.on_images else on_host
         self.begin(0)
-
-    def _read_inputs(self) -> np.ndarray:
-        """Pixels uint8 [N, 3, s, s], or embeddings of unit length, float32 [N, d]."""
-        if not self.on_images:
-            return Embeddings(self._task.store).mapped_unit_vectors()
-        task, size, samples = self._task, int(self._task.options.image_size), Table(self._task.store, "samples")
-
-        def decoded() -> Iterator[np.ndarray]:
-            yield read_pixels(samples, size, task.max_pixels, location=task.store.manifest()["input"])
-
-        # By the first worker of the machine, for all.
-        return samples.derived(f"pixels-{size}", decoded)
 
     def begin(self, fold: int) -> None:
         """A new network, for the samples of the other folds; a single fold trains on all."""

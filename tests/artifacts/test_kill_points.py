@@ -74,6 +74,23 @@ def test_killed_at_every_step(new, name):
             assert contents(store) == expected, last
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("new", ["disk", "object storage"], indirect=True)
+def test_pixels_that_are_decoded_in_part_are_gone_on_with(new):
+    store, counter = new(), Counter()
+    kill_points.take_in(store)
+    begun = contents(store)
+    kill_points.decode(watched(store, counter))
+    expected = contents(store)
+    assert sum(name.startswith("pixels/2-1-now/") for name in expected) == 3  # two parts and their index
+    with killer() as kill:
+        for last in range(1, counter.count + 1):
+            store = new(begun)
+            kill(store, "", "decode", last)
+            kill_points.decode(store)
+            assert contents(store) == expected, last
+
+
 @pytest.mark.parametrize("new", ["disk", "object storage"], indirect=True)
 def test_work_that_is_deleted_in_part_is_not_gone_on_with(new):
     store, counter = new(), Counter()

@@ -57,7 +57,7 @@ WORKS = {
         cpus=32, gpus=4, test_images=10_000, image_bytes=9000.5,
     ),
     "lists, asha and images": work(
-        3_000_000, side=64, dim=256, cpus=8, options=[
+        3_000_000, side=64, dim=256, cpus=8, pixels={32: 1_000, 64: 3_000_000}, options=[
             *("neighbors.search=ivf_pq", "beta_search.scheduler=asha", "beta_search.model=resnet-small"),
             *("proxy.model=resnet18", "evaluate.models=[resnet-small]"),
         ],
@@ -96,6 +96,7 @@ COSTS_OF_WORKS = {
         "proxy": Cost(23445.0, 3_000_000, 180_000_000, 1, 38_198_003_200),
         "beta_search": Cost(21.375, 27, 0, 8, 3_806_003_200),
         "evaluate": Cost(122.5625, 10, 0, 8, 734_003_200),
+        "pixels": Cost(750.25, 3_001_000, 36_867_072_000),
         "map": Cost(9.0, 20_000, 800_000),
     },
 }
@@ -160,7 +161,9 @@ class TestOnTheDigits:
         plan = make_plan(config, price_per_hour=3.6)
         units = all_units([config], Records({}), plan.images)
         stages = {each.stage.command for each in units}
-        assert {one.stage for one in plan.stages} == stages | {"report"}
+        assert {one.stage for one in plan.stages} == stages | {"pixels", "report"}
+        [pixels] = [one for one in plan.stages if one.stage == "pixels"]
+        assert (pixels.rows, pixels.disk_bytes) == (240, 240 * 3 * 64**2)  # once, for two budgets
         for one in plan.stages:
             assert 0 < one.seconds < math.inf
             assert one.disk_bytes >= 0

@@ -28,6 +28,11 @@ def evaluated(run_dir, method="elfs"):
     return Table(RunFolder(str(run_dir)), f"evaluation/{method}/{BUDGET}").read().to_pandas()
 
 
+def pixels_of(store, prefix):
+    [name] = store.names(f"{prefix}pixels")
+    return Table(store, f"{prefix}pixels/{name}")
+
+
 @pytest.fixture
 def evaluate(small_run, small_input, tmp_path):
     """Evaluate with other options in a copy of the small run; returns the rows."""
@@ -198,22 +203,27 @@ def test_hiding_takes_fewer_steps(evaluate):
 
 
 class TestSeparateTestImages:
-    def evaluate(self, choose, small_input, folder, names):
+    def evaluate(self, choose, small_input, folder, names, **changes):
         images, labels = small_input
         folder.mkdir()
         for name in names:
             shutil.copy(images.parent / "all" / "images" / name, folder)
         theirs = write_labels_of(folder, images.parent / "all" / "labels.csv", folder.with_suffix(".csv"))
-        options = {"evaluate.test_input": str(folder), "evaluate.test_labels": str(theirs)}
+        options = {"evaluate.test_input": str(folder), "evaluate.test_labels": str(theirs), **changes}
         choose(**{"evaluate.labels": str(labels), **options})
 
     def test_candidates_among_them_are_left_out(self, choose, small_run, small_input, tmp_path):
         everything = sorted(path.name for path in (small_input[0].parent / "all" / "images").iterdir())
         names = everything[NUM_IMAGES - 5 : NUM_IMAGES + 30]
-        self.evaluate(choose, small_input, tmp_path / "test", names)
+        on_images = {"evaluate.models": ["resnet-small"], "evaluate.image_size": 16, "evaluate.steps": 3}
+        self.evaluate(choose, small_input, tmp_path / "test", names, **on_images)
         metrics = record_of(RunFolder(str(tmp_path / "run")), f"evaluate/elfs/{BUDGET}").metrics
         assert (metrics["test_samples"], metrics["test_dropped"]) == (30, 5)
         assert "5 more are candidates too" in (tmp_path / "run" / "report.html").read_text()
+        store = RunFolder(str(tmp_path / "run"))
+        seen = {prefix: pixels_of(store, prefix).rows for prefix in ("", "test/")}
+        assert seen["test/"] == 30
+        assert 2 * BUDGET < seen[""] <= 3 * BUDGET  # the coreset and two random subsets, and no other candidates
 
     def test_nothing_but_candidates_is_refused(self, choose, small_input, tmp_path):
         names = sorted(path.name for path in small_input[0].iterdir())[:20]

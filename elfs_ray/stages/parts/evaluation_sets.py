@@ -5,6 +5,7 @@ set, by the hash of their content.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -50,6 +51,10 @@ class Sets:
     test: np.ndarray
     test_labels: np.ndarray
     test_dropped: int
+
+    def used(self, trainings: Iterable[Training]) -> np.ndarray:
+        """Positions of the candidates in any of their training sets, int64 [n] in ascending order."""
+        return np.unique(np.concatenate([self.rows[each.subset, each.seed] for each in trainings]))
 
 
 def draw_sets(
