@@ -20,7 +20,7 @@ from torch import nn
 
 from elfs_ray.core.augmentation import prepare_images
 from elfs_ray.core.centers import greedy_k_center
-from elfs_ray.core.classifier import sgd, train_for_steps, train_step
+from elfs_ray.core.classifier import Recipe, sgd, train_for_steps, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.graph import select_by_density, start_density
 from elfs_ray.core.networks import ResNet, build_network
@@ -232,8 +232,8 @@ def trained(images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype) -> C
     """What trains a new network for a few steps."""
     generator = torch.Generator().manual_seed(0)
     model = build_network("resnet-small", images, 10, 0, generator=generator)
-    options = {"steps": 16, "batch_size": 128, "learning_rate": 0.1, "prepare": prepare_images, "dtype": dtype}
-    return lambda: train_for_steps(model, images, labels, generator=generator, **options)
+    recipe = Recipe(steps=16, batch_size=128, learning_rate=0.1, dtype=dtype)
+    return lambda: train_for_steps(model, images, labels, recipe, generator, prepare_images)
 
 
 BENCHMARKS: dict[str, Callable[[], None]] = {

@@ -31,7 +31,7 @@ from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.core.anchoring import spread_by_probes
 from elfs_ray.core.centers import k_means
-from elfs_ray.core.classifier import accuracy, cosine_factor, epoch_batches, sgd, train_for_steps
+from elfs_ray.core.classifier import Recipe, accuracy, cosine_factor, epoch_batches, sgd, train_for_steps
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.features import PrincipalComponents, normalize_rows
 from elfs_ray.core.metrics import cluster_accuracy, contingency, mean_and_interval
@@ -301,8 +301,8 @@ def classify(inputs: Tensor, labels: np.ndarray, test: Tensor, truth: np.ndarray
     """Test accuracy of an MLP."""
     generator = torch.Generator().manual_seed(seed)
     network = MlpClassifier(inputs, int(max(labels.max(), truth.max())) + 1, HIDDEN, generator=generator)
-    options = {"batch_size": 128, "learning_rate": CLASSIFIER_RATE, "generator": generator}
-    train_for_steps(network, inputs, torch.from_numpy(labels), steps=steps, **options)
+    recipe = Recipe(steps=steps, batch_size=128, learning_rate=CLASSIFIER_RATE)
+    train_for_steps(network, inputs, torch.from_numpy(labels), recipe, generator)
     return accuracy(network, test, torch.from_numpy(truth.copy()))  # what Arrow gives may not be written to
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor
 
-from elfs_ray.core.classifier import train_for_steps
+from elfs_ray.core.classifier import Recipe, train_for_steps
 from elfs_ray.core.networks import MlpClassifier
 
 FORWARD_ROWS = 4096
@@ -28,8 +28,8 @@ def train_probe(
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     inputs, targets = torch.from_numpy(embeddings), torch.from_numpy(labels.astype(np.int64))
     network = MlpClassifier(inputs, int(labels.max()) + 1, hidden_dim, generator=generator)
-    options = {"batch_size": min(BATCH_SIZE, len(inputs)), "learning_rate": LEARNING_RATE}
-    train_for_steps(network, inputs, targets, steps=steps, generator=generator, **options)
+    recipe = Recipe(steps=steps, batch_size=min(BATCH_SIZE, len(inputs)), learning_rate=LEARNING_RATE)
+    train_for_steps(network, inputs, targets, recipe, generator)
     return network.eval()
 
 
