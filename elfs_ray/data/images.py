@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from elfs_ray.artifacts.filesystems import is_outage, reason
 from elfs_ray.artifacts.table import KEY, Table
 from elfs_ray.data import pixels
-from elfs_ray.data.files import read_uri
+from elfs_ray.data.files import READERS, read_uri
 from elfs_ray.data.orientation import FROM_THE_BOTTOM, FROM_THE_RIGHT, QUARTER_TURNS, TURNS, UPRIGHT, orientation
 from elfs_ray.data.pixels import ImageError
 from elfs_ray.data.unusable import Unusable, UnusableImagesError
@@ -162,7 +162,6 @@ def read_pixels(
     positions: np.ndarray | None = None,
     location: str = "",
     prefix: str = "",
-    threads: int = 8,
 ) -> np.ndarray:
     """Images of the samples artifact in memory, uint8 [n, 3, size, size], for networks that train on images.
 
@@ -173,7 +172,6 @@ def read_pixels(
         positions: of some samples, int64 [n] in ascending order; without: all.
         location: where they came from, which says how to reach them.
         prefix: `test` for the samples of separate test images.
-        threads: that read and decode.
 
     Raises:
         UnusableImagesError: some cannot be read any more; all of them are named.
@@ -190,7 +188,7 @@ def read_pixels(
         return None
 
     rows, failed = iter(range(count)), list[Unusable]()
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         for batch in samples.batches([*KEY, column], positions):
             sources = batch[column].to_pylist()
             why = pool.map(load, islice(rows, len(sources)), sources)

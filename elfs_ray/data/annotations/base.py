@@ -19,14 +19,12 @@ class Answer:
         skipped: whether the annotator refused the picture.
         other: whether there is something beside the labels: text, boxes, an answer to something else.
         ground_truth: whether it is marked as the right one.
-        annotator: who it was, as far as the tool says.
     """
 
     given: Mapping[str, tuple[str, ...]]
     skipped: bool = False
     other: bool = False
     ground_truth: bool = False
-    annotator: str | None = None
 
 
 NO_ANSWER = Answer({})

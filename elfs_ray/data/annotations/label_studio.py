@@ -36,10 +36,4 @@ def _answer(annotation: dict[str, Any]) -> Answer:
         skipped=bool(annotation.get("was_cancelled")),
         other=other or bool(given),
         ground_truth=bool(annotation.get("ground_truth")),
-        annotator=_annotator(annotation.get("completed_by")),
     )
-
-
-def _annotator(completed_by: Any) -> str | None:
-    """Label Studio writes a number or, in other exports, an object."""
-    return optional(completed_by.get("id") if isinstance(completed_by, dict) else completed_by)
