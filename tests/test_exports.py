@@ -211,7 +211,7 @@ def test_names_below_a_folder_in_a_store(tmp_path, location):
     sample = replace(coreset.samples[0], uri="s3://photos/my%20images/cats/a%20b%3F.png")
     coreset = replace(coreset, location=location, samples=[sample])
     assert [name for _, name in coreset.names(tmp_path)] == ["cats/a b?.png"]
-    assert [place for _, place in coreset.places(tmp_path)] == ["/x/cats/a%20b%3F.png"]
+    assert [coreset.place(*named) for named in coreset.names(tmp_path)] == ["/x/cats/a%20b%3F.png"]
 
 
 def test_names_of_files_that_a_table_names(tmp_path):
