@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from elfs_ray.console import Reporter
 from elfs_ray.data.digits import write_digits
 
 NUM_IMAGES = 240
@@ -36,6 +37,16 @@ OPTIONS = {
     "evaluate.steps": 60,
     "report.thumbnails": 40,
 }
+
+
+class Lines(Reporter):
+    """Keeps what a run says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def write_small_input(folder: Path) -> tuple[Path, Path]:

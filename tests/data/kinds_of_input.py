@@ -25,6 +25,11 @@ def png(number):
     return buffer.getvalue()
 
 
+def read_all(source):
+    """All rows of an input."""
+    return pa.concat_tables([source.read(chunk) for chunk in source.chunks])
+
+
 IMAGES = [png(number) for number in range(COUNT)]
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kinds_of_input import png
+from kinds_of_input import png, read_all
 
 from elfs_ray.data.columns import as_text, ids_of
 from elfs_ray.data.sources import open_source
@@ -45,10 +45,6 @@ NO_IDS = {
     "decimal128(9, 2)": pa.array([1, 2, 3], pa.decimal128(9, 2)),
     "struct<a: int64>": pa.array([{"a": 1}] * 3),
 }
-
-
-def read_all(source):
-    return pa.concat_tables([source.read(chunk) for chunk in source.chunks])
 
 
 def write(table, **columns):

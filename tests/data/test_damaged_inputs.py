@@ -3,11 +3,10 @@
 import random
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds_of_input import write_csv, write_hugging_face, write_jsonl, write_shards
+from kinds_of_input import read_all, write_csv, write_hugging_face, write_jsonl, write_shards
 
 from elfs_ray.data.sources import open_source
 from elfs_ray.data.vectors import open_vectors
@@ -27,7 +26,7 @@ def refusal(read, *arguments):
 
 def read_images(path):
     source = open_source(str(path))
-    rows = pa.concat_tables([source.read(chunk) for chunk in source.chunks])
+    rows = read_all(source)
     assert rows.num_rows == source.count
     for row in rows.select(["image", "error"]).to_pylist():
         assert (row["image"] is None) != (row["error"] is None)

@@ -8,9 +8,19 @@ import tarfile
 import uuid
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from kinds_of_input import COUNT, IMAGES, KINDS, LABELS, NAMES, hugging_face_data, png, write_hugging_face, write_shards
+from kinds_of_input import (
+    COUNT,
+    IMAGES,
+    KINDS,
+    LABELS,
+    NAMES,
+    hugging_face_data,
+    png,
+    read_all,
+    write_hugging_face,
+    write_shards,
+)
 
 from elfs_ray.artifacts import filesystems
 from elfs_ray.artifacts.run_folder import RunFolder
@@ -22,10 +32,6 @@ from elfs_ray.data.labels import read_labels
 from elfs_ray.data.sources import base, open_source
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.run.runner import run
-
-
-def read_all(source):
-    return pa.concat_tables([source.read(chunk) for chunk in source.chunks])
 
 
 @pytest.fixture
