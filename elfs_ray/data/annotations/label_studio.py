@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from elfs_ray.data.annotations.base import EXPORT_KEY, NO_ANSWER, Annotations, Answer, Picture, chosen, optional
+from elfs_ray.data.annotations.base import Annotations, Answer, Picture, chosen, optional
 
 CHOICES = "choices"
 
@@ -13,14 +13,8 @@ def read_label_studio(where: str, tasks: list[Any]) -> Annotations:
 
 
 def _picture(task: dict[str, Any], number: int) -> Picture:
-    data, answers = task["data"], [_answer(one) for one in task.get("annotations") or ()]
-    return Picture(
-        name=optional(data.get("image")),
-        answers=tuple(answers) or (NO_ANSWER,),
-        sample_id=optional(data.get("sample_id")),
-        export=optional(data.get(EXPORT_KEY)),
-        shown=f"task {number}",
-    )
+    data, answers = task["data"], map(_answer, task.get("annotations") or ())
+    return Picture.of_row(data, data.get("image"), f"task {number}", *answers)
 
 
 def _answer(annotation: dict[str, Any]) -> Answer:
