@@ -66,7 +66,8 @@ class TestIds:
     def test_of_vectors(self, tmp_path, kind):
         column, texts = IDS[kind]
         vectors = pa.array([[1.0, 2.0]] * 3, pa.list_(pa.float32()))
-        assert open_vectors(write(tmp_path / "v.parquet", id=column, vector=vectors)).ids(0).to_pylist() == texts
+        found = open_vectors(write(tmp_path / "v.parquet", image_id=column, vector=vectors))
+        assert found.ids(0).to_pylist() == found.read(0)[0].to_pylist() == texts
 
     def test_of_a_saved_data_set(self, tmp_path, kind):
         column, texts = IDS[kind]
