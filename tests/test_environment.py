@@ -390,12 +390,12 @@ def test_a_folder_for_ray_is_made(monkeypatch):
 def test_a_folder_of_somebody_else(room, closed, variable):
     """The folder itself, or the `ray` in it that Ray made for another user."""
     (room / "ray").mkdir()
-    named, refused = (closed, closed) if variable == "TMPDIR" else (room, room / "ray")
+    named, refused = (closed, f"TMPDIR={closed}") if variable == "TMPDIR" else (room, f"{room}/ray")
     code = "from elfs_ray.workers.machine import check_ray_folder; check_ray_folder()"
     ended = run_python("-c", code, cwd="/", user=NAMELESS, **{variable: named})
     assert ended.stderr.splitlines()[-1] == (
-        f"elfs_ray.errors.UsageError: {variable}={refused} cannot be written to (Permission denied); set {variable} "
-        "to a folder that you can write to"
+        f"elfs_ray.errors.UsageError: {refused} cannot be written to (Permission denied); set {variable} to a folder "
+        "that you can write to"
     )
 
 
