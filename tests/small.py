@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
 from elfs_ray.console import Reporter
 from elfs_ray.data.digits import write_digits
 
@@ -65,6 +68,12 @@ def write_labels_of(images: Path, labels: Path, target: Path) -> Path:
     names = {path.name for path in images.iterdir()}
     target.write_text("".join([header, *(row for row in rows if row.partition(",")[0] in names)]))
     return target
+
+
+def exact_neighbors(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions [n, k] of the nearest other rows, and their cosine similarity, by scikit-learn."""
+    distances, ids = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(vectors).kneighbors()
+    return ids, 1 - distances
 
 
 def command_line(images: Path, labels: Path, run_dir: Path) -> list[str]:

@@ -14,7 +14,7 @@ from elfs_ray.artifacts.table import Table, fixed_size_matrix, matrix_column
 from elfs_ray.artifacts.writing import part_name, write_index, write_part
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
-from elfs_ray.core.knn import exact_top_k, recall_at_k
+from elfs_ray.core.knn import recall_at_k
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import choose_neighbors
 from elfs_ray.planning.cost import exact_search_seconds, shard_bytes
@@ -22,6 +22,7 @@ from elfs_ray.stages import neighbors
 from elfs_ray.stages.context import StageContext
 from elfs_ray.stages.parts.shard_index import check_gpu_memory, why_no_gpu
 from elfs_ray.workers.hardware import Memory
+from small import exact_neighbors
 
 COUNT, DIM, K = 1200, 32, 10
 
@@ -82,7 +83,7 @@ def search(store, ray_session, tmp_path):
 
 
 def exact(store):
-    return exact_top_k(Embeddings(store).unit_vectors(), K)
+    return exact_neighbors(Embeddings(store).unit_vectors(), K)
 
 
 class TestShards:
