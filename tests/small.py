@@ -10,8 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from sklearn.neighbors import NearestNeighbors
 
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import matrix_column
+from elfs_ray.artifacts.writing import write_index, write_part
 from elfs_ray.console import Reporter
 from elfs_ray.data.digits import write_digits
 
@@ -68,6 +73,18 @@ def write_labels_of(images: Path, labels: Path, target: Path) -> Path:
     names = {path.name for path in images.iterdir()}
     target.write_text("".join([header, *(row for row in rows if row.partition(",")[0] in names)]))
     return target
+
+
+def write_embeddings(store: RunFolder, vectors: np.ndarray, rows_in_part: int = 500) -> None:
+    """An artifact in several parts, as it is if all lengths were 1."""
+    layout, parts = schema.embeddings(vectors.shape[1]), []
+    for number, start in enumerate(range(0, len(vectors), rows_in_part)):
+        some = vectors[start : start + rows_in_part].astype(np.float16)
+        index = np.arange(start, start + len(some))
+        columns = {"sample_id": index.astype(str), "index": index, "norm": np.ones(len(some))}
+        table = pa.table({**columns, "vector": matrix_column(some)})
+        parts.append(write_part(store, "embeddings", number, start, table, layout))
+    write_index(store, "embeddings", parts, layout)
 
 
 def exact_neighbors(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
