@@ -5,7 +5,6 @@ both exports below, by hand. FiftyOne needs a MongoDB server: 1.13.5 with MongoD
 without pseudo-labels, found the pictures and exported the same again, by hand.
 """
 
-import io
 import json
 import shutil
 import tarfile
@@ -26,6 +25,7 @@ from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, export_coreset, only_coreset
 from elfs_ray.exports.records import read_records
 from elfs_ray.exports.rows import read_coreset
+from image_files import encode
 from made_records import add_records, record
 
 NAME = "elfs/3"
@@ -33,9 +33,7 @@ IDS = ["cats/a b.png", "dogs/ü&<1>.png", "c.png"]
 
 
 def picture(number):
-    file = io.BytesIO()
-    Image.new("RGB", (10 + number, 8), (number, 0, 0)).save(file, "PNG")
-    return file.getvalue()
+    return encode(Image.new("RGB", (10 + number, 8), (number, 0, 0)))
 
 
 def make_run(folder, *, in_table, ids=IDS, names=None, pictures=None, ranked=None):

@@ -1,7 +1,5 @@
 """Large JPEGs are decoded at a reduced scale, and give nearly the pixels that the whole picture gives."""
 
-import io
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,6 +9,7 @@ from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.writing import write_table
 from elfs_ray.data import images
 from elfs_ray.data.images import DRAFT_MARGIN, ImageError, decode, load_image, read_pixels, to_square, to_uint8
+from image_files import encode
 from photographs import NAMES, jpeg
 
 LIMIT = 20_000_000
@@ -83,9 +82,8 @@ def test_small_ones_are_decoded_whole(scales, size):
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 def test_other_kinds_are_decoded_whole(scales, kind):
-    file = io.BytesIO()
-    Image.new("RGB", (800, 600), "teal").save(file, kind)
-    np.testing.assert_array_equal(to_square(file.getvalue(), 32, max_pixels=LIMIT), whole(file.getvalue(), 32))
+    data = encode(Image.new("RGB", (800, 600), "teal"), kind)
+    np.testing.assert_array_equal(to_square(data, 32, max_pixels=LIMIT), whole(data, 32))
     assert scales == [(800, 600)] * 2
 
 
