@@ -56,8 +56,8 @@ docs: $(READY) ## build the documentation into site/, every warning an error
 
 check: lint types imports docs test ## all that CI runs
 
-fuzz: $(READY) ## pass some ten thousand damaged files and options to the readers (minutes)
-	@$(BIN)/python benchmarks/fuzz.py
+fuzz: $(READY) ## pass some ten thousand damaged files and options to the readers (minutes; EXAMPLES=N for each test)
+	@ELFS_RAY_FUZZ=$(or $(EXAMPLES),1200) $(BIN)/python -m pytest -q --hypothesis-show-statistics tests/test_fuzz*.py
 
 device: $(READY) ## test and measure on this machine's GPU (eight minutes; benchmarks/device.md)
 	@PYTHON=$(BIN)/python bash benchmarks/device.sh

@@ -181,7 +181,7 @@ def bare_search(
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     store, options = RunFolder(str(run_dir)), NeighborsConfig.model_validate(chosen)
-    count = Table(store, "embeddings").rows
+    count = Embeddings(store).rows
     start, stop = shard_ranges(count, together)[number]
     index = build_index(store, start, stop, options, None, on_gpu=False)
     blocks = [Embeddings(store).unit_vectors(start=row, stop=min(row + QUERY_ROWS, count))

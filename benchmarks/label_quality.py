@@ -23,12 +23,10 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import spearmanr
-from weak_labels import BETAS, Data, Scored, Task, classify, select, train_proxy
+from weak_labels import BETAS, Data, Scored, Task, classify, read_labelled, select, train_proxy
 
-from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
-from elfs_ray.core.features import PrincipalComponents, normalize_rows
 from elfs_ray.core.metrics import cluster_accuracy, contingency, mean_and_interval
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.core.splits import stratified_split
@@ -58,18 +56,13 @@ class Row:
 @cache
 def load(run_dir: str, dims: int) -> Data:
     """Embeddings, pseudo-labels numbered as the classes that they match, labels and test set of a run."""
-    store = RunFolder(run_dir)
-    vectors, test = Embeddings(store).unit_vectors(), Embeddings(store, "test/embeddings").unit_vectors()
-    if dims:
-        components = PrincipalComponents(vectors, dims)
-        vectors, test = (normalize_rows(components.project(rows)) for rows in (vectors, test))
-    labels, test_labels = (Table(store, f"{part}labels_true").column("label") for part in ("", "test/"))
-    pseudo = Table(store, "pseudo_labels").column("label").astype(np.int64)
+    vectors, labels, test, test_labels = read_labelled(run_dir, dims)
+    pseudo = Table(RunFolder(run_dir), "pseudo_labels").column("label").astype(np.int64)
     rows, columns = linear_sum_assignment(contingency(labels, pseudo), maximize=True)
     matched = np.zeros(int(columns.max()) + 1, dtype=np.int64)
     matched[columns] = rows
     soft = np.eye(len(matched), dtype=np.float32)[matched[pseudo]]
-    return Data(torch.from_numpy(vectors), np.empty(0), soft, labels, torch.from_numpy(test), test_labels)
+    return Data(vectors, np.empty(0), soft, labels, test, test_labels)
 
 
 def mixed_labels(data: Data, share: float, seed: int) -> np.ndarray:

@@ -21,12 +21,10 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 from torch import Tensor
-from weak_labels import classify
+from weak_labels import classify, read_labelled
 
-from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
-from elfs_ray.core.features import PrincipalComponents, normalize_rows
 from elfs_ray.core.metrics import mean_and_interval
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.core.splits import stratified_split
@@ -73,13 +71,9 @@ class Row:
 def load(run_dir: str, dims: int) -> Data:
     """Read a run."""
     store = RunFolder(run_dir)
-    vectors, test = Embeddings(store).unit_vectors(), Embeddings(store, "test/embeddings").unit_vectors()
-    components = PrincipalComponents(vectors, dims)
-    vectors, test = (normalize_rows(components.project(rows)) for rows in (vectors, test))
-    labels, test_labels = (Table(store, f"{part}labels_true").column("label") for part in ("", "test/"))
+    vectors, labels, test, test_labels = read_labelled(run_dir, dims)
     pseudo, aum = Table(store, "pseudo_labels").column("label"), Table(store, "dynamics").column("aum")
-    inputs, test_inputs = torch.from_numpy(vectors), torch.from_numpy(test)
-    return Data(inputs, labels, pseudo.astype(np.int64), aum, test_inputs, test_labels)
+    return Data(vectors, labels, pseudo.astype(np.int64), aum, test, test_labels)
 
 
 def select(data: Data, rows: np.ndarray, count: int, task: Task, beta: float, rng: np.random.Generator) -> np.ndarray:

@@ -15,16 +15,16 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from temi_step import temi_step
 from torch import nn
 
 from elfs_ray.core.augmentation import prepare_images
 from elfs_ray.core.centers import greedy_k_center
-from elfs_ray.core.classifier import sgd, train_for_steps, train_step
+from elfs_ray.core.classifier import Recipe, sgd, train_for_steps, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.graph import select_by_density, start_density
 from elfs_ray.core.networks import ResNet, build_network
 from elfs_ray.core.pruning import beta_sampling_weights, double_end_prune, stratified_prune, weighted_order
+from elfs_ray.core.temi_training import TemiOptions, TemiTraining
 from elfs_ray.core.zcore import Draws, coverage_scores, draw
 from elfs_ray.encoders import load_encoder
 from elfs_ray.workers.hardware import has_bfloat16
@@ -90,8 +90,10 @@ def temi(classes: int) -> None:
     heads, dim, pairs = 50, 768, 512
     generator = torch.Generator().manual_seed(0)
     views = F.normalize(torch.randn(2 * pairs, dim, generator=generator), dim=1)
+    device = torch.device("cpu")
     single, half = (
-        temi_step(heads, dim, classes, pairs, torch.device("cpu"), dtype) for dtype in (torch.float32, torch.bfloat16)
+        TemiTraining(TemiOptions(heads, classes, dtype=dtype), dim, 0, device)
+        for dtype in (torch.float32, torch.bfloat16)
     )
     loop_student, loop_teacher = LoopedHeads(heads, dim, classes), LoopedHeads(heads, dim, classes)
     loop_optimizer = torch.optim.AdamW(loop_student.parameters(), lr=1e-4, weight_decay=1e-4)
@@ -109,8 +111,13 @@ def temi(classes: int) -> None:
                 old.mul_(0.996).add_(new, alpha=0.004)
 
     reference = timed(loop_step, 5)
-    report(f"TEMI step, 50 heads, C = {classes}", timed(single, 5), reference, "goal: ratio <= 0.6")
-    report(f"TEMI step, 50 heads, C = {classes}, bfloat16", timed(half, 5), reference)
+    report(
+        f"TEMI step, 50 heads, C = {classes}",
+        timed(lambda: single.step(views, 1e-4), 5),
+        reference,
+        "goal: ratio <= 0.6",
+    )
+    report(f"TEMI step, 50 heads, C = {classes}, bfloat16", timed(lambda: half.step(views, 1e-4), 5), reference)
 
 
 def zcore() -> None:
@@ -232,8 +239,8 @@ def trained(images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype) -> C
     """What trains a new network for a few steps."""
     generator = torch.Generator().manual_seed(0)
     model = build_network("resnet-small", images, 10, 0, generator=generator)
-    options = {"steps": 16, "batch_size": 128, "learning_rate": 0.1, "prepare": prepare_images, "dtype": dtype}
-    return lambda: train_for_steps(model, images, labels, generator=generator, **options)
+    recipe = Recipe(steps=16, batch_size=128, learning_rate=0.1, dtype=dtype)
+    return lambda: train_for_steps(model, images, labels, recipe, generator, prepare_images)
 
 
 BENCHMARKS: dict[str, Callable[[], None]] = {

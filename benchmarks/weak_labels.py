@@ -31,19 +31,21 @@ from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.core.anchoring import spread_by_probes
 from elfs_ray.core.centers import k_means
-from elfs_ray.core.classifier import accuracy, cosine_factor, epoch_batches, sgd, train_for_steps
+from elfs_ray.core.classifier import Recipe, accuracy, cosine_factor, epoch_batches, sgd, train_for_steps
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.features import PrincipalComponents, normalize_rows
 from elfs_ray.core.metrics import cluster_accuracy, contingency, mean_and_interval
 from elfs_ray.core.networks import MlpClassifier
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.core.splits import stratified_split
-from elfs_ray.core.temi import TemiHeads, head_alignment, temi_loss, uniform_prior, update_teacher, warmup_schedule
+from elfs_ray.core.temi import head_alignment, warmup_schedule
+from elfs_ray.core.temi_training import TemiOptions, TemiTraining
 from elfs_ray.methods import SelectionInputs, select_coreset
 from elfs_ray.methods.elfs import Elfs
 
 BETAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6)
 FOLDS, HEADS_USED = 5, 5
+CPU = torch.device("cpu")
 PROXY_RATE, CLASSIFIER_RATE, HIDDEN = 0.005, 0.02, 512
 
 
@@ -87,17 +89,23 @@ class Scored:
     seeds: np.ndarray | None = None
 
 
-@cache
-def load(run_dir: str, heads: str, dims: int) -> Data:
-    """Read a run, and what the heads say."""
+def read_labelled(run_dir: str, dims: int) -> tuple[Tensor, np.ndarray, Tensor, np.ndarray]:
+    """Embeddings and true labels of the candidates and of the test images; `dims`: principal components, 0 for none."""
     store = RunFolder(run_dir)
     vectors, test = Embeddings(store).unit_vectors(), Embeddings(store, "test/embeddings").unit_vectors()
     if dims:
         components = PrincipalComponents(vectors, dims)
         vectors, test = (normalize_rows(components.project(rows)) for rows in (vectors, test))
-    saved = np.load(heads)
     labels, test_labels = (Table(store, f"{part}labels_true").column("label") for part in ("", "test/"))
-    return Data(torch.from_numpy(vectors), saved["heads"], saved["soft"], labels, torch.from_numpy(test), test_labels)
+    return torch.from_numpy(vectors), labels, torch.from_numpy(test), test_labels
+
+
+@cache
+def load(run_dir: str, heads: str, dims: int) -> Data:
+    """Read a run, and what the heads say."""
+    saved = np.load(heads)
+    vectors, labels, test, test_labels = read_labelled(run_dir, dims)
+    return Data(vectors, saved["heads"], saved["soft"], labels, test, test_labels)
 
 
 def train_heads(run_dir: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,33 +118,18 @@ def train_heads(run_dir: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
         features = normalize_rows(PrincipalComponents(features, options["pca_dim"]).project(features))
     neighbors = torch.from_numpy(Table(store, "neighbors").matrix("ids"))
     inputs = torch.from_numpy(features)
-    sizes = (options["heads"], inputs.shape[1], classes, options["hidden_dim"], options["bottleneck_dim"])
-    generator = torch.Generator().manual_seed(seed)
-    student, teacher = TemiHeads(*sizes, generator=generator), TemiHeads(*sizes, generator=generator)
-    teacher.load_state_dict(student.state_dict())
-    optimizer = torch.optim.AdamW(student.parameter_groups(options["weight_decay"]), lr=0.0, fused=True)
-    prior, batch_size, step = uniform_prior(options["heads"], classes), options["batch_size"], 0
+    named = ("heads", "hidden_dim", "bottleneck_dim", "teacher_momentum", "teacher_temperature", "weight_decay")
+    temi = TemiOptions(num_classes=classes, **{name: options[name] for name in named})
+    training, generator = TemiTraining(temi, inputs.shape[1], seed, CPU), torch.Generator().manual_seed(seed)
+    batch_size, step = options["batch_size"], 0
     warmup = round(options["warmup_fraction"] * options["epochs"]) * (len(inputs) // batch_size)
     for epoch in range(options["epochs"]):
         for rows in epoch_batches(len(inputs), batch_size, batch_size, generator):
             partner = neighbors[rows, torch.randint(neighbors.shape[1], (len(rows),), generator=generator)]
-            views = inputs[torch.cat([rows, partner])]
-            with torch.no_grad():
-                target = teacher(views)
-            loss, prior = temi_loss(student(views), target, prior)
-            for group in optimizer.param_groups:
-                group["lr"] = options["learning_rate"] * batch_size / 256 * warmup_schedule(step, warmup)
-            optimizer.zero_grad(set_to_none=True)
-            loss.mean().backward()
-            if epoch == 0:
-                for parameter in student.last_layer():
-                    parameter.grad = None
-            optimizer.step()
-            update_teacher(teacher, student, options["teacher_momentum"])
+            rate = options["learning_rate"] * batch_size / 256 * warmup_schedule(step, warmup)
+            training.step(inputs[torch.cat([rows, partner])], rate, last_layer_frozen=epoch == 0)
             step += 1
-    with torch.inference_mode():
-        blocks = [(teacher(block) / options["teacher_temperature"]).softmax(dim=2) for block in inputs.split(4096)]
-    probabilities = torch.cat(blocks, dim=1).numpy()
+    probabilities = torch.cat([training.probabilities(block) for block in inputs.split(4096)], dim=1).numpy()
     alignment = head_alignment(probabilities.argmax(axis=2), 0, classes)
     aligned = np.zeros_like(probabilities)
     for head, renumbered in enumerate(alignment):
@@ -301,8 +294,8 @@ def classify(inputs: Tensor, labels: np.ndarray, test: Tensor, truth: np.ndarray
     """Test accuracy of an MLP."""
     generator = torch.Generator().manual_seed(seed)
     network = MlpClassifier(inputs, int(max(labels.max(), truth.max())) + 1, HIDDEN, generator=generator)
-    options = {"batch_size": 128, "learning_rate": CLASSIFIER_RATE, "generator": generator}
-    train_for_steps(network, inputs, torch.from_numpy(labels), steps=steps, **options)
+    recipe = Recipe(steps=steps, batch_size=128, learning_rate=CLASSIFIER_RATE)
+    train_for_steps(network, inputs, torch.from_numpy(labels), recipe, generator)
     return accuracy(network, test, torch.from_numpy(truth.copy()))  # what Arrow gives may not be written to
 
 

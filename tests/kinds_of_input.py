@@ -1,7 +1,6 @@
 """The same images in every kind of input, each written by the library that users write it with."""
 
 import csv
-import io
 import json
 import os
 
@@ -9,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+
+from image_files import encode
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -20,9 +21,12 @@ LABELS = ["cat", "dog", "cat", "dog", "cat", "dog", "cat"]
 
 def png(number):
     pixels = np.random.default_rng(number).integers(0, 256, (6, 5, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode(Image.fromarray(pixels))
+
+
+def read_all(source):
+    """All rows of an input."""
+    return pa.concat_tables([source.read(chunk) for chunk in source.chunks])
 
 
 IMAGES = [png(number) for number in range(COUNT)]

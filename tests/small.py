@@ -9,6 +9,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+from sklearn.neighbors import NearestNeighbors
+
+from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import matrix_column
+from elfs_ray.artifacts.writing import write_index, write_part
+from elfs_ray.console import Reporter
 from elfs_ray.data.digits import write_digits
 
 NUM_IMAGES = 240
@@ -38,6 +47,16 @@ OPTIONS = {
 }
 
 
+class Lines(Reporter):
+    """Keeps what a run says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
 def write_small_input(folder: Path) -> tuple[Path, Path]:
     """The first digits as PNG files, and their labels in a file apart."""
     images, labels = write_digits(folder / "all")
@@ -54,6 +73,24 @@ def write_labels_of(images: Path, labels: Path, target: Path) -> Path:
     names = {path.name for path in images.iterdir()}
     target.write_text("".join([header, *(row for row in rows if row.partition(",")[0] in names)]))
     return target
+
+
+def write_embeddings(store: RunFolder, vectors: np.ndarray, rows_in_part: int = 500) -> None:
+    """An artifact in several parts, as it is if all lengths were 1."""
+    layout, parts = schema.embeddings(vectors.shape[1]), []
+    for number, start in enumerate(range(0, len(vectors), rows_in_part)):
+        some = vectors[start : start + rows_in_part].astype(np.float16)
+        index = np.arange(start, start + len(some))
+        columns = {"sample_id": index.astype(str), "index": index, "norm": np.ones(len(some))}
+        table = pa.table({**columns, "vector": matrix_column(some)})
+        parts.append(write_part(store, "embeddings", number, start, table, layout))
+    write_index(store, "embeddings", parts, layout)
+
+
+def exact_neighbors(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions [n, k] of the nearest other rows, and their cosine similarity, by scikit-learn."""
+    distances, ids = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(vectors).kneighbors()
+    return ids, 1 - distances
 
 
 def command_line(images: Path, labels: Path, run_dir: Path) -> list[str]:

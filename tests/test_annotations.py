@@ -69,13 +69,23 @@ def annotation(label, question="label", **more):
     return {"id": 1, "completed_by": 1, "was_cancelled": False, "ground_truth": False, "result": [choice], **more}
 
 
+def tasks_of(run, folder, name=NAME, **options):
+    """What Label Studio imports."""
+    return json.loads((export_coreset(run, name, "label-studio", folder, **options) / "tasks.json").read_text())
+
+
+def answered(tasks, label=None):
+    """Tasks with one answer each: a label, or that of `ANSWERS`."""
+    for task in tasks:
+        task["annotations"] = [annotation(label or ANSWERS[task["data"]["sample_id"]])]
+    return tasks
+
+
 class TestLabelStudio:
     @pytest.fixture
     def tasks(self, run, tmp_path):
-        folder = export_coreset(run, NAME, "label-studio", tmp_path / "out", pre_annotations=True)
-        return sorted(
-            json.loads((folder / "tasks.json").read_text()), key=lambda task: IDS.index(task["data"]["sample_id"])
-        )
+        tasks = tasks_of(run, tmp_path / "out", pre_annotations=True)
+        return sorted(tasks, key=lambda task: IDS.index(task["data"]["sample_id"]))
 
     def test_annotated_skipped_and_empty(self, tasks, importing):
         for task in tasks:
@@ -92,15 +102,13 @@ class TestLabelStudio:
 
     def test_images_that_were_uploaded_are_known_by_the_export(self, tasks, importing):
         """Label Studio keeps no folder of what is uploaded, and changes the names; the export's key still tells."""
-        for number, task in enumerate(tasks):
+        for number, task in enumerate(answered(tasks)):
             task["data"]["image"] = f"/data/upload/3/1a2b3c4{number}-a_b.png"
-            task["annotations"] = [annotation(ANSWERS[task["data"]["sample_id"]])]
         assert importing(json.dumps(tasks))[0] == ANSWERS
 
     def test_a_name_that_ends_like_ours_is_another_image(self, tasks, refused):
-        for task in tasks:
+        for task in answered(tasks):
             task["data"] = {"image": f"/data/upload/3/1a2b3c4d-{task['data']['sample_id'].rpartition('/')[2]}"}
-            task["annotations"] = [annotation("x")]
         line = refused(json.dumps(tasks))
         assert "name no image that was exported: they name '/data/upload/3/1a2b3c4d-a b.png', the label-studio" in line
 
@@ -125,9 +133,7 @@ class TestLabelStudio:
 
     @pytest.mark.parametrize("gone", ["sample_id", "image", "elfs_ray_export"])
     def test_either_is_enough(self, tasks, bring_back, gone):
-        for task in tasks:
-            task["annotations"] = [annotation(ANSWERS[task["data"]["sample_id"]])]
-        for task in tasks:
+        for task in answered(tasks):
             del task["data"][gone]
         assert bring_back(json.dumps(tasks)) == ANSWERS
 
@@ -165,8 +171,7 @@ class TestLabelStudio:
         assert refused(json.dumps(tasks)) == expected
 
     def test_several_choices_are_no_label(self, tasks, importing):
-        for task in tasks:
-            task["annotations"] = [annotation("cat")]
+        answered(tasks, "cat")
         tasks[0]["annotations"][0]["result"][0]["value"]["choices"].append("dog")
         tasks[1]["annotations"][0]["result"][0]["value"]["choices"].append("cat")
         labels, matched = importing(json.dumps(tasks))
@@ -181,9 +186,7 @@ class TestLabelStudio:
         assert matched.by_majority == 0
 
     def test_strict(self, tasks, importing, refused):
-        for task in tasks:
-            task["annotations"] = [annotation(ANSWERS[task["data"]["sample_id"]])]
-        assert importing(json.dumps(tasks), strict=True)[0] == ANSWERS
+        assert importing(json.dumps(answered(tasks)), strict=True)[0] == ANSWERS
 
     @pytest.mark.parametrize(
         ("change", "told"),
@@ -199,9 +202,7 @@ class TestLabelStudio:
         ],
     )  # fmt: skip
     def test_strict_refuses_all_that_is_passed_over(self, tasks, refused, change, told):
-        for task in tasks:
-            task["annotations"] = [annotation("x")]
-        change(tasks)
+        change(answered(tasks, "x"))
         line = refused(json.dumps(tasks), strict=True)
         assert told in line
         assert line.endswith("; --strict takes nothing less than all")
@@ -211,11 +212,8 @@ class TestLabelStudio:
         coreset = Table(run, f"coresets/{NAME}")
         write_table(run, "coresets/random/1", coreset.read(0, 1), coreset.schema)
         add_records(run, record("select/random/1"))
-        second = json.loads(
-            (export_coreset(run, "random/1", "label-studio", tmp_path / "more") / "tasks.json").read_text()
-        )
-        for task in (*tasks, *second):
-            task["annotations"] = [annotation("x")]
+        second = answered(tasks_of(run, tmp_path / "more", "random/1"), "x")
+        answered(tasks, "x")
         assert len(second) == 1
         labels, matched = importing(json.dumps([*tasks[:2], *second]))
         assert labels == dict.fromkeys(IDS, "x")
@@ -471,18 +469,12 @@ class TestSeveralExports:
 
 def test_exports_of_one_coreset_stand_beside_each_other(run, tmp_path, importing):
     """The same images under other URLs are another export: tasks of both come back, also when each has lost its key."""
-    addresses = ["https://one", "https://two"]
-    tasks = []
-    for number, url in enumerate(addresses):
-        folder = export_coreset(run, NAME, "label-studio", tmp_path / f"out-{number}", url=url)
-        tasks.append(json.loads((folder / "tasks.json").read_text()))
+    tasks = [tasks_of(run, tmp_path / name, url=f"https://{name}") for name in ("one", "two")]
     records = read_records(run)
     assert [record.samples[0].place.partition("//")[2][:3] for record in records] == ["one", "two"]
     for exported, some in zip(records, tasks, strict=True):
         assert {task["data"]["elfs_ray_export"] for task in some} == {exported.key}
-        for task in some:
-            task["annotations"] = [annotation(ANSWERS[task["data"]["sample_id"]])]
-        assert importing(json.dumps(some))[0] == ANSWERS
+        assert importing(json.dumps(answered(some)))[0] == ANSWERS
         for task in some:
             task["data"] = {"image": task["data"]["image"]}
         assert importing(json.dumps(some))[0] == ANSWERS
@@ -538,12 +530,9 @@ def test_records_in_an_object_store(object_storage, tmp_path):
     local = make_run(tmp_path, in_table=True, ids=IDS)
     object_storage.upload(tmp_path / "run", "photos/exported")
     store = RunFolder(object_storage.uri("photos/exported"))
-    folder = export_coreset(store, NAME, "label-studio", tmp_path / "out")
+    tasks = tasks_of(store, tmp_path / "out")
     assert read_records(local) == []
-    tasks = json.loads((folder / "tasks.json").read_text())
-    for task in tasks:
-        task["annotations"] = [annotation(ANSWERS[task["data"]["sample_id"]])]
-    (tmp_path / "answers").write_text(json.dumps(tasks))
+    (tmp_path / "answers").write_text(json.dumps(answered(tasks)))
     assert write_labels(store, tmp_path / "answers", tmp_path / "labels.csv").labels == ANSWERS
     assert len(object_storage.paths("photos/exported/exports")) == 1
 

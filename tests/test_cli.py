@@ -10,18 +10,6 @@ import signal
 import pytest
 
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.data.digits import write_digits
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("digits")
-    full, _ = write_digits(folder / "all")
-    small = folder / "images"
-    small.mkdir()
-    for path in sorted(full.iterdir())[:12]:
-        shutil.copy(path, small)
-    return small
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +17,9 @@ def here(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_folder_that_may_not_be_read(call, ordinary_user, images, tmp_path):
+def test_a_folder_that_may_not_be_read(call, ordinary_user, small_input, tmp_path):
     closed = tmp_path / "closed"
-    shutil.copytree(images, closed)
+    shutil.copytree(small_input[0], closed)
     command = ["run", "--input=closed", "--budget=3", "--num-classes=2", f"--out={tmp_path}/run"]
     command += ["--dry-run", "--set=neighbors.k=5"]
     code, _, err = call(*command)

@@ -386,21 +386,15 @@ def test_a_folder_for_ray_is_made(monkeypatch):
         assert Path(short, "a", "b").is_dir()
 
 
-def test_a_folder_of_somebody_else(room, closed):
-    code = "from elfs_ray.workers.machine import check_ray_folder; check_ray_folder()"
-    ended = run_python("-c", code, cwd="/", user=NAMELESS, TMPDIR=closed)
-    assert ended.stderr.splitlines()[-1] == (
-        f"elfs_ray.errors.UsageError: TMPDIR={closed} cannot be written to (Permission denied); set TMPDIR to a folder "
-        "that you can write to"
-    )
-
-
-def test_a_folder_of_rays_that_is_somebody_elses(room):
+@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_folder_of_somebody_else(room, closed, variable):
+    """The folder itself, or the `ray` in it that Ray made for another user."""
     (room / "ray").mkdir()
+    named, refused = (closed, f"TMPDIR={closed}") if variable == "TMPDIR" else (room, f"{room}/ray")
     code = "from elfs_ray.workers.machine import check_ray_folder; check_ray_folder()"
-    ended = run_python("-c", code, cwd="/", user=NAMELESS, RAY_TMPDIR=room)
+    ended = run_python("-c", code, cwd="/", user=NAMELESS, **{variable: named})
     assert ended.stderr.splitlines()[-1] == (
-        f"elfs_ray.errors.UsageError: {room}/ray cannot be written to (Permission denied); set RAY_TMPDIR to a folder "
+        f"elfs_ray.errors.UsageError: {refused} cannot be written to (Permission denied); set {variable} to a folder "
         "that you can write to"
     )
 

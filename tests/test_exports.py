@@ -5,7 +5,6 @@ both exports below, by hand. FiftyOne needs a MongoDB server: 1.13.5 with MongoD
 without pseudo-labels, found the pictures and exported the same again, by hand.
 """
 
-import io
 import json
 import shutil
 import tarfile
@@ -26,6 +25,7 @@ from elfs_ray.errors import UsageError
 from elfs_ray.exports import FORMATS, export_coreset, only_coreset
 from elfs_ray.exports.records import read_records
 from elfs_ray.exports.rows import read_coreset
+from image_files import encode
 from made_records import add_records, record
 
 NAME = "elfs/3"
@@ -33,9 +33,7 @@ IDS = ["cats/a b.png", "dogs/ü&<1>.png", "c.png"]
 
 
 def picture(number):
-    file = io.BytesIO()
-    Image.new("RGB", (10 + number, 8), (number, 0, 0)).save(file, "PNG")
-    return file.getvalue()
+    return encode(Image.new("RGB", (10 + number, 8), (number, 0, 0)))
 
 
 def make_run(folder, *, in_table, ids=IDS, names=None, pictures=None, ranked=None):
@@ -211,7 +209,7 @@ def test_names_below_a_folder_in_a_store(tmp_path, location):
     sample = replace(coreset.samples[0], uri="s3://photos/my%20images/cats/a%20b%3F.png")
     coreset = replace(coreset, location=location, samples=[sample])
     assert [name for _, name in coreset.names(tmp_path)] == ["cats/a b?.png"]
-    assert [place for _, place in coreset.places(tmp_path)] == ["/x/cats/a%20b%3F.png"]
+    assert [coreset.place(*named) for named in coreset.names(tmp_path)] == ["/x/cats/a%20b%3F.png"]
 
 
 def test_names_of_files_that_a_table_names(tmp_path):

@@ -129,7 +129,7 @@ def damaged(draw, originals):
     data = bytearray(draw(st.sampled_from(originals)))
     for _ in range(draw(st.integers(1, 6))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
-        length = draw(st.integers(0, 12))
+        length = draw(st.integers(0, 12) | st.sampled_from([100, 512]))
         change = draw(st.sampled_from(["replace", "flip", "put in", "take out", "repeat", "cut"]))
         if change == "replace":
             new = draw(st.binary(min_size=1, max_size=8))
@@ -167,6 +167,7 @@ def test_images(reader, data):
     with contextlib.suppress(ImageError):
         found = reader(data, max_pixels=MAX_PIXELS)
         assert found.width * found.height <= MAX_PIXELS
+        assert reader is inspect or found.mode == "RGB"
 
 
 def found(reader, data):

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from elfs_ray.config import EXECUTION, RunConfig
+from elfs_ray.methods import BUILT_IN
 from elfs_ray.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,4 +137,22 @@ def stage_table() -> str:
     return "\n".join(["| stage | what it does | makes | runs |", "|---|---|---|---|", *rows])
 
 
-GENERATORS = {"cli": command_line, "configuration": configuration, "stages": stage_table}
+def numerics() -> str:
+    """The Python reference of each module of `elfs_ray.core`, below its name."""
+    names = (path.stem for path in sorted((ROOT / "elfs_ray" / "core").glob("[a-z]*.py")))
+    options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
+    return "\n".join(f"## {name}\n\n::: elfs_ray.core.{name}\n{options}" for name in names)
+
+
+def method_classes() -> str:
+    """The Python reference of each method that comes with the package."""
+    return "\n\n".join(f"::: {method.__module__}.{method.__qualname__}" for method in BUILT_IN)
+
+
+GENERATORS = {
+    "cli": command_line,
+    "configuration": configuration,
+    "core": numerics,
+    "methods": method_classes,
+    "stages": stage_table,
+}

@@ -10,18 +10,19 @@ import pyarrow as pa
 SAMPLE_ID = pa.field("sample_id", pa.string(), nullable=False)
 INDEX = pa.field("index", pa.int64(), nullable=False)
 
+
+def _filled(**types: pa.DataType) -> list[pa.Field]:
+    """Columns that hold no nulls."""
+    return [pa.field(name, kind, nullable=False) for name, kind in types.items()]
+
+
 LISTING = pa.schema(
     [
-        pa.field("position", pa.int64(), nullable=False),
-        pa.field("rows", pa.int64(), nullable=False),
-        pa.field("chunk", pa.int32(), nullable=False),
+        *_filled(position=pa.int64(), rows=pa.int64(), chunk=pa.int32()),
         pa.field("id", pa.string()),
-        pa.field("uri", pa.string(), nullable=False),
+        *_filled(uri=pa.string()),
         pa.field("group", pa.int32()),
-        pa.field("row", pa.int64()),
-        pa.field("skip", pa.int64()),
-        pa.field("offset", pa.int64()),
-        pa.field("size", pa.int64()),
+        *(pa.field(name, pa.int64()) for name in ("row", "skip", "offset", "size")),
         pa.field("error", pa.string()),
     ]
 )
@@ -31,103 +32,65 @@ LISTING = pa.schema(
 first row in the file, and `skip` the rows of the group before it. `offset` and `size` are bytes in the file, `error`
 is what is wrong with an input already. Inputs with one `chunk` are read together.
 """
-QUARANTINE = pa.schema(
-    [
-        SAMPLE_ID,
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("stage", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-    ]
-)
+QUARANTINE = pa.schema([SAMPLE_ID, *_filled(uri=pa.string(), stage=pa.string(), reason=pa.string())])
 LABELS = pa.schema([SAMPLE_ID, INDEX, pa.field("label", pa.int64()), pa.field("class_name", pa.string())])
 PSEUDO_LABELS = pa.schema(
-    [
-        SAMPLE_ID,
-        INDEX,
-        pa.field("label", pa.int32(), nullable=False),
-        pa.field("confidence", pa.float32(), nullable=False),
-        pa.field("agreement", pa.float32(), nullable=False),
-    ]
+    [SAMPLE_ID, INDEX, *_filled(label=pa.int32(), confidence=pa.float32(), agreement=pa.float32())]
 )
 BETA_SEARCH = pa.schema(
     [
-        pa.field("budget", pa.int64(), nullable=False),
-        pa.field("method", pa.string(), nullable=False),
+        *_filled(budget=pa.int64(), method=pa.string()),
         pa.field("beta", pa.float64()),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("validation_accuracy", pa.float64(), nullable=False),
-        pa.field("steps", pa.int64(), nullable=False),
-        pa.field("epochs", pa.float64(), nullable=False),
+        *_filled(seed=pa.int64(), validation_accuracy=pa.float64(), steps=pa.int64(), epochs=pa.float64()),
     ]
 )
 CORESET = pa.schema(
     [
         SAMPLE_ID,
         INDEX,
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("rank", pa.int64(), nullable=False),
+        *_filled(uri=pa.string(), rank=pa.int64()),
         pa.field("score", pa.float32()),
         pa.field("pseudo_label", pa.int32()),
-        pa.field("labeled", pa.bool_(), nullable=False),
+        *_filled(labeled=pa.bool_()),
     ]
 )
 EXPORT = pa.schema(
     [
         SAMPLE_ID,
         INDEX,
-        pa.field("name", pa.string(), nullable=False),
+        *_filled(name=pa.string()),
         pa.field("place", pa.string()),
-        pa.field("file_name", pa.string(), nullable=False),
+        *_filled(file_name=pa.string()),
         pa.field("id", pa.int64()),
     ]
 )
 """What an export called its samples: one file `exports/NAME.parquet` for each export."""
 EVALUATION = pa.schema(
     [
-        pa.field("budget", pa.int64(), nullable=False),
-        pa.field("subset", pa.string(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("model", pa.string(), nullable=False),
-        pa.field("train_samples", pa.int64(), nullable=False),
-        pa.field("test_samples", pa.int64(), nullable=False),
-        pa.field("steps", pa.int64(), nullable=False),
-        pa.field("test_accuracy", pa.float64(), nullable=False),
-        pa.field("seconds", pa.float64(), nullable=False),
-        pa.field("training", pa.string(), nullable=False),
+        *_filled(budget=pa.int64(), subset=pa.string(), seed=pa.int64(), model=pa.string()),
+        *_filled(train_samples=pa.int64(), test_samples=pa.int64(), steps=pa.int64(), test_accuracy=pa.float64()),
+        *_filled(seconds=pa.float64(), training=pa.string()),
     ]
 )
 COMPARISON = pa.schema(
     [
-        pa.field("budget", pa.int64(), nullable=False),
-        pa.field("model", pa.string(), nullable=False),
-        pa.field("method", pa.string(), nullable=False),
-        pa.field("seeds", pa.int64(), nullable=False),
-        pa.field("mean", pa.float64(), nullable=False),
-        pa.field("std", pa.float64(), nullable=False),
-        pa.field("half_width", pa.float64(), nullable=False),
+        *_filled(budget=pa.int64(), model=pa.string(), method=pa.string(), seeds=pa.int64()),
+        *_filled(mean=pa.float64(), std=pa.float64(), half_width=pa.float64()),
         pa.field("difference", pa.float64()),
         pa.field("difference_half_width", pa.float64()),
         pa.field("select_seconds", pa.float64()),
         pa.field("total_seconds", pa.float64()),
     ]
 )
-MAP = pa.schema(
-    [SAMPLE_ID, INDEX, pa.field("x", pa.float32(), nullable=False), pa.field("y", pa.float32(), nullable=False)]
-)
+MAP = pa.schema([SAMPLE_ID, INDEX, *_filled(x=pa.float32(), y=pa.float32())])
 NEAR_DUPLICATES = pa.schema(
-    [
-        SAMPLE_ID,
-        INDEX,
-        pa.field("other_id", pa.string(), nullable=False),
-        pa.field("other", pa.int64(), nullable=False),
-        pa.field("similarity", pa.float32(), nullable=False),
-    ]
+    [SAMPLE_ID, INDEX, *_filled(other_id=pa.string(), other=pa.int64(), similarity=pa.float32())]
 )
 COVERAGE = pa.schema(
     [
-        pa.field("subset", pa.string(), nullable=False),
+        *_filled(subset=pa.string()),
         pa.field("draw", pa.int64()),
-        pa.field("coverage", pa.float64(), nullable=False),
+        *_filled(coverage=pa.float64()),
         pa.field("redundancy", pa.float64()),
     ]
 )
@@ -160,14 +123,10 @@ def samples(*, carries_bytes: bool, has_images: bool = True) -> pa.Schema:
 
     Where embeddings stand for images, `uri` names a row of theirs, and there are no columns of pictures.
     """
-    fields = [SAMPLE_ID, INDEX, pa.field("uri", pa.string(), nullable=False)]
+    fields = [SAMPLE_ID, INDEX, *_filled(uri=pa.string())]
     if not has_images:
         return pa.schema(fields)
-    fields += [
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("content_hash", pa.string(), nullable=False),
-    ]
+    fields += _filled(width=pa.int32(), height=pa.int32(), content_hash=pa.string())
     return pa.schema([*fields, pa.field("image", pa.binary())] if carries_bytes else fields)
 
 
@@ -181,22 +140,14 @@ def embeddings(dim: int) -> pa.Schema:
 
     `norm` is its length before; cosine needs none, but who wants the vector on its own scale multiplies by it.
     """
-    vector = pa.field("vector", pa.list_(pa.float16(), dim), nullable=False)
-    return pa.schema([SAMPLE_ID, INDEX, vector, pa.field("norm", pa.float64(), nullable=False)])
+    return pa.schema([SAMPLE_ID, INDEX, *_filled(vector=pa.list_(pa.float16(), dim), norm=pa.float64())])
 
 
 def pixels(side: int) -> pa.Schema:
     """One row for each image that networks have asked for: red, green and blue, each row by row from the top."""
-    return pa.schema([SAMPLE_ID, INDEX, pa.field("pixels", pa.binary(3 * side**2), nullable=False)])
+    return pa.schema([SAMPLE_ID, INDEX, *_filled(pixels=pa.binary(3 * side**2))])
 
 
 def neighbors(k: int) -> pa.Schema:
     """One row for each sample: its k most similar other samples by `index`, most similar first."""
-    return pa.schema(
-        [
-            SAMPLE_ID,
-            INDEX,
-            pa.field("ids", pa.list_(pa.int64(), k), nullable=False),
-            pa.field("similarity", pa.list_(pa.float32(), k), nullable=False),
-        ]
-    )
+    return pa.schema([SAMPLE_ID, INDEX, *_filled(ids=pa.list_(pa.int64(), k), similarity=pa.list_(pa.float32(), k))])

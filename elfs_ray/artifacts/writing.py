@@ -96,14 +96,9 @@ def row_bytes(schema: pa.Schema) -> int:
     return sum(of(field.type) for field in schema)
 
 
-def rows_of_part(schema: pa.Schema) -> int:
-    """Rows of a part whose rows all take about the same: whole row groups."""
-    return max(1, PART_BYTES // row_bytes(schema) // ROW_GROUP_ROWS) * ROW_GROUP_ROWS
-
-
 def ranges_of_parts(rows: int, schema: pa.Schema) -> list[tuple[int, int]]:
-    """First row of each part, and the row after its last."""
-    step = rows_of_part(schema)
+    """First row of each part, and the row after its last; parts are whole row groups of rows that take the same."""
+    step = max(1, PART_BYTES // row_bytes(schema) // ROW_GROUP_ROWS) * ROW_GROUP_ROWS
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 

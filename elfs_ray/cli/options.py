@@ -9,141 +9,80 @@ import typer
 
 from elfs_ray.console import LogForm
 
+
+def _option(sets: str, kind: Any, flags: str, text: str) -> tuple[str, Any]:
+    """What an option sets, and what Typer shall know of it."""
+    return sets, Annotated[kind | None, typer.Option(*flags.split(), help=text)]
+
+
 # Options of the commands that start runs: the parameter's name, the option of the configuration that it sets, and how
 # it is written. Each of these commands takes all of them but those it names itself.
 OPTIONS: dict[str, tuple[str, Any]] = {
-    "input_": (
-        "input",
-        Annotated[
-            str | None,
-            typer.Option(
-                "--input", "-i", help="Images: a folder, table, tar shards, ...; not with --embeddings alone."
-            ),
-        ],
+    "input_": _option(
+        "input", str, "--input -i", "Images: a folder, table, tar shards, ...; not with --embeddings alone."
     ),
-    "input_kind": (
+    "input_kind": _option(
         "ingest.input_kind",
-        Annotated[
-            str | None,
-            typer.Option(
-                "--input-kind",
-                help="What the input is: folder, parquet, table, webdataset or hugging-face. Default: what is there.",
-            ),
-        ],
+        str,
+        "--input-kind",
+        "What the input is: folder, parquet, table, webdataset or hugging-face. Default: what is there.",
     ),
-    "budget": (
+    "budget": _option(
         "budgets",
-        Annotated[
-            list[str] | None,
-            typer.Option(
-                "--budget",
-                "--budgets",
-                "-b",
-                help="Images to select: a count (5000) or a fraction (0.1). Repeat, or use commas.",
-            ),
-        ],
+        list[str],
+        "--budget --budgets -b",
+        "Images to select: a count (5000) or a fraction (0.1). Repeat, or use commas.",
     ),
-    "num_classes": (
-        "num_classes",
-        Annotated[int | None, typer.Option("--num-classes", "-c", help="Number of classes you expect (>= 2).")],
-    ),
-    "labels": (
+    "num_classes": _option("num_classes", int, "--num-classes -c", "Number of classes you expect (>= 2)."),
+    "labels": _option(
         "evaluate.labels",
-        Annotated[
-            str | None,
-            typer.Option(
-                "--labels",
-                help="True labels, for evaluation: a CSV or Parquet file, `folders` (the first folder of each path), "
-                "`folders:last`, or `column:NAME`.",
-            ),
-        ],
+        str,
+        "--labels",
+        "True labels, for evaluation: a CSV or Parquet file, `folders` (the first folder of each path), "
+        "`folders:last`, or `column:NAME`.",
     ),
-    "test_input": (
-        "evaluate.test_input",
-        Annotated[str | None, typer.Option("--test-input", help="Separate test images for the evaluation.")],
+    "test_input": _option("evaluate.test_input", str, "--test-input", "Separate test images for the evaluation."),
+    "test_labels": _option("evaluate.test_labels", str, "--test-labels", "Their labels, if given in another form."),
+    "allow_unmatched": _option(
+        "allow_unmatched", bool, "--allow-unmatched", "Go on where labels belong to no image, and say how many."
     ),
-    "test_labels": (
-        "evaluate.test_labels",
-        Annotated[str | None, typer.Option("--test-labels", help="Their labels, if given in another form.")],
-    ),
-    "allow_unmatched": (
-        "allow_unmatched",
-        Annotated[
-            bool | None,
-            typer.Option("--allow-unmatched", help="Go on where labels belong to no image, and say how many."),
-        ],
-    ),
-    "model": (
+    "model": _option(
         "evaluate.models",
-        Annotated[
-            list[str] | None,
-            typer.Option(
-                "--model", "--models", help="What the evaluation trains; see `evaluate.models`. Repeat, or use commas."
-            ),
-        ],
+        list[str],
+        "--model --models",
+        "What the evaluation trains; see `evaluate.models`. Repeat, or use commas.",
     ),
-    "seeds": (
-        "evaluate.seeds",
-        Annotated[int | None, typer.Option("--seeds", help="Trainings of the evaluation for each subset and model.")],
-    ),
-    "downstream": (
+    "seeds": _option("evaluate.seeds", int, "--seeds", "Trainings of the evaluation for each subset and model."),
+    "downstream": _option(
         "beta_search.model",
-        Annotated[
-            str | None,
-            typer.Option(
-                "--downstream",
-                help="What you will train on the coreset, which the search of beta then trains: linear, mlp, "
-                "resnet-small, resnet18, resnet34 or resnet50. Default: mlp on embeddings.",
-            ),
-        ],
+        str,
+        "--downstream",
+        "What you will train on the coreset, which the search of beta then trains: linear, mlp, "
+        "resnet-small, resnet18, resnet34 or resnet50. Default: mlp on embeddings.",
     ),
-    "labeled": (
+    "labeled": _option(
         "select.labeled",
-        Annotated[
-            str | None,
-            typer.Option(
-                "--labeled", help="Samples that have labels already: they count towards the budget, as the first."
-            ),
-        ],
+        str,
+        "--labeled",
+        "Samples that have labels already: they count towards the budget, as the first.",
     ),
-    "balance": (
-        "select.balance",
-        Annotated[
-            str | None,
-            typer.Option("--balance", help="`cluster`: shares of the budget in proportion to the clusters."),
-        ],
+    "balance": _option(
+        "select.balance", str, "--balance", "`cluster`: shares of the budget in proportion to the clusters."
     ),
-    "supervised": (
-        "select.supervised",
-        Annotated[
-            bool | None,
-            typer.Option("--supervised", help="A baseline: select by the true labels, not by pseudo-labels."),
-        ],
+    "supervised": _option(
+        "select.supervised", bool, "--supervised", "A baseline: select by the true labels, not by pseudo-labels."
     ),
-    "encoder": (
-        "embed.encoder",
-        Annotated[str | None, typer.Option("--encoder", help="Encoder; see `embed.encoder` in the docs.")],
-    ),
-    "weights": (
-        "embed.weights",
-        Annotated[str | None, typer.Option("--weights", help="Local weights file for the encoder.")],
-    ),
-    "embeddings": (
+    "encoder": _option("embed.encoder", str, "--encoder", "Encoder; see `embed.encoder` in the docs."),
+    "weights": _option("embed.weights", str, "--weights", "Local weights file for the encoder."),
+    "embeddings": _option(
         "embed.vectors",
-        Annotated[
-            str | None,
-            typer.Option(
-                "--embeddings",
-                help="Parquet file or folder with ids and embeddings that you have already, in place of an encoder.",
-            ),
-        ],
+        str,
+        "--embeddings",
+        "Parquet file or folder with ids and embeddings that you have already, in place of an encoder.",
     ),
-    "name": ("name", Annotated[str | None, typer.Option("--name", help="Of the run; default: that of its folder.")]),
-    "seed": ("seed", Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]),
-    "address": (
-        "ray.address",
-        Annotated[str | None, typer.Option("--address", help="Ray cluster; default $RAY_ADDRESS or a local Ray.")],
-    ),
+    "name": _option("name", str, "--name", "Of the run; default: that of its folder."),
+    "seed": _option("seed", int, "--seed", "Seed of every random choice."),
+    "address": _option("ray.address", str, "--address", "Ray cluster; default $RAY_ADDRESS or a local Ray."),
 }
 LISTS = ("budget", "model")
 

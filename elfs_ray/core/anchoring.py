@@ -12,6 +12,8 @@ from jaxtyping import Float32, Int, Int32, Int64
 from elfs_ray.core.probe import FORWARD_ROWS, train_probe
 from elfs_ray.core.splits import stratified_split
 
+PROBES = 5
+
 
 class Anchored(NamedTuple):
     """What the probes say of all samples.
@@ -38,7 +40,6 @@ def spread_by_probes(
     seed_labels: Int64[np.ndarray, " m"],
     rng: np.random.Generator,
     *,
-    probes: int = 5,
     steps: int = 500,
 ) -> Anchored:
     """Train probes, each without a fifth of the seeds, and average what they predict for all samples.
@@ -49,18 +50,17 @@ def spread_by_probes(
         seeds: positions of the samples with true labels, int64 [m], at least two.
         seed_labels: int64 [m], from 0.
         rng: source of the splits and of the probes' weights.
-        probes: how many.
-        steps: optimizer steps of each.
+        steps: optimizer steps of each probe.
     """
     mean = np.zeros((len(vectors), int(seed_labels.max()) + 1), dtype=np.float32)
     votes, right, right_by_cluster, judged = [], 0, 0, 0
-    for _ in range(probes):
-        kept, held_out = stratified_split(seed_labels, 1 / probes, rng)
+    for _ in range(PROBES):
+        kept, held_out = stratified_split(seed_labels, 1 / PROBES, rng)
         network = train_probe(vectors[seeds[kept]], seed_labels[kept], rng, steps=steps)
         with torch.inference_mode():
             blocks = [network(block).softmax(dim=1) for block in torch.from_numpy(vectors).split(FORWARD_ROWS)]
         probabilities = torch.cat(blocks).numpy()
-        mean[:, : probabilities.shape[1]] += probabilities / probes
+        mean[:, : probabilities.shape[1]] += probabilities / PROBES
         votes.append(probabilities.argmax(axis=1))
         right += int((votes[-1][seeds[held_out]] == seed_labels[held_out]).sum())
         named = name_clusters(clusters[seeds[kept]], seed_labels[kept], int(clusters.max()) + 1)

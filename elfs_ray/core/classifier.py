@@ -5,7 +5,9 @@ Symbols: N samples, b rows in a batch, C classes.
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from elfs_ray.core.device_rows import DeviceRows, Room
 
 Inputs = Shaped[Tensor, "N ..."] | DeviceRows
 """What samples look like: a tensor, or rows that may be elsewhere than the device."""
+
+MOMENTUM = 0.9
 
 Prepare = Callable[[Tensor, Draws | None], Tensor]
 """Makes a batch ready for the network; with draws, as it is trained on (augmented), without, as it is tested."""
@@ -96,30 +100,32 @@ def train_step(
     return logits.detach()
 
 
-def train_for_steps(
-    model: nn.Module, inputs: Inputs, labels: Int64[Tensor, " N"], *, steps: int, **options: Any
-) -> None:
-    """Train in place for a fixed number of steps, so that a larger coreset is not also a longer training.
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a classifier is trained for a fixed number of steps, so that a larger coreset is not also a longer training.
 
-    The options are those of `training_steps`.
+    Attributes:
+        steps: optimizer steps.
+        batch_size: samples in a step.
+        learning_rate: the largest; cosine to zero.
+        weight_decay: of SGD.
+        dtype: arithmetic of the network in training.
     """
-    for _ in training_steps(model, inputs, labels, steps=steps, **options):
-        pass
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 5e-4
+    dtype: torch.dtype = torch.float32
 
 
 def training_steps(
     model: nn.Module,
     inputs: Inputs,
     labels: Int64[Tensor, " N"],
-    *,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
+    recipe: Recipe,
     generator: torch.Generator,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
     prepare: Prepare = unprepared,
-    dtype: torch.dtype = torch.float32,
 ) -> Iterator[int]:
     """Train in place, and give the number of steps done after each; who switches to evaluation switches back.
 
@@ -127,29 +133,29 @@ def training_steps(
         model: on the device of the labels.
         inputs: [N, ...], on that device or fed to it.
         labels: int64 [N].
-        steps: optimizer steps.
-        batch_size: rows in a step.
-        learning_rate: the largest; cosine to zero.
+        recipe: how.
         generator: source of the order of the samples; its seed decides what `prepare` draws.
-        momentum: of SGD.
-        weight_decay: of SGD.
         prepare: makes a batch ready for the network.
-        dtype: arithmetic of the network.
     """
     model.train()
-    optimizer = sgd(model, learning_rate, momentum, weight_decay)
+    optimizer = sgd(model, recipe.learning_rate, MOMENTUM, recipe.weight_decay)
     rows, order = as_rows(inputs), generator_on(labels.device, generator)
     step = 0
     for epoch in itertools.count():
-        batches = epoch_batches(len(rows), batch_size, 2, order)[: steps - step]
+        batches = epoch_batches(len(rows), recipe.batch_size, 2, order)[: recipe.steps - step]
         for positions, batch in zip(batches, rows.batches(batches), strict=True):
             prepared = prepare(batch, Draws(generator.initial_seed(), epoch, positions))
-            rate = learning_rate * cosine_factor(step, steps)
-            train_step(model, optimizer, prepared, labels[positions], rate, dtype=dtype)
+            rate = recipe.learning_rate * cosine_factor(step, recipe.steps)
+            train_step(model, optimizer, prepared, labels[positions], rate, dtype=recipe.dtype)
             step += 1
             yield step
-        if step >= steps:
+        if step >= recipe.steps:
             return
+
+
+def train_for_steps(model: nn.Module, inputs: Inputs, *arguments: Any) -> None:
+    """Train in place, as `training_steps`, to the end."""
+    deque(training_steps(model, inputs, *arguments), maxlen=0)
 
 
 def as_rows(inputs: Inputs) -> DeviceRows:

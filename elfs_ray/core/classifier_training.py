@@ -5,7 +5,7 @@ Symbols: N training samples, M test samples, d embedding width, s pixels a side.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from elfs_ray.core.augmentation import prepare_images
-from elfs_ray.core.classifier import Prepare, accuracy, training_steps, unprepared
+from elfs_ray.core.classifier import Prepare, Recipe, accuracy, training_steps, unprepared
 from elfs_ray.core.device_rows import DeviceRows, Room
 from elfs_ray.core.hiding import train_with_hiding
 from elfs_ray.core.networks import build_network
@@ -23,29 +23,19 @@ TEST_ROWS = {False: 4096, True: 512}
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """How a classifier is trained.
+class TrainingOptions(Recipe):
+    """How a classifier is built and trained.
 
     Attributes:
         model: its name, as `build_network` takes it.
         num_classes: width of the logits.
         hidden_dim: mlp: width of the hidden layer.
-        steps: optimizer steps.
-        batch_size: samples in a step.
-        learning_rate: the largest; cosine to zero.
-        weight_decay: of SGD.
-        dtype: arithmetic of the network in training.
         hide: share of the samples that an epoch hides at most (`core.hiding`).
     """
 
     model: str
     num_classes: int
     hidden_dim: int
-    steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    dtype: torch.dtype = torch.float32
     hide: float = 0.0
 
 
@@ -84,20 +74,21 @@ class ClassifierTraining:
         self._options, self._room = options, Room(device)
         self._on_images = samples.ndim > 2
         self._prepare: Prepare = prepare_images if self._on_images else unprepared
-        self._generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         inputs, sizes = torch.from_numpy(samples), (options.num_classes, options.hidden_dim)
-        self.network = build_network(options.model, inputs, *sizes, generator=self._generator).to(device)
-        self._rows, self._labels = DeviceRows(inputs, self._room), torch.tensor(labels, device=device)
+        self.network = build_network(options.model, inputs, *sizes, generator=generator).to(device)
+        rows, targets = DeviceRows(inputs, self._room), torch.tensor(labels, device=device)
+        self._given = self.network, rows, targets, options, generator, self._prepare
 
     def train(self) -> int:
         """Train to the end; returns the steps taken, which are fewer where samples were hidden."""
         if self._options.hide:
-            return train_with_hiding(**self._given(), largest=self._options.hide)
+            return train_with_hiding(*self._given, largest=self._options.hide)
         return sum(1 for _ in self.steps())
 
     def steps(self) -> Iterator[int]:
         """Train step by step without hiding, and give the number of steps done after each."""
-        return training_steps(**self._given())
+        return training_steps(*self._given)
 
     def parts(self, count: int) -> Iterator[int]:
         """Train in so many equal parts, and give the number of steps done after each; tests in between are welcome."""
@@ -116,19 +107,3 @@ class ClassifierTraining:
     def accuracy(self, held_out: HeldOut) -> float:
         """Share of these samples whose most probable class is their label."""
         return accuracy(self.network, held_out.inputs, held_out.labels, TEST_ROWS[self._on_images], self._prepare)
-
-    def _given(self) -> dict[str, Any]:
-        """Arguments of the loops that train."""
-        options = self._options
-        return {
-            "model": self.network,
-            "inputs": self._rows,
-            "labels": self._labels,
-            "steps": options.steps,
-            "batch_size": options.batch_size,
-            "learning_rate": options.learning_rate,
-            "weight_decay": options.weight_decay,
-            "generator": self._generator,
-            "prepare": self._prepare,
-            "dtype": options.dtype,
-        }

@@ -142,27 +142,6 @@ class DynamicsAccumulator:
         # The sum of 0.9 (0.1)^age over the windows, each time one younger.
         self._tdds[positions] = (1 - TDDS_DECAY) * self._tdds[positions] + TDDS_DECAY * deviation
 
-    def merge(self, other: "DynamicsAccumulator") -> None:
-        """Take in the samples of another accumulator of the same size; no sample may be in both.
-
-        Raises:
-            ValueError: the sizes differ, or a sample was fed to both.
-        """
-        added = other.state_dict()
-        theirs = other.fed
-        if len(theirs) != len(self._was_correct):
-            raise ValueError(f"cannot merge dynamics of {len(theirs)} samples into those of {len(self._was_correct)}")
-        both = int((theirs.to(self.fed.device) & self.fed).sum())
-        if both:
-            raise ValueError(f"{both} samples are in both accumulators; split the samples, not the epochs")
-        for name, values in self.state_dict().items():
-            values[theirs.to(values.device)] = added[name][theirs].to(values.device)
-
-    @property
-    def fed(self) -> Bool[Tensor, " N"]:
-        """Which samples came at least once, bool [N]."""
-        return self._counts[:, _COUNTS.index("epochs_seen")] > 0
-
     def keep(self, samples: Bool[Tensor, " N"]) -> None:
         """Forget all other samples than these, bool [N]: another accumulator goes on with them."""
         for values in self.state_dict().values():

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from elfs_ray.core.augmentation import Draws
 from elfs_ray.core.classifier import (
+    MOMENTUM,
     Inputs,
     Prepare,
+    Recipe,
     as_rows,
     cosine_factor,
     epoch_batches,
@@ -54,18 +56,13 @@ def train_with_hiding(
     model: nn.Module,
     inputs: Inputs,
     labels: Int[Tensor, " N"],
+    recipe: Recipe,
+    generator: torch.Generator,
+    prepare: Prepare = unprepared,
     *,
     largest: float,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    generator: torch.Generator,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    prepare: Prepare = unprepared,
-    dtype: torch.dtype = torch.float32,
 ) -> int:
-    """Train in place for as many epochs as `steps` would be without hiding; an epoch that hides takes fewer steps.
+    """Train in place for as many epochs as the recipe would without hiding; one that hides takes fewer steps.
 
     The learning rate rises by what is hidden, as published. Hidden samples are looked at once after each epoch.
 
@@ -73,39 +70,35 @@ def train_with_hiding(
         model: of a classifier.
         inputs: [N, ...].
         labels: int64 [N].
-        largest: share of the samples that an epoch hides at most, 0 to below 1.
-        steps: optimizer steps without hiding.
-        batch_size: rows in a step.
-        learning_rate: the largest; cosine to zero.
+        recipe: how.
         generator: source of the order of the samples.
-        momentum: of SGD.
-        weight_decay: of SGD.
         prepare: makes a batch ready for the network.
-        dtype: arithmetic of the network in training.
+        largest: share of the samples that an epoch hides at most, 0 to below 1.
 
     Returns:
         The optimizer steps taken.
     """
-    optimizer, seen = sgd(model, learning_rate, momentum, weight_decay), _LastSeen(labels)
+    optimizer, seen = sgd(model, recipe.learning_rate, MOMENTUM, recipe.weight_decay), _LastSeen(labels)
     samples, order = as_rows(inputs), generator_on(labels.device, generator)
     progress, taken, epoch = 0.0, 0, 0
-    while progress < steps:
-        hidden = choose_hidden(seen.losses, seen.correct, seen.confidence, hidden_share(progress / steps, largest))
+    while progress < recipe.steps:
+        share = hidden_share(progress / recipe.steps, largest)
+        hidden = choose_hidden(seen.losses, seen.correct, seen.confidence, share)
         rest = 1 - float(hidden.float().mean())
         visible = (~hidden).nonzero().squeeze(1)
         model.train()
-        batches = [visible[drawn] for drawn in epoch_batches(len(visible), batch_size, 2, order)]
+        batches = [visible[drawn] for drawn in epoch_batches(len(visible), recipe.batch_size, 2, order)]
         for rows, inputs_of in zip(batches, samples.batches(batches), strict=True):
-            rate = learning_rate / rest * cosine_factor(progress, steps)
+            rate = recipe.learning_rate / rest * cosine_factor(progress, recipe.steps)
             batch = prepare(inputs_of, Draws(generator.initial_seed(), epoch, rows))
-            seen.update(rows, train_step(model, optimizer, batch, labels[rows], rate, dtype=dtype))
+            seen.update(rows, train_step(model, optimizer, batch, labels[rows], rate, dtype=recipe.dtype))
             taken += 1
             progress += 1 / rest
-            if progress >= steps:
+            if progress >= recipe.steps:
                 return taken
         model.eval()
         with torch.inference_mode():
-            batches = hidden.nonzero().squeeze(1).split(batch_size)
+            batches = hidden.nonzero().squeeze(1).split(recipe.batch_size)
             for rows, batch in zip(batches, samples.batches(batches), strict=True):
                 seen.update(rows, model(prepare(batch, None)))
         epoch += 1

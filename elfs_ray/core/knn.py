@@ -96,29 +96,6 @@ def drop_self(
     return np.take_along_axis(ids, others_first, axis=1), np.take_along_axis(similarity, others_first, axis=1)
 
 
-def exact_top_k(
-    vectors: Float32[np.ndarray, "n d"], k: int, block_rows: int = 4096
-) -> tuple[Int64[np.ndarray, "n {k}"], Float32[np.ndarray, "n {k}"]]:
-    """Brute-force neighbours, the oracle that any index is compared with.
-
-    Args:
-        vectors: rows of unit length, float32 [n, d], n > k.
-        k: neighbours of each row.
-        block_rows: queries compared at a time.
-
-    Returns:
-        Ids int64 [n, k] and similarity float32 [n, k], best first, equal ones in order of id.
-    """
-    all_ids = np.arange(len(vectors))
-    found = []
-    for start in range(0, len(vectors), block_rows):
-        similarity = vectors[start : start + block_rows] @ vectors.T
-        query_ids = all_ids[start : start + block_rows]
-        ids = np.broadcast_to(all_ids, similarity.shape)
-        found.append(drop_self(*merge_top_k([(ids, similarity)], k + 1), query_ids, k))
-    return np.concatenate([ids for ids, _ in found]), np.concatenate([values for _, values in found])
-
-
 def recall_at_k(found: Int64[np.ndarray, "q any"], exact: Int64[np.ndarray, "q k"]) -> float:
     """Share of the exact neighbours, int64 [q, k], that are among the found ones, int64 [q, any]."""
     hits = (exact[:, :, None] == found[:, None, :]).any(axis=2)

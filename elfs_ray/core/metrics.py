@@ -28,14 +28,14 @@ class MeanInterval(NamedTuple):
     n: int
 
 
-def mean_and_interval(values: Sequence[float] | Float[np.ndarray, " n"], confidence: float = 0.95) -> MeanInterval:
-    """Mean, deviation and confidence interval of repeated measurements."""
+def mean_and_interval(values: Sequence[float] | Float[np.ndarray, " n"]) -> MeanInterval:
+    """Mean, deviation and 95 % confidence interval of repeated measurements."""
     values = np.asarray(values, dtype=np.float64)
     count = len(values)
     if count < 2:
         return MeanInterval(float(values.mean()), 0.0, 0.0, count)
     deviation = float(values.std(ddof=1))
-    quantile = float(special.stdtrit(count - 1, 0.5 + confidence / 2))
+    quantile = float(special.stdtrit(count - 1, 0.975))
     return MeanInterval(float(values.mean()), deviation, quantile * deviation / count**0.5, count)
 
 

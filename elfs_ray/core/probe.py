@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor
 
-from elfs_ray.core.classifier import train_for_steps
+from elfs_ray.core.classifier import Recipe, train_for_steps
 from elfs_ray.core.networks import MlpClassifier
 
-FORWARD_ROWS = 4096
+FORWARD_ROWS, DEEP_FOOL_STEPS = 4096, 20
 LEARNING_RATE, BATCH_SIZE = 0.02, 128
 
 
@@ -28,8 +28,8 @@ def train_probe(
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     inputs, targets = torch.from_numpy(embeddings), torch.from_numpy(labels.astype(np.int64))
     network = MlpClassifier(inputs, int(labels.max()) + 1, hidden_dim, generator=generator)
-    options = {"batch_size": min(BATCH_SIZE, len(inputs)), "learning_rate": LEARNING_RATE}
-    train_for_steps(network, inputs, targets, steps=steps, generator=generator, **options)
+    recipe = Recipe(steps=steps, batch_size=min(BATCH_SIZE, len(inputs)), learning_rate=LEARNING_RATE)
+    train_for_steps(network, inputs, targets, recipe, generator)
     return network.eval()
 
 
@@ -52,9 +52,7 @@ def last_layer_gradients(
 
 
 @torch.inference_mode()
-def boundary_distances(
-    network: MlpClassifier, embeddings: Float32[np.ndarray, "N d"], *, steps: int = 20
-) -> Float64[np.ndarray, " N"]:
+def boundary_distances(network: MlpClassifier, embeddings: Float32[np.ndarray, "N d"]) -> Float64[np.ndarray, " N"]:
     """Distance of each sample to the nearest decision boundary by DeepFool (Moosavi-Dezfooli et al., CVPR 2016).
 
     Each step crosses the nearest boundary of the network linearised at the point, until the prediction changes.
@@ -62,22 +60,21 @@ def boundary_distances(
     Args:
         network: a trained probe.
         embeddings: float32 [N, d].
-        steps: at most so many.
 
     Returns:
         Euclidean length of the path's end from its start, float64 [N].
     """
-    blocks = [_deep_fool(network, block, steps) for block in torch.from_numpy(embeddings).split(FORWARD_ROWS)]
+    blocks = [_deep_fool(network, block) for block in torch.from_numpy(embeddings).split(FORWARD_ROWS)]
     return torch.cat(blocks).double().numpy()
 
 
-def _deep_fool(network: MlpClassifier, start: Float[Tensor, "b d"], steps: int) -> Float[Tensor, " b"]:
+def _deep_fool(network: MlpClassifier, start: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
     first, last = network.hidden.weight / network.scale, network.output.weight
     gram = first @ first.T
     rows = torch.arange(len(start))
     predicted = network(start).argmax(dim=1)
     point = start.clone()
-    for _ in range(steps):
+    for _ in range(DEEP_FOOL_STEPS):
         hidden = network.hidden_values(point)
         logits = network.output(hidden)
         open_rows = logits.argmax(dim=1) == predicted

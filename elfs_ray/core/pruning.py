@@ -151,12 +151,10 @@ def stratum_budgets(counts: Int[np.ndarray, " s"], budget: int) -> Int64[np.ndar
     return budgets
 
 
-def beta_grid(keep_fraction: float, step: float = 0.1) -> list[float]:
-    """Candidates 0, step, 2 step, ... for beta, as long as beta + r <= 1 and beta < 1."""
+def beta_grid(keep_fraction: float) -> list[float]:
+    """Candidates 0, 0.1, 0.2, ... for beta, as long as beta + r <= 1 and beta < 1."""
     largest = Fraction(str(round(1 - keep_fraction, 9)))
-    stride = Fraction(str(step))
-    count = min(math.floor(largest / stride), math.ceil(1 / stride) - 1)
-    return [float(number * stride) for number in range(count + 1)]
+    return [tenths / 10 for tenths in range(min(math.floor(10 * largest), 9) + 1)]
 
 
 def beta_sampling_weights(

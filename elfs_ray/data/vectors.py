@@ -136,7 +136,9 @@ class VectorTable(Vectors):
             told = _told(f"of another width ({some} values)", others, ids)
             raise UsageError(f"{where}: {told}; all must have {self.dim}, as the first one has")
         # A value that is missing becomes NaN.
-        values = lists.flatten().cast(pa.float64(), safe=False) if _is_decimal(lists.type) else lists.flatten()
+        values = lists.flatten()
+        if pa.types.is_decimal(values.type):
+            values = values.cast(pa.float64(), safe=False)
         matrix = values.to_numpy(zero_copy_only=False).reshape(-1, self.dim)
         return ids, _scaled(matrix, ids, where)
 
@@ -308,10 +310,6 @@ def _is_vector(kind: pa.DataType) -> bool:
         return False
     value = kind.value_type
     return pa.types.is_floating(value) or pa.types.is_integer(value) or pa.types.is_decimal(value)
-
-
-def _is_decimal(kind: pa.DataType) -> bool:
-    return pa.types.is_decimal(kind.value_type)
 
 
 def _first_width(filesystem: pafs.FileSystem, paths: list[str], column: str) -> int | None:

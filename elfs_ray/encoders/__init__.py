@@ -10,6 +10,9 @@
 | `hub:swav_resnet50` | SwAV's ResNet-50 |
 """
 
+from importlib import import_module
+from typing import Any
+
 from elfs_ray.encoders import efficientnet_lite
 from elfs_ray.encoders.base import Encoder, Preprocessing
 from elfs_ray.encoders.weights import find_weights, weights_signature
@@ -28,29 +31,11 @@ def check_encoder(name: str, weights: str | None = None) -> None:
     Raises:
         UsageError: with the names there are, the path, or the package to install.
     """
-    family, _, model = name.partition(":")
     if weights is not None:
         find_weights(weights)
-    if name in efficientnet_lite.NATIVE_SIZES:
-        efficientnet_lite.check(name, has_weights=weights is not None)
-        return
-    if name == SWAV:
-        return
-    if family not in FAMILIES or not model:
-        forms = ", ".join([*NAMES, "open_clip:MODEL/PRETRAINED", "timm:NAME", "torchvision:NAME"])
-        raise UsageError(f"unknown encoder {name!r}; choose one of {forms}")
-    if family == "open_clip":
-        from elfs_ray.encoders import open_clip_models
-
-        open_clip_models.check(model, has_weights=weights is not None)
-    elif family == "timm":
-        from elfs_ray.encoders import timm_models
-
-        timm_models.check(model)
-    else:
-        from elfs_ray.encoders import torchvision_models
-
-        torchvision_models.check(model)
+    if name != SWAV:
+        family, model = _family(name)
+        family.check(model, has_weights=weights is not None)
 
 
 def load_encoder(name: str, *, weights: str | None = None, image_size: int | None = None) -> Encoder:
@@ -66,19 +51,21 @@ def load_encoder(name: str, *, weights: str | None = None, image_size: int | Non
             image size that the encoder cannot take.
     """
     check_encoder(name, weights)
-    family, _, model = name.partition(":")
-    if name in efficientnet_lite.NATIVE_SIZES:
-        return efficientnet_lite.build(name, weights, image_size)
-    if family == "open_clip":
-        from elfs_ray.encoders import open_clip_models
-
-        return open_clip_models.build(model, weights, image_size)
-    if family == "timm":
-        from elfs_ray.encoders import timm_models
-
-        return timm_models.build(model, weights, image_size)
-    from elfs_ray.encoders import torchvision_models
-
     if name == SWAV:
+        from elfs_ray.encoders import torchvision_models
+
         return torchvision_models.build_swav(weights, image_size)
-    return torchvision_models.build(model, weights, image_size)
+    family, model = _family(name)
+    encoder: Encoder = family.build(model, weights, image_size)
+    return encoder
+
+
+def _family(name: str) -> tuple[Any, str]:
+    """The module that checks and builds encoders like this one, and what it calls it."""
+    if name in efficientnet_lite.NATIVE_SIZES:
+        return efficientnet_lite, name
+    family, _, model = name.partition(":")
+    if family not in FAMILIES or not model:
+        forms = ", ".join([*NAMES, "open_clip:MODEL/PRETRAINED", "timm:NAME", "torchvision:NAME"])
+        raise UsageError(f"unknown encoder {name!r}; choose one of {forms}")
+    return import_module(f"elfs_ray.encoders.{family}_models"), model

@@ -41,7 +41,6 @@ def build(name: str, weights: str | None, image_size: int | None) -> Encoder:
     import open_clip
     from open_clip.model import resize_pos_embed
 
-    check(name, has_weights=weights is not None)
     model_name, _, pretrained = name.partition("/")
     options: dict[str, Any] = {"force_image_size": image_size} if image_size else {}
 
@@ -65,11 +64,6 @@ def build(name: str, weights: str | None, image_size: int | None) -> Encoder:
         tuple(config["std"]),
         config.get("interpolation", "bicubic"),
     )
-    return Encoder(f"open_clip:{name}", tower, preprocessing, int(_embed_dim(model_name)), source)
-
-
-def _embed_dim(model_name: str) -> int:
-    import open_clip
-
-    config = open_clip.get_model_config(model_name)
-    return int(config["embed_dim"]) if config else 0
+    return Encoder(
+        f"open_clip:{name}", tower, preprocessing, open_clip.get_model_config(model_name)["embed_dim"], source
+    )

@@ -7,7 +7,7 @@ from elfs_ray.encoders.weights import downloading, load_into, read_state_dict, u
 from elfs_ray.errors import UsageError
 
 
-def check(name: str) -> None:
+def check(name: str, *, has_weights: bool) -> None:  # noqa: ARG001 - as the other families
     """Refuse a name that timm does not have."""
     import timm
 
@@ -20,7 +20,6 @@ def build(name: str, weights: str | None, image_size: int | None) -> Encoder:
     import timm
     from timm.data import resolve_data_config  # type: ignore[attr-defined]
 
-    check(name)
     module: Any = downloading(
         f"timm:{name}", lambda: timm.create_model(name, pretrained=weights is None, num_classes=0)
     )

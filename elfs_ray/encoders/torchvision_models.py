@@ -15,7 +15,7 @@ _SWAV_REPOSITORY = "facebookresearch/swav:main"
 _SWAV_HEADS = ("projection_head.", "prototypes.")
 
 
-def check(name: str) -> None:
+def check(name: str, *, has_weights: bool) -> None:  # noqa: ARG001 - as the other families
     """Refuse a name that torchvision does not have."""
     from torchvision import models
 
@@ -28,7 +28,6 @@ def build(name: str, weights: str | None, image_size: int | None) -> Encoder:
     """Build `torchvision:NAME` without its classifier, with the preprocessing of its default weights."""
     from torchvision import models
 
-    check(name)
     default = models.get_model_weights(name).DEFAULT
     if weights is None:
         module = downloading(f"torchvision:{name}", lambda: models.get_model(name, weights=default))

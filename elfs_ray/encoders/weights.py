@@ -24,7 +24,6 @@ from elfs_ray.workers.machine import machine_folder
 T = TypeVar("T")
 _WRAPPERS = ("state_dict", "model", "teacher", "model_state_dict", "model_state")
 _PREFIXES = ("module.", "backbone.", "encoder.", "model.", "_orig_mod.")
-_MIN_MATCH = 0.9
 
 
 def weights_signature(location: str) -> str:

@@ -17,6 +17,7 @@ sample is called is kept in the run folder (`records.py`): by that, and by nothi
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from elfs_ray.artifacts.filesystems import refuse_credentials
@@ -33,9 +34,7 @@ from elfs_ray.exports.rows import Coreset, only_coreset, read_coreset
 __all__ = ["FORMATS", "export_coreset", "only_coreset"]
 
 FORMATS: dict[str, Callable[[Coreset, Path], list[Exported]]] = {
-    "csv": tables.write_csv,
-    "parquet": tables.write_parquet,
-    "jsonl": tables.write_jsonl,
+    **{form: partial(tables.write_table, form) for form in tables.WRITERS},
     "label-studio": annotation.write_label_studio,
     "cvat": annotation.write_cvat,
     "coco": annotation.write_coco,
@@ -45,7 +44,7 @@ FORMATS: dict[str, Callable[[Coreset, Path], list[Exported]]] = {
     "symlinks": folders.write_symlinks,
 }
 """Name -> what writes a coreset into an empty folder, and says what it called each sample."""
-TABLES = ("csv", "parquet", "jsonl")
+TABLES = tuple(tables.WRITERS)
 """Those that need no images."""
 _QUESTIONS = {"label-studio": LABEL_CONTROL}
 

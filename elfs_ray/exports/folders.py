@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from elfs_ray.data.annotations import EXPORT_KEY
 from elfs_ray.errors import UsageError
 from elfs_ray.exports.records import Exported, export_key
-from elfs_ray.exports.rows import LONGEST_NAME, Coreset, Sample, file_name
+from elfs_ray.exports.rows import LONGEST_NAME, Coreset, Sample, file_name, local_path
 
 SHARD_BYTES = 256 * 2**20
 ROWS_PER_FILE = 1000
@@ -107,7 +107,7 @@ def write_symlinks(coreset: Coreset, folder: Path) -> list[Exported]:
             exported.append(Exported(sample.sample_id, sample.index, name, str(coreset.out / name)))
         return exported
     for sample in coreset.samples:
-        name, target = _flat(sample, _with_ending(sample)), coreset.path(sample)
+        name, target = _flat(sample, _with_ending(sample)), local_path(sample.uri)
         if "://" in target:
             raise UsageError(
                 f"image {sample.sample_id!r} is at {target}, where no link can point; use webdataset or huggingface"

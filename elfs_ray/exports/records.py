@@ -124,16 +124,8 @@ def _read(store: RunFolder, name: str) -> ExportRecord:
         table = store.read_table(EXPORTS, f"{name}.parquet")
         described = json.loads(table.schema.metadata[_METADATA])
         rows = table.select([field.name for field in fields(Exported)]).to_pylist()
-        return ExportRecord(
-            name=name,
-            key=described["key"],
-            form=described["format"],
-            coreset=described["coreset"],
-            question=described["question"],
-            out=described["out"],
-            when=described["when"],
-            samples=tuple(Exported(**row) for row in rows),
-        )
+        samples = tuple(Exported(**row) for row in rows)
+        return ExportRecord(name=name, form=described.pop("format"), samples=samples, **described)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         if isinstance(error, OSError) and filesystems.is_outage(error):
             raise RunError(

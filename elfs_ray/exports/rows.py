@@ -111,20 +111,11 @@ class Coreset:
             for sample, name in self.names(folder)
         ]
 
-    def path(self, sample: Sample) -> str:
-        """Where the file of a picture that has one is: a local path, or the URI of an object."""
-        return local_path(sample.uri)
-
-    def places(self, folder: Path) -> Iterator[tuple[Sample, str]]:
-        """Each sample with the path or URL of its picture; pictures in a table are written below `folder` first."""
-        for sample, name in self.names(folder):
-            yield sample, self.place(sample, name)
-
     def place(self, sample: Sample, name: str) -> str:
         """The path or URL of a picture with one of `names`."""
         if self.url is not None:
             return f"{self.url.rstrip('/')}/{quote(f'{IMAGES}/{name}' if self.in_table else name)}"
-        return str(self.out / IMAGES / name) if self.in_table else self.path(sample)
+        return str(self.out / IMAGES / name) if self.in_table else local_path(sample.uri)
 
     def names(self, folder: Path) -> Iterator[tuple[Sample, str]]:
         """Each sample with the path of its picture below the folder of all; those in a table are written there first.
@@ -133,7 +124,7 @@ class Coreset:
         is named by its path from the root.
         """
         if not self.in_table:
-            yield from ((sample, self._below_input(self.path(sample))) for sample in self.samples)
+            yield from ((sample, self._below_input(local_path(sample.uri))) for sample in self.samples)
             return
         for sample, data in self.pictures():
             name = _free_name(folder / IMAGES, sample, data)
@@ -175,17 +166,12 @@ def only_coreset(store: RunFolder) -> str:
     Raises:
         UsageError: there is none, or there are several.
     """
-    names = coreset_names(store)
+    names = [unit.coreset for unit in store.records().current.of("select")]
     if not names:
         raise UsageError(f"{store.uri} holds no coreset; run `elfs-ray select` first")
     if len(names) > 1:
         raise UsageError(f"{store.uri} holds the coresets {', '.join(names)}; choose one with --coreset")
     return names[0]
-
-
-def coreset_names(store: RunFolder) -> list[str]:
-    """METHOD/BUDGET of every current coreset of a run folder."""
-    return [unit.coreset for unit in store.records().current.of("select")]
 
 
 def read_coreset(store: RunFolder, name: str, *, pre_annotations: bool, url: str | None) -> Coreset:
@@ -213,15 +199,9 @@ def read_coreset(store: RunFolder, name: str, *, pre_annotations: bool, url: str
         raise UsageError(f"coreset {name!r} has no pseudo-labels to give as pre-annotations; leave the option out")
     samples = [
         Sample(
-            rank=row["rank"],
-            index=row["index"],
-            sample_id=row["sample_id"],
-            uri=row["uri"],
+            **row,
             width=by_index[row["index"]].get("width"),
             height=by_index[row["index"]].get("height"),
-            score=row["score"],
-            pseudo_label=row["pseudo_label"],
-            labeled=row["labeled"],
             cluster=_word(row["pseudo_label"]) if pre_annotations and row["pseudo_label"] is not None else None,
         )
         for row in rows

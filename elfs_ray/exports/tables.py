@@ -1,5 +1,6 @@
 """Coresets as one table."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,31 +24,23 @@ SCHEMA = pa.schema(
 )
 
 
-def write_csv(coreset: Coreset, folder: Path) -> list[Exported]:
-    """`coreset.csv` with a header line."""
-    table, exported = _table(coreset, folder)
-    pacsv.write_csv(table, folder / "coreset.csv")
-    return exported
+def _write_json_lines(table: pa.Table, path: Path) -> None:
+    table.to_pandas().to_json(path, orient="records", lines=True)
 
 
-def write_parquet(coreset: Coreset, folder: Path) -> list[Exported]:
-    """`coreset.parquet`."""
-    table, exported = _table(coreset, folder)
-    pq.write_table(table, folder / "coreset.parquet")
-    return exported
+WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
+    "csv": pacsv.write_csv,
+    "parquet": pq.write_table,
+    "jsonl": _write_json_lines,
+}
 
 
-def write_jsonl(coreset: Coreset, folder: Path) -> list[Exported]:
-    """`coreset.jsonl`, an object on each line."""
-    table, exported = _table(coreset, folder)
-    table.to_pandas().to_json(folder / "coreset.jsonl", orient="records", lines=True)
-    return exported
-
-
-def _table(coreset: Coreset, folder: Path) -> tuple[pa.Table, list[Exported]]:
+def write_table(form: str, coreset: Coreset, folder: Path) -> list[Exported]:
+    """`coreset.FORM`: with a header line, or an object on each line."""
     exported = coreset.exported(folder)
     rows = [
         {**{name: getattr(sample, name) for name in SCHEMA.names}, "uri": one.place}
         for sample, one in zip(coreset.samples, exported, strict=True)
     ]
-    return pa.Table.from_pylist(rows, SCHEMA), exported
+    WRITERS[form](pa.Table.from_pylist(rows, SCHEMA), folder / f"coreset.{form}")
+    return exported

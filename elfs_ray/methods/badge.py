@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 
 from elfs_ray.core.centers import k_means_plus_plus
 from elfs_ray.core.probe import last_layer_gradients, train_probe
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class Badge(SelectionMethod):
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """In order of the draw. The score is the length of the gradient."""
-        check_budget(budget, inputs.num_open)
         vectors = given(inputs.embeddings)
         probe = train_probe(vectors, given(inputs.pseudo_labels), rng, steps=self.steps)
         errors, hidden = last_layer_gradients(probe, vectors)

@@ -130,13 +130,13 @@ class SelectionMethod(ABC):
 
     @abstractmethod
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
-        """Select exactly `budget` of the samples.
+        """Select exactly `budget` of the samples, 1 to `num_open`.
 
         Called through `select_coreset`, which passes the rows in ascending order of id: neither the draws nor the sums
         of floats depend on the order of the user's rows.
 
         Raises:
-            UsageError: the budget is not in 1..n, or an option does not fit it.
+            UsageError: an option does not fit the samples or the budget.
         """
 
     def requirements(self) -> frozenset[Needs]:

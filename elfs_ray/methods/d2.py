@@ -11,7 +11,7 @@ from elfs_ray.core.dynamics import Score, hardness
 from elfs_ray.core.features import unit_distances
 from elfs_ray.core.graph import select_by_density, start_density
 from elfs_ray.errors import UsageError
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,6 @@ class D2(SelectionMethod):
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """In order of selection. The score is the density before any discount."""
-        check_budget(budget, inputs.num_open)
         ids, similarity = given(inputs.neighbor_ids), given(inputs.neighbor_similarity)
         if self.num_neighbors > ids.shape[1]:
             raise UsageError(

@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 from elfs_ray.core.probe import learning_complexity
 from elfs_ray.core.pruning import hardness_order
 from elfs_ray.errors import UsageError
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, Share, check_budget, given
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, Share, given
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,6 @@ class Dlc(SelectionMethod):
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Hardest of the drawn first. The score is the complexity."""
         count = len(inputs.ids)
-        check_budget(budget, count)
         vectors, labels = given(inputs.embeddings), given(inputs.pseudo_labels)
         scores = learning_complexity(vectors, labels, rng, capacities=self.capacities)
         order = hardness_order(scores, inputs.ids, name="complexity")

@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat
 
 from elfs_ray.core.dynamics import hardness
 from elfs_ray.core.pruning import beta_sampling_weights, hardness_order, weighted_order
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Dual(SelectionMethod):
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """In order of the draw. The score is DUAL."""
-        check_budget(budget, len(inputs.ids))
         dynamics = inputs.dynamics or {}
         scores = hardness(dynamics, "dual")
         if self.sampling:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from elfs_ray.core.centers import greedy_k_center
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,6 @@ class KCenter(SelectionMethod):
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """In order of selection. The score is the similarity to the mean."""
-        check_budget(budget, inputs.num_open)
         vectors = given(inputs.embeddings)
         typical = vectors @ vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
         order = greedy_k_center(vectors, budget, covered=inputs.labeled, first=int(typical.argmax()))

@@ -6,7 +6,7 @@ import numpy as np
 
 from elfs_ray.core.centers import centroid_distances, class_means
 from elfs_ray.core.pruning import hardness_order
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,6 @@ class Moderate(SelectionMethod):
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Nearest to the median of its class first. The score is how far the distance is from it."""
-        check_budget(budget, len(inputs.ids))
         vectors, labels = given(inputs.embeddings), given(inputs.pseudo_labels)
         distances = centroid_distances(vectors, class_means(vectors, labels), labels)
         medians = np.array([np.median(distances[labels == label]) if (labels == label).any() else 0.0

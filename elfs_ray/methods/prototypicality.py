@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 from elfs_ray.core.centers import centroid_distances, k_means
 from elfs_ray.core.pruning import hardness_order
 from elfs_ray.errors import UsageError
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,6 @@ class Prototypicality(SelectionMethod):
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Farthest (or nearest) first. The score is the distance."""
-        check_budget(budget, len(inputs.ids))
         if self.num_clusters > len(inputs.ids):
             raise UsageError(
                 f"select.options.num_clusters is {self.num_clusters}, more than the {len(inputs.ids)} samples; lower it"

@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 
 from elfs_ray.core.probe import boundary_distances, train_probe
 from elfs_ray.core.pruning import hardness_order
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class Puma(SelectionMethod):
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Smallest margin first. The score is the margin."""
-        check_budget(budget, len(inputs.ids))
         vectors = given(inputs.embeddings)
         probe = train_probe(vectors, given(inputs.pseudo_labels), rng, steps=self.steps)
         margins = boundary_distances(probe, vectors)

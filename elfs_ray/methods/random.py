@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod, check_budget
+from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,5 @@ class Random(SelectionMethod):
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Highest draw first. The score is the draw."""
-        check_budget(budget, len(inputs.ids))
         scores = rng.random(len(inputs.ids), dtype=np.float32)
         return Selection(np.argsort(-scores, kind="stable")[:budget], scores)

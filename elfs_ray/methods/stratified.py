@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 
 from elfs_ray.core.centers import regions
 from elfs_ray.core.pruning import rank_within
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
 from elfs_ray.methods.coreset import cluster_quotas
 
 
@@ -31,7 +31,6 @@ class Stratified(SelectionMethod):
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """From region to region; the highest draw of each first. The score is the draw."""
-        check_budget(budget, len(inputs.ids))
         region = regions(given(inputs.embeddings), min(self.max_regions, budget), rng)
         sizes = np.bincount(region)
         quotas = cluster_quotas(sizes, sizes, budget)

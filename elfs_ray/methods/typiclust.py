@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 from elfs_ray.core.centers import regions
 from elfs_ray.core.features import unit_distances
 from elfs_ray.core.pruning import rank_within
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,6 @@ class TypiClust(SelectionMethod):
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """In order of selection. The score is the typicality: one over the mean distance to the nearest neighbours."""
-        check_budget(budget, inputs.num_open)
         count = len(inputs.ids)
         labeled = np.zeros(count, dtype=bool) if inputs.labeled is None else inputs.labeled
         clusters = regions(given(inputs.embeddings), min(self.max_clusters, budget + int(labeled.sum())), rng)

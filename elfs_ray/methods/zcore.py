@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 
 from elfs_ray.core.pruning import hardness_order
 from elfs_ray.core.zcore import coverage_scores, draw, min_max
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, check_budget, given
+from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,6 @@ class ZCore(SelectionMethod):
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Highest score first."""
-        check_budget(budget, inputs.num_open)
         vectors = given(inputs.embeddings)
         random_views = draw(vectors, self.draws, min(self.view_dims, vectors.shape[1]), rng)
         raw = coverage_scores(vectors, random_views, self.num_neighbors, self.exponent)

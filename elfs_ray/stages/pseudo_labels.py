@@ -7,7 +7,7 @@ a second run goes on from the last.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -98,20 +98,10 @@ def _train(task: TemiTask, worker: Training) -> None:
 
 
 def _temi_options(task: TemiTask) -> TemiOptions:
-    options = task.options
-    return TemiOptions(
-        heads=int(options.heads),
-        num_classes=task.num_classes,
-        hidden_dim=int(options.hidden_dim),
-        bottleneck_dim=int(options.bottleneck_dim),
-        beta=options.beta,
-        student_temperature=options.student_temperature,
-        teacher_temperature=options.teacher_temperature,
-        teacher_momentum=float(options.teacher_momentum),
-        prior_momentum=options.prior_momentum,
-        weight_decay=options.weight_decay,
-        dtype=getattr(torch, options.dtype),
-    )
+    """Those of the configuration that have the same names, most of them."""
+    same = {field.name for field in fields(TemiOptions)} - {"num_classes", "dtype"}
+    chosen = {name: getattr(task.options, name) for name in same}
+    return TemiOptions(num_classes=task.num_classes, dtype=getattr(torch, task.options.dtype), **chosen)
 
 
 def _features(task: TemiTask) -> np.ndarray:

@@ -3,27 +3,19 @@
 import tempfile
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from elfs_ray.artifacts import schema, writing
+from elfs_ray.artifacts import writing
 from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.mapped import machine_array, remove_arrays
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import matrix_column
 from elfs_ray.core.features import normalize_rows
-
-LAYOUT = schema.embeddings(4)
+from small import write_embeddings
 
 
 def write(store: RunFolder, seed: int) -> Embeddings:
     """Embeddings in three parts."""
-    parts, rng = [], np.random.default_rng(seed)
-    for number, start in enumerate((0, 5, 10)):
-        index, vectors = np.arange(start, start + 5), rng.normal(size=(5, 4)).astype(np.float16)
-        columns = {"sample_id": index.astype(str), "index": index, "norm": np.ones(5), "vector": matrix_column(vectors)}
-        parts.append(writing.write_part(store, "embeddings", number, start, pa.table(columns), LAYOUT))
-    writing.write_index(store, "embeddings", parts, LAYOUT)
+    write_embeddings(store, np.random.default_rng(seed).normal(size=(15, 4)), rows_in_part=5)
     return Embeddings(store, "embeddings")
 
 

@@ -25,16 +25,15 @@ from elfs_ray.encoders.weights import read_state_dict
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.run.runner import run
 from given_labels import read_labels
+from image_files import encode
 from object_storage import SECRET, Door
-from small import BUDGET, NUM_IMAGES, OPTIONS, TIMEOUT_SECONDS, command_line, start, wait_until
+from small import BUDGET, NUM_IMAGES, OPTIONS, TIMEOUT_SECONDS, Lines, command_line, start, wait_until
 
 STRANGE_NAMES = ["a b.png", "c%41.png", "d?e=f.png", "g#h.png", "ü/日本.png", "plain.png"]
 
 
 def png(level=0):
-    buffer = io.BytesIO()
-    Image.new("L", (8, 8), level).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode(Image.new("L", (8, 8), level))
 
 
 @pytest.fixture
@@ -204,16 +203,6 @@ def test_table_input(ray_session, object_storage, small_input, folder):
         config = load_config({"input": moved[0], "budgets": [2], "num_classes": 2})
         again = run(config, RunFolder(moved[1]), Reporter(), until="ingest")
     assert again["records"] == manifest["records"]
-
-
-class Lines(Reporter):
-    """Keeps what a run says."""
-
-    def __init__(self):
-        self.lines = []
-
-    def line(self, text):
-        self.lines.append(text)
 
 
 @pytest.mark.slow

@@ -16,20 +16,11 @@ from elfs_ray.artifacts.run_lock import LOCK_OBJECT, Waits, sole_driver
 from elfs_ray.console import Reporter
 from elfs_ray.errors import RunError, UsageError
 from object_storage import CONDITIONS, Door
+from small import Lines
 
 QUICK = Waits(renewed=0.2, expires=1.5, look=0.05, settled=0.1)
 ASLEEP = Waits(renewed=600, expires=0.5, look=0.05, settled=0.1)
 """Of an owner that stands still: it renews nothing unless it is asked."""
-
-
-class Lines(Reporter):
-    """Keeps what is said."""
-
-    def __init__(self):
-        self.lines = []
-
-    def line(self, text):
-        self.lines.append(text)
 
 
 STORES = {"S3": (), "a store that compares nothing": CONDITIONS, "one that compares new objects": ("If-Match",)}

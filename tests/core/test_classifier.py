@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from elfs_ray.core.classifier import accuracy, cosine_factor, epoch_batches, train_for_steps
+from elfs_ray.core.classifier import Recipe, accuracy, cosine_factor, epoch_batches, train_for_steps
 from elfs_ray.core.networks import MlpClassifier
 
 
@@ -24,8 +24,7 @@ class TestMlp:
     def test_learns_separable_classes(self, blobs):
         inputs, labels = blobs
         network = MlpClassifier(inputs, 3, 16, generator=generator())
-        options = {"steps": 60, "batch_size": 32, "learning_rate": 0.02}
-        train_for_steps(network, inputs, labels, generator=generator(1), **options)
+        train_for_steps(network, inputs, labels, Recipe(steps=60, batch_size=32, learning_rate=0.02), generator(1))
         assert accuracy(network, inputs, labels) == 1.0
 
     def test_almost_constant_features_stay_small(self, blobs):
@@ -41,8 +40,7 @@ class TestMlp:
         for _ in range(2):
             torch.rand(3)  # the global generator plays no part
             network = MlpClassifier(inputs, 3, 16, generator=generator(3))
-            options = {"steps": 10, "batch_size": 32, "learning_rate": 0.02}
-            train_for_steps(network, inputs, labels, generator=generator(4), **options)
+            train_for_steps(network, inputs, labels, Recipe(steps=10, batch_size=32, learning_rate=0.02), generator(4))
             logits.append(network(inputs))
         assert torch.equal(*logits)
 

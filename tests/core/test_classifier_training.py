@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from elfs_ray.core.augmentation import prepare_images
-from elfs_ray.core.classifier import accuracy, train_for_steps, unprepared
+from elfs_ray.core.classifier import Recipe, accuracy, training_steps, unprepared
 from elfs_ray.core.classifier_training import ClassifierTraining, TrainingOptions
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.networks import build_network
@@ -42,8 +42,8 @@ def test_is_the_loop_with_its_options(model, dtype):
     labels, prepare = torch.from_numpy(LABELS), prepare_images if on_images else unprepared
     generator = torch.Generator().manual_seed(SEED)
     network = build_network(model, inputs[FIT], CLASSES, 16, generator=generator)
-    options = {"batch_size": 8, "learning_rate": 0.05, "weight_decay": 0.01, "prepare": prepare, "dtype": dtype}
-    train_for_steps(network, inputs[FIT], labels[FIT], steps=10, generator=generator, **options)
+    recipe = Recipe(steps=10, batch_size=8, learning_rate=0.05, weight_decay=0.01, dtype=dtype)
+    assert list(training_steps(network, inputs[FIT], labels[FIT], recipe, generator, prepare)) == list(range(1, 11))
     training = new_training(model, dtype=dtype)
     assert training.train() == 10
     assert same(training.network, network)

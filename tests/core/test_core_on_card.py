@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError as Mismatch
 
 from elfs_ray.core.augmentation import Draws, prepare_images
-from elfs_ray.core.classifier import count_correct, sgd, train_step, training_steps, unprepared
+from elfs_ray.core.classifier import Recipe, count_correct, sgd, train_step, training_steps, unprepared
 from elfs_ray.core.device_rows import DeviceRows, Room
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.networks import RESNETS, build_network
@@ -120,9 +120,9 @@ class TestNetworks:
             torch.zeros(SAMPLES, dtype=torch.int64, device=CARD),
         )
         network = build_network(name, samples, CLASSES, 16, generator=torch.Generator()).to(CARD)
-        options = {"steps": 4, "batch_size": BATCH, "learning_rate": 0.1, "generator": torch.Generator()}
+        recipe = Recipe(steps=4, batch_size=BATCH, learning_rate=0.1, dtype=torch.bfloat16)
         prepare = prepare_images if name in RESNETS else unprepared
-        steps = list(training_steps(network, rows, labels, **options, prepare=prepare, dtype=torch.bfloat16))
+        steps = list(training_steps(network, rows, labels, recipe, torch.Generator(), prepare))
         assert steps == [1, 2, 3, 4]
         assert count_correct(network, rows, labels, BATCH, prepare).device == CARD
 

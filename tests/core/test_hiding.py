@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elfs_ray.core.classifier import accuracy, train_for_steps
+from elfs_ray.core.classifier import Recipe, accuracy, train_for_steps
 from elfs_ray.core.hiding import choose_hidden, hidden_share, train_with_hiding
 from elfs_ray.core.networks import MlpClassifier
 
@@ -28,12 +28,14 @@ def blobs(count=400):
     return centres + 0.25 * torch.randn(count, 4, generator=generator), labels
 
 
+RECIPE = Recipe(steps=200, batch_size=32, learning_rate=0.05)
+
+
 def train(largest):
     inputs, labels = blobs()
     generator = torch.Generator().manual_seed(1)
     network = MlpClassifier(inputs, 4, 16, generator=generator)
-    options = {"batch_size": 32, "learning_rate": 0.05, "generator": generator}
-    taken = train_with_hiding(network, inputs, labels, largest=largest, steps=200, **options)
+    taken = train_with_hiding(network, inputs, labels, RECIPE, generator, largest=largest)
     return taken, accuracy(network, inputs, labels), network.state_dict()
 
 
@@ -47,7 +49,7 @@ def test_hiding_nothing_is_plain_training():
     inputs, labels = blobs()
     generator = torch.Generator().manual_seed(1)
     network = MlpClassifier(inputs, 4, 16, generator=generator)
-    train_for_steps(network, inputs, labels, steps=200, batch_size=32, learning_rate=0.05, generator=generator)
+    train_for_steps(network, inputs, labels, RECIPE, generator)
     taken, _, state = train(0.0)
     assert taken == 200
     assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elfs_ray.core.features import normalize_rows
-from elfs_ray.core.knn import drop_self, exact_top_k, merge_top_k, rank_candidates, recall_at_k, shard_ranges
+from elfs_ray.core.knn import drop_self, merge_top_k, rank_candidates, recall_at_k, shard_ranges
 
 
 def brute_force(vectors, k):
@@ -34,9 +34,9 @@ def test_ranges_cover_all_rows_once(num_rows, num_shards):
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_exact_top_k_is_brute_force(rng):
+def test_one_shard_is_brute_force(rng):
     vectors = normalize_rows(rng.normal(size=(60, 5)))
-    ids, similarity = exact_top_k(vectors, 7, block_rows=13)
+    ids, similarity = drop_self(*search_shard(vectors, 0, 60, 8), np.arange(60), 7)
     assert ids.tolist() == brute_force(vectors, 7).tolist()
     np.testing.assert_allclose(similarity, np.take_along_axis(vectors @ vectors.T, ids, axis=1), rtol=1e-6)
 

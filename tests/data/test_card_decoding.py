@@ -1,7 +1,5 @@
 """What a graphics card does with JPEGs, done by a processor here, beside Pillow."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
@@ -12,17 +10,12 @@ from elfs_ray.data.card_decoding import CardDecoder, built_for_cards, can_decode
 from elfs_ray.data.images import ImageError, decode, to_uint8
 from elfs_ray.data.jpeg import CARD_PIXELS, for_card
 from elfs_ray.data.orientation import TURNS
+from image_files import encode
 from photographs import NAMES, jpeg
 
 LIMIT = 50_000_000
 CPU = torch.device("cpu")
 HOW = (112, 0.875, "bicubic")
-
-
-def encode(image, kind="JPEG", **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def on_card(files, *how):
@@ -176,7 +169,7 @@ class TestForCard:
 
     def test_too_large(self):
         side = int(CARD_PIXELS**0.5) + 1
-        large = encode(Image.new("L", (side, side)))
+        large = encode(Image.new("L", (side, side)), "JPEG")
         assert for_card(large, 112, 1.0, LIMIT) is None
         with pytest.raises(ImageError, match=r"320 x 200 pixels are more than ingest\.max_pixels=1000"):
             for_card(jpeg("china.jpg", 320, 200), 112, 1.0, 1000)

@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kinds_of_input import png
 
 from elfs_ray.data.columns import as_text, ids_of
 from elfs_ray.data.sources import open_source
 from elfs_ray.data.vectors import open_vectors
 from elfs_ray.errors import UsageError
 from elfs_ray.stages.ingest import _refuse_duplicates
+from kinds_of_input import png, read_all
 
 UUIDS = [uuid.UUID(int=number) for number in (0, 2**100, 5)]
 # What holds ids, and what they are as text.
@@ -47,10 +47,6 @@ NO_IDS = {
 }
 
 
-def read_all(source):
-    return pa.concat_tables([source.read(chunk) for chunk in source.chunks])
-
-
 def write(table, **columns):
     pq.write_table(pa.table(columns), table)
     return str(table)
@@ -70,7 +66,8 @@ class TestIds:
     def test_of_vectors(self, tmp_path, kind):
         column, texts = IDS[kind]
         vectors = pa.array([[1.0, 2.0]] * 3, pa.list_(pa.float32()))
-        assert open_vectors(write(tmp_path / "v.parquet", id=column, vector=vectors)).ids(0).to_pylist() == texts
+        found = open_vectors(write(tmp_path / "v.parquet", image_id=column, vector=vectors))
+        assert found.ids(0).to_pylist() == found.read(0)[0].to_pylist() == texts
 
     def test_of_a_saved_data_set(self, tmp_path, kind):
         column, texts = IDS[kind]

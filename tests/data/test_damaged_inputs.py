@@ -1,17 +1,15 @@
 """Whatever a damaged file holds, a reader gives rows or says in one line what is wrong: it fails in no other way."""
 
-import random
-
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kinds_of_input import write_csv, write_hugging_face, write_jsonl, write_shards
 
 from elfs_ray.data.sources import open_source
 from elfs_ray.data.vectors import open_vectors
 from elfs_ray.errors import ElfsRayError
+from kinds_of_input import read_all, write_csv, write_hugging_face, write_jsonl, write_shards
+from test_fuzz import damaged
 
 EXAMPLES = 150
 
@@ -27,7 +25,7 @@ def refusal(read, *arguments):
 
 def read_images(path):
     source = open_source(str(path))
-    rows = pa.concat_tables([source.read(chunk) for chunk in source.chunks])
+    rows = read_all(source)
     assert rows.num_rows == source.count
     for row in rows.select(["image", "error"]).to_pylist():
         assert (row["image"] is None) != (row["error"] is None)
@@ -64,35 +62,13 @@ def whole(tmp_path_factory):
     }
 
 
-def damaged(data, how, seed):
-    """Some bytes replaced, bits turned, cut off, cut out or said twice."""
-    rng = random.Random(seed)
-    data = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        place = rng.randrange(len(data) or 1)
-        length = min(rng.choice([1, 2, 8, 100, 512]), max(1, len(data) - place))
-        if how == "cut off":
-            del data[place:]
-        elif how == "cut out":
-            del data[place : place + length]
-        elif how == "twice":
-            data[place:place] = data[place : place + length]
-        elif how == "turned" and data:
-            data[place] ^= 1 << rng.randrange(8)
-        else:
-            data[place : place + length] = rng.choice(
-                [rng.randbytes(length), bytes(length), b"\xff" * length, b"7" * length]
-            )
-    return bytes(data)
-
-
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "tar", "arrow", "npy"])
 @settings(max_examples=EXAMPLES)
-@given(how=st.sampled_from(["replaced", "turned", "cut off", "cut out", "twice"]), seed=st.integers(0, 2**32))
-def test_damaged(whole, tmp_path_factory, kind, how, seed):
+@given(drawn=st.data())
+def test_damaged(whole, tmp_path_factory, kind, drawn):
     data, read = whole[kind]
     path = tmp_path_factory.getbasetemp() / f"damaged.{kind}"
-    path.write_bytes(damaged(data, how, seed))
+    path.write_bytes(drawn.draw(damaged([data])))
     told = refusal(read, path)
     assert "\n" not in told
     assert not told or "damaged." in told

@@ -1,13 +1,12 @@
 """Large JPEGs are decoded at a reduced scale, and give nearly the pixels that the whole picture gives."""
 
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from elfs_ray.data import images
 from elfs_ray.data.images import DRAFT_MARGIN, ImageError, decode, load_image, to_square, to_uint8
+from image_files import encode
 from photographs import NAMES, jpeg
 
 LIMIT = 20_000_000
@@ -80,9 +79,8 @@ def test_small_ones_are_decoded_whole(scales, size):
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 def test_other_kinds_are_decoded_whole(scales, kind):
-    file = io.BytesIO()
-    Image.new("RGB", (800, 600), "teal").save(file, kind)
-    np.testing.assert_array_equal(to_square(file.getvalue(), 32, max_pixels=LIMIT), whole(file.getvalue(), 32))
+    data = encode(Image.new("RGB", (800, 600), "teal"), kind)
+    np.testing.assert_array_equal(to_square(data, 32, max_pixels=LIMIT), whole(data, 32))
     assert scales == [(800, 600)] * 2
 
 

@@ -17,22 +17,18 @@ from hypothesis import strategies as st
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
-from elfs_ray.console import Reporter
 from elfs_ray.data.listing import list_folder
 from elfs_ray.data.sources import open_input, open_source
 from elfs_ray.errors import UsageError
 from elfs_ray.run.runner import run
-from kinds_of_input import IMAGES, png, write_hugging_face
+from kinds_of_input import IMAGES, png, read_all, write_hugging_face
 from made_records import record_of
+from small import Lines
 
 
-def read_all(source):
-    return pa.concat_tables([source.read(chunk) for chunk in source.chunks])
-
-
-def errors_of(location):
+def errors_of(location, **options):
     """Id -> why there are no bytes."""
-    rows = read_all(open_source(str(location)))
+    rows = read_all(open_source(str(location), **options))
     return dict(zip(rows["sample_id"].to_pylist(), rows["error"].to_pylist(), strict=True))
 
 
@@ -270,8 +266,8 @@ class TestKinds:
         with pytest.raises(UsageError) as caught:
             open_source(str(tmp_path))
         assert str(caught.value) == message
-        assert list(errors_of_kind(tmp_path, "folder")) == ["0.png", "1.png", "2.png"]
-        assert list(errors_of_kind(tmp_path, "parquet")) == ["s0"]
+        assert list(errors_of(tmp_path, kind="folder")) == ["0.png", "1.png", "2.png"]
+        assert list(errors_of(tmp_path, kind="parquet")) == ["s0"]
         fill(tmp_path, {"3.png": png(3) + bytes(9000)})
         assert list(errors_of(tmp_path)) == ["0.png", "1.png", "2.png", "3.png"]
 
@@ -324,11 +320,6 @@ class TestKinds:
             open_source(str(tmp_path))
 
 
-def errors_of_kind(location, kind):
-    rows = read_all(open_source(str(location), kind=kind))
-    return dict(zip(rows["sample_id"].to_pylist(), rows["error"].to_pylist(), strict=True))
-
-
 class TestInputKind:
     def test_a_file_of_another_ending(self, tmp_path):
         write_parquet(tmp_path / "table.data")
@@ -336,10 +327,10 @@ class TestInputKind:
         saved = write_hugging_face(tmp_path / "saved")
         (saved / "data-00000-of-00002.arrow").rename(tmp_path / "part")
         fill(tmp_path, {"1.png": 1, "list.txt": b"path\n1.png\n"})
-        assert list(errors_of_kind(tmp_path / "table.data", "parquet")) == ["s0", "s1", "s2"]
-        assert list(errors_of_kind(tmp_path / "shard.0001", "webdataset")) == ["1", "2"]
+        assert list(errors_of(tmp_path / "table.data", kind="parquet")) == ["s0", "s1", "s2"]
+        assert list(errors_of(tmp_path / "shard.0001", kind="webdataset")) == ["1", "2"]
         assert read_all(open_source(str(tmp_path / "part"), kind="hugging-face"))["image"].to_pylist() == IMAGES[:4]
-        assert errors_of_kind(tmp_path / "list.txt", "table") == {"1.png": None}
+        assert errors_of(tmp_path / "list.txt", kind="table") == {"1.png": None}
         for name in ("table.data", "list.txt", "1.png"):
             with pytest.raises(UsageError, match=r"is neither a folder nor a \.parquet file"):
                 open_source(str(tmp_path / name))
@@ -349,7 +340,7 @@ class TestInputKind:
     def test_the_table_of_a_folder(self, tmp_path):
         """As `imagefolder` has it."""
         fill(tmp_path, {"b.png": 1, "a.png": 2, "metadata.csv": b"file_name,label\nb.png,x\n"})
-        assert errors_of_kind(tmp_path, "table") == {"b.png": None}
+        assert errors_of(tmp_path, kind="table") == {"b.png": None}
         assert told(tmp_path, kind="table") == f"{tmp_path.name}/: 1 .csv read; passed over 2 .png"
         fill(tmp_path, {"other.csv": b"path\n"})
         with pytest.raises(
@@ -391,13 +382,8 @@ def test_every_entry_is_a_sample_or_has_a_reason(ray_session, tmp_path):
     with open(os.path.join(os.fsencode(tmp_path), b"in", b"caf\xe9.png"), "wb") as file:
         file.write(png(8))
     values = {"input": f"file://{tmp_path}/in", "budgets": [2], "num_classes": 2, "ingest.max_bad_fraction": 0.5}
-    store, lines = RunFolder(str(tmp_path / "run")), list[str]()
-
-    class Said(Reporter):
-        def line(self, text):
-            lines.append(text)
-
-    run(load_config(values), store, Said(), until="ingest")
+    store, reporter = RunFolder(str(tmp_path / "run")), Lines()
+    run(load_config(values), store, reporter, until="ingest")
     samples, quarantine = Table(store, "samples").read(), Table(store, "quarantine").read()
     assert samples["sample_id"].to_pylist() == [*(f"{n}.png" for n in range(8)), "e\u0301.png"]
     assert [Path(uri).read_bytes() for uri in samples["uri"].to_pylist()] == [png(n) for n in (*range(8), 9)]
@@ -413,7 +399,7 @@ def test_every_entry_is_a_sample_or_has_a_reason(ray_session, tmp_path):
     assert (
         "  in/: 11 images and 1 file of an unknown kind read; passed over 1 .txt, 1 hidden file, "
         "1 link to a folder that is listed anyway: 'loop'"
-    ) in lines
+    ) in reporter.lines
 
 
 def test_object_storage(object_storage, tmp_path):

@@ -8,7 +8,6 @@ import tarfile
 import uuid
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from elfs_ray.artifacts import filesystems
@@ -21,11 +20,18 @@ from elfs_ray.data.sources import base, open_source
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.run.runner import run
 from given_labels import read_labels
-from kinds_of_input import COUNT, IMAGES, KINDS, LABELS, NAMES, hugging_face_data, png, write_hugging_face, write_shards
-
-
-def read_all(source):
-    return pa.concat_tables([source.read(chunk) for chunk in source.chunks])
+from kinds_of_input import (
+    COUNT,
+    IMAGES,
+    KINDS,
+    LABELS,
+    NAMES,
+    hugging_face_data,
+    png,
+    read_all,
+    write_hugging_face,
+    write_shards,
+)
 
 
 @pytest.fixture

@@ -96,12 +96,6 @@ LISTS = {
     "decimal": pa.array([list(map(Decimal, row)) for row in ROWS], pa.list_(pa.decimal128(12, 3))),
     "dictionary": pa.ListArray.from_arrays(OFFSETS, FLAT.dictionary_encode()),
 }
-IDS = {
-    "string": pa.array(["a", "ü/b", "007"]),
-    "large string": pa.array(["a", "ü/b", "007"], pa.large_string()),
-    "string view": pa.array(["a", "ü/b", "007"], pa.string_view()),
-    "dictionary": pa.array(["a", "ü/b", "007"]).dictionary_encode(),
-}
 
 
 @pytest.mark.parametrize("lists", LISTS)
@@ -113,13 +107,6 @@ def test_every_kind_of_list(tmp_path, lists, name):
     assert ids == ["a", "b", "c"]
     assert rows.tolist() == unit(ROWS).tolist()
     assert [found.read(number)[1].norms.tolist() for number in range(2)] == [[5, 10], [1]]
-
-
-@pytest.mark.parametrize("kind", IDS)
-def test_every_kind_of_text_as_ids(tmp_path, kind):
-    found = table_of(tmp_path, {"image_id": IDS[kind], "vector": LISTS["list"]})
-    assert read_all(found)[0] == ["a", "ü/b", "007"]
-    assert found.ids(0).to_pylist() == ["a", "ü/b", "007"]
 
 
 def spoilt(rows, **changes):

@@ -52,6 +52,12 @@ class Page(HTMLParser):
             self.text.append(data)
 
 
+@pytest.fixture
+def store(small_run, tmp_path):
+    """A copy of the small run."""
+    return RunFolder(str(shutil.copytree(small_run.run_dir, tmp_path / "run")))
+
+
 @pytest.fixture(scope="module")
 def page(small_run):
     text = RunFolder(small_run.run_dir).read_bytes("report.html").decode()
@@ -100,31 +106,27 @@ def hostile(store, text):
     store.write_json(manifest, "manifest.json")
 
 
-def test_names_are_escaped(small_run, tmp_path):
-    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
-    hostile(RunFolder(str(run_dir)), "<script>alert(1)</script>")
-    write_report(RunFolder(str(run_dir)))
-    text = (run_dir / "report.html").read_text()
+def test_names_are_escaped(store):
+    hostile(store, "<script>alert(1)</script>")
+    write_report(store)
+    text = store.read_bytes("report.html").decode()
     assert "<script>alert(1)" not in text
     assert "&lt;script&gt;alert(1)" in text
 
 
-def test_a_run_that_is_not_finished_has_a_report_of_what_is_there(small_run, tmp_path):
-    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
-    store = RunFolder(str(run_dir))
+def test_a_run_that_is_not_finished_has_a_report_of_what_is_there(store):
     records = {
         name: record for name, record in store.manifest()["records"].items() if name in ("listing", "ingest", "embed")
     }
     store.update_manifest(records=records)
     write_report(store)
-    page = Page((run_dir / "report.html").read_text())
+    page = Page(store.read_bytes("report.html").decode())
     assert "Clusters" not in page.headings
     assert "Stages" in page.headings
 
 
-def test_trials_that_were_stopped_early_are_no_part_of_the_curve(small_run, tmp_path):
-    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
-    store, search = RunFolder(str(run_dir)), f"beta_search/elfs/{BUDGET}"
+def test_trials_that_were_stopped_early_are_no_part_of_the_curve(store):
+    search = f"beta_search/elfs/{BUDGET}"
     rows = Table(store, search).read().to_pylist()
     chosen, betas = record_of(store, search).metrics["beta"], sorted({row["beta"] for row in rows})
     stopped = next(beta for beta in betas if beta != chosen)
@@ -133,27 +135,23 @@ def test_trials_that_were_stopped_early_are_no_part_of_the_curve(small_run, tmp_
     store.delete(search)
     write_table(store, search, pa.Table.from_pylist(rows, schema.BETA_SEARCH), schema.BETA_SEARCH)
     write_report(store)
-    text = (run_dir / "report.html").read_text()
+    text = store.read_bytes("report.html").decode()
     traces = dict(re.findall(r'"name":"((?:stopped early: )?elfs\\u002f\d+)".*?"x":(\[.*?\])', text))
     assert [json.loads(x) for x in traces.values()] == [[beta for beta in betas if beta != stopped], [stopped]]
 
 
-def test_methods_that_were_not_trained_alike_are_named(small_run, tmp_path):
-    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
-    store = RunFolder(str(run_dir))
+def test_methods_that_were_not_trained_alike_are_named(store):
     evaluated = record_of(store, f"evaluate/elfs/{BUDGET}")
     chosen = {"mlp": {**evaluated.chosen["mlp"], "steps": 70}}
     other = Unit("evaluate", method="random", budget=BUDGET)
-    shutil.copytree(run_dir / "evaluation" / "elfs", run_dir / "evaluation" / "random")
+    shutil.copytree(store.path("evaluation", "elfs"), store.path("evaluation", "random"))
     add_records(store, replace(evaluated, unit=other, chosen=chosen))
     write_report(store)
     told = f"accuracies of mlp at budget {BUDGET} do not compare: evaluate.steps was 60 for elfs, 70 for random"
     assert told in store.read_bytes("report.html").decode()
 
 
-def test_a_picture_that_is_gone_is_said_so(small_run, tmp_path):
-    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
-    store = RunFolder(str(run_dir))
+def test_a_picture_that_is_gone_is_said_so(store):
     samples = Table(store, "samples").read()
     gone = pa.array(["/nowhere.png"] * len(samples))
     samples = samples.set_column(samples.column_names.index("uri"), samples.schema.field("uri"), gone)
@@ -170,9 +168,7 @@ def test_pictures_end_with_their_bytes(small_run):
     assert Pictures(store, first + 1).make(dict.fromkeys(range(20), "")) == every[:7]
 
 
-def test_many_clusters_do_not_make_many_pictures(small_run, tmp_path):
-    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
-    store = RunFolder(str(run_dir))
+def test_many_clusters_do_not_make_many_pictures(store):
     coreset = Table(store, "coresets/elfs/40").read()
     every_other = pa.array(range(len(coreset)), pa.int32())
     coreset = coreset.set_column(coreset.column_names.index("pseudo_label"), "pseudo_label", every_other)

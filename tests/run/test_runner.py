@@ -14,11 +14,10 @@ from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
-from elfs_ray.core.knn import exact_top_k
 from elfs_ray.errors import UsageError
 from elfs_ray.run.preflight import check_sizes
 from elfs_ray.run.runner import run
-from small import BUDGET, NUM_IMAGES, OPTIONS
+from small import BUDGET, NUM_IMAGES, OPTIONS, exact_neighbors
 
 
 def again(result, images, out=None, **changes):
@@ -59,7 +58,7 @@ class TestArtifacts:
 
     def test_neighbors_are_exact(self, small_run):
         store = RunFolder(small_run.run_dir)
-        expected, _ = exact_top_k(Embeddings(store).unit_vectors(), 10)
+        expected, _ = exact_neighbors(Embeddings(store).unit_vectors(), 10)
         found = Table(store, "neighbors").matrix("ids")
         assert not (found == np.arange(len(found))[:, None]).any()
         # Equal similarities may stand in another order; the sets agree but for rounding at the last place.

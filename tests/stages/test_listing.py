@@ -16,7 +16,7 @@ from elfs_ray.data.sources import open_input, source_of
 from elfs_ray.run.runner import run
 from elfs_ray.stages import listing
 from elfs_ray.stages.parts import listed
-from kinds_of_input import COUNT, KINDS, png, write_shards
+from kinds_of_input import COUNT, KINDS, png, read_all, write_shards
 
 BUDGETS = {"num_classes": 2, "budgets": [2], "select.method": "random", "neighbors.k": 2}
 
@@ -28,10 +28,6 @@ def list_in_steps(config, store, work="work"):
     pieces = [listing._list_some(source, files, f"{work}/{listing.PIECES}", *each) for each in runs]
     about = listing._join(source, store, work, pieces)
     return source_of(about, Table(store, f"{work}/listing"))
-
-
-def read_all(source):
-    return pa.concat_tables([source.read(chunk) for chunk in source.chunks])
 
 
 @pytest.mark.parametrize("kind", KINDS)

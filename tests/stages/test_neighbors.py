@@ -3,18 +3,16 @@
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
-from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.artifacts.table import Table, fixed_size_matrix, matrix_column
-from elfs_ray.artifacts.writing import part_name, write_index, write_part
+from elfs_ray.artifacts.table import Table, fixed_size_matrix
+from elfs_ray.artifacts.writing import part_name
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
-from elfs_ray.core.knn import exact_top_k, recall_at_k
+from elfs_ray.core.knn import recall_at_k
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import choose_neighbors
 from elfs_ray.planning.cost import exact_search_seconds, shard_bytes
@@ -22,25 +20,9 @@ from elfs_ray.stages import neighbors
 from elfs_ray.stages.context import StageContext
 from elfs_ray.stages.parts.shard_index import check_gpu_memory, why_no_gpu
 from elfs_ray.workers.hardware import Memory
+from small import exact_neighbors, write_embeddings
 
 COUNT, DIM, K = 1200, 32, 10
-
-
-def write_embeddings(store, vectors, rows_in_part=500):
-    layout, parts = schema.embeddings(vectors.shape[1]), []
-    for number, start in enumerate(range(0, len(vectors), rows_in_part)):
-        some = vectors[start : start + rows_in_part].astype(np.float16)
-        index = np.arange(start, start + len(some))
-        table = pa.table(
-            {
-                "sample_id": [f"s{row}" for row in index],
-                "index": index,
-                "vector": matrix_column(some),
-                "norm": np.ones(len(some)),
-            }
-        )
-        parts.append(write_part(store, "embeddings", number, start, table, layout))
-    write_index(store, "embeddings", parts, layout)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +64,7 @@ def search(store, ray_session, tmp_path):
 
 
 def exact(store):
-    return exact_top_k(Embeddings(store).unit_vectors(), K)
+    return exact_neighbors(Embeddings(store).unit_vectors(), K)
 
 
 class TestShards:

@@ -14,13 +14,13 @@ from xml.parsers import expat
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from elfs_ray.data.annotations.base import EXPORT_KEY, LABEL_CONTROL, Annotations, Answer, Picture
+from elfs_ray.data.annotations.base import EXPORT_KEY, ID_COLUMN, LABEL_CONTROL, Annotations, Answer, Picture
 from elfs_ray.data.annotations.class_folders import read_class_folders
 from elfs_ray.data.annotations.coco import read_coco
 from elfs_ray.data.annotations.cvat import read_cvat
 from elfs_ray.data.annotations.fiftyone import read_fiftyone
 from elfs_ray.data.annotations.label_studio import read_label_studio
-from elfs_ray.data.annotations.tables import ID_COLUMN, read_rows, read_table
+from elfs_ray.data.annotations.tables import read_rows, read_table
 from elfs_ray.data.files import existing
 from elfs_ray.data.text_tables import read_text_table
 from elfs_ray.errors import UsageError, one_line

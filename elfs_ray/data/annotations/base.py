@@ -6,6 +6,7 @@ from typing import Any
 
 LABEL_CONTROL = "label"
 """The question that exports ask: in Label Studio, the name of the control in its labelling interface."""
+ID_COLUMN = "sample_id"
 EXPORT_KEY = "elfs_ray_export"
 """The field in which an export's key travels through a tool."""
 
@@ -19,14 +20,12 @@ class Answer:
         skipped: whether the annotator refused the picture.
         other: whether there is something beside the labels: text, boxes, an answer to something else.
         ground_truth: whether it is marked as the right one.
-        annotator: who it was, as far as the tool says.
     """
 
     given: Mapping[str, tuple[str, ...]]
     skipped: bool = False
     other: bool = False
     ground_truth: bool = False
-    annotator: str | None = None
 
 
 NO_ANSWER = Answer({})
@@ -58,6 +57,12 @@ class Picture:
     def is_named(self) -> bool:
         """Whether anything says which picture it is."""
         return self.name is not None or self.sample_id is not None
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any], name: Any, shown: str, *answers: Answer) -> "Picture":
+        """The picture of a row, with the id and the key that an export wrote into it."""
+        sample_id, export = optional(row.get(ID_COLUMN)), optional(row.get(EXPORT_KEY))
+        return cls(optional(name), answers or (NO_ANSWER,), sample_id, export, shown)
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,7 @@
 
 from typing import Any
 
-from elfs_ray.data.annotations.base import (
-    EXPORT_KEY,
-    LABEL_CONTROL,
-    NO_ANSWER,
-    Annotations,
-    Answer,
-    Picture,
-    chosen,
-    optional,
-    text,
-)
+from elfs_ray.data.annotations.base import LABEL_CONTROL, NO_ANSWER, Annotations, Answer, Picture, chosen, text
 from elfs_ray.errors import UsageError
 
 
@@ -38,13 +28,8 @@ def read_coco(where: str, content: dict[str, Any]) -> Annotations:
 
 def _picture(image: dict[str, Any], names: list[Any]) -> Picture:
     labels = chosen(names)
-    return Picture(
-        name=optional(image.get("file_name")),
-        answers=(Answer({LABEL_CONTROL: labels}),) if labels else (NO_ANSWER,),
-        sample_id=optional(image.get("sample_id")),
-        export=optional(image.get(EXPORT_KEY)),
-        shown=f"image {image['id']!r}",
-    )
+    answer = Answer({LABEL_CONTROL: labels}) if labels else NO_ANSWER
+    return Picture.of_row(image, image.get("file_name"), f"image {image['id']!r}", answer)
 
 
 def _by_id(where: str, parts: list[dict[str, Any]], what: str, name: str) -> dict[str, dict[str, Any]]:

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from elfs_ray.data.annotations.base import EXPORT_KEY, Annotations, Answer, Picture, chosen, optional
+from elfs_ray.data.annotations.base import EXPORT_KEY, ID_COLUMN, Annotations, Answer, Picture, chosen
 
 GROUND_TRUTH = "ground_truth"
 """The field that holds labels in FiftyOne's own data sets."""
-_NO_LABELS = frozenset(("filepath", "sample_id", EXPORT_KEY, "id", "_id", "_media_type", "_rand"))
+_NO_LABELS = frozenset(("filepath", ID_COLUMN, EXPORT_KEY, "id", "_id", "_media_type", "_rand"))
 
 
 def read_fiftyone(where: str, samples: list[Any]) -> Annotations:
@@ -17,13 +17,8 @@ def read_fiftyone(where: str, samples: list[Any]) -> Annotations:
 
 def _picture(sample: dict[str, Any], number: int) -> Picture:
     fields = ((name, _labels(value)) for name, value in sample.items() if name not in _NO_LABELS)
-    return Picture(
-        name=optional(sample.get("filepath")),
-        answers=(Answer({name: labels for name, labels in fields if labels}),),
-        sample_id=optional(sample.get("sample_id")),
-        export=optional(sample.get(EXPORT_KEY)),
-        shown=f"sample {number}",
-    )
+    answer = Answer({name: labels for name, labels in fields if labels})
+    return Picture.of_row(sample, sample.get("filepath"), f"sample {number}", answer)
 
 
 def _labels(value: Any) -> tuple[str, ...]:

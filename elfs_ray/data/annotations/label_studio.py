@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from elfs_ray.data.annotations.base import EXPORT_KEY, NO_ANSWER, Annotations, Answer, Picture, chosen, optional
+from elfs_ray.data.annotations.base import Annotations, Answer, Picture, chosen, optional
 
 CHOICES = "choices"
 
@@ -13,14 +13,8 @@ def read_label_studio(where: str, tasks: list[Any]) -> Annotations:
 
 
 def _picture(task: dict[str, Any], number: int) -> Picture:
-    data, answers = task["data"], [_answer(one) for one in task.get("annotations") or ()]
-    return Picture(
-        name=optional(data.get("image")),
-        answers=tuple(answers) or (NO_ANSWER,),
-        sample_id=optional(data.get("sample_id")),
-        export=optional(data.get(EXPORT_KEY)),
-        shown=f"task {number}",
-    )
+    data, answers = task["data"], map(_answer, task.get("annotations") or ())
+    return Picture.of_row(data, data.get("image"), f"task {number}", *answers)
 
 
 def _answer(annotation: dict[str, Any]) -> Answer:
@@ -36,10 +30,4 @@ def _answer(annotation: dict[str, Any]) -> Answer:
         skipped=bool(annotation.get("was_cancelled")),
         other=other or bool(given),
         ground_truth=bool(annotation.get("ground_truth")),
-        annotator=_annotator(annotation.get("completed_by")),
     )
-
-
-def _annotator(completed_by: Any) -> str | None:
-    """Label Studio writes a number or, in other exports, an object."""
-    return optional(completed_by.get("id") if isinstance(completed_by, dict) else completed_by)

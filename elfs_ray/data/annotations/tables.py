@@ -7,11 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from elfs_ray.data.annotations.base import EXPORT_KEY, NO_ANSWER, Annotations, Answer, Picture, chosen, optional
+from elfs_ray.data.annotations.base import EXPORT_KEY, ID_COLUMN, NO_ANSWER, Annotations, Answer, Picture, chosen
 from elfs_ray.data.columns import listed, refuse_repeated
 from elfs_ray.errors import UsageError
 
-ID_COLUMN = "sample_id"
 PLACE_COLUMNS = ("uri", "image", "filepath")
 """One that names the picture; it must then be the one with the id."""
 _NO_LABELS = frozenset((ID_COLUMN, EXPORT_KEY, *PLACE_COLUMNS))
@@ -49,13 +48,7 @@ def _picture(row: Mapping[str, Any], number: int) -> Picture:
     place = next((row[name] for name in PLACE_COLUMNS if isinstance(row.get(name), str)), None)
     labels = ((name, _labels(value)) for name, value in row.items() if name not in _NO_LABELS)
     answer = Answer({name: found for name, found in labels if found})
-    return Picture(
-        name=optional(place),
-        answers=(answer if answer.given else NO_ANSWER,),
-        sample_id=optional(row.get(ID_COLUMN)),
-        export=optional(row.get(EXPORT_KEY)),
-        shown=f"row {number}",
-    )
+    return Picture.of_row(row, place, f"row {number}", answer if answer.given else NO_ANSWER)
 
 
 def _labels(value: Any) -> tuple[str, ...]:

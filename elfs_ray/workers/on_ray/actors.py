@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 
 from elfs_ray.workers.on_ray.tasks import bare
 
@@ -21,10 +20,13 @@ class _Holder:
 
 
 class OnRayPool:
-    """An actor for each object."""
+    """An actor for each tuple of arguments, started with these options of Ray."""
 
-    def __init__(self, actors: Sequence[ActorHandle[Any]]) -> None:
-        self._actors = actors
+    def __init__(self, factory: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], **options: Any) -> None:
+        actor = _Holder.options(  # type: ignore[attr-defined] # added by the decorator
+            max_restarts=RESTARTS, max_task_retries=RESTARTS, **options
+        )
+        self._actors = [actor.remote(factory, *map(bare, each)) for each in arguments]
 
     def ask(self, method: str, *arguments: Any) -> list[Any]:
         """What each answers; arguments are sent once for all."""
@@ -35,13 +37,3 @@ class OnRayPool:
         """End the actors."""
         for actor in self._actors:
             ray.kill(actor)
-
-
-def start_pool(
-    factory: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], *, cpus: float, gpus: float, memory: int
-) -> OnRayPool:
-    """Start an actor for each tuple of arguments."""
-    actor = _Holder.options(  # type: ignore[attr-defined] # added by the decorator
-        num_cpus=cpus, num_gpus=gpus, memory=memory or None, max_restarts=RESTARTS, max_task_retries=RESTARTS
-    )
-    return OnRayPool([actor.remote(factory, *map(bare, each)) for each in arguments])

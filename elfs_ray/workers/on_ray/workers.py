@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -14,8 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.workers.base import Handle, Search, Source, Step, Threads, Training, Workers
 from elfs_ray.workers.hardware import Hardware, Memory
-from elfs_ray.workers.on_ray.actors import OnRayPool, start_pool
-from elfs_ray.workers.on_ray.memory import cluster_memory
+from elfs_ray.workers.on_ray.actors import OnRayPool
 from elfs_ray.workers.on_ray.progress import OnRayCounter, new_counter
 from elfs_ray.workers.on_ray.session import worker_threads
 from elfs_ray.workers.on_ray.tasks import MAP_RETRIES, OnRayHandle, bare, begin, results_in_order
@@ -42,7 +42,14 @@ class OnRay(Workers):
         return self.planned
 
     def memory(self) -> Memory:
-        return cluster_memory(self.hardware)
+        """On one machine not more than is free there now."""
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        nodes = sorted((int(node["Resources"].get("memory", 0)) for node in alive), reverse=True)
+        if len(alive) == 1 and alive[0]["NodeID"] == ray.get_runtime_context().get_node_id():
+            nodes = [min(nodes[0], psutil.virtual_memory().available)]
+        there = ray.cluster_resources()
+        may_grow = self.hardware.cpus > there.get("CPU", 0) or self.hardware.gpus > there.get("GPU", 0)
+        return Memory(tuple(nodes), may_grow)
 
     def threads(self, sharing: int = 1) -> Threads:
         return partial(worker_threads, self.hardware.cpus, sharing)
@@ -111,7 +118,7 @@ class OnRay(Workers):
         gpus: float = 0.0,
         memory: int = 0,
     ) -> OnRayPool:
-        return start_pool(factory, arguments, cpus=cpus, gpus=gpus, memory=memory)
+        return OnRayPool(factory, arguments, num_cpus=cpus, num_gpus=gpus, memory=memory or None)
 
     def train(
         self, loop: Callable[[TaskT, Training], None], task: TaskT, store: RunFolder, work: str, workers: int
