@@ -130,7 +130,7 @@ def check_labels(spec: str, source: Source, id_column: str | None = None) -> Non
         UsageError: as `match_labels`, which takes the same.
     """
     if spec in FOLDER_FORMS:
-        folder_classes(spec, pa.array(source.ids(), pa.string()))
+        folder_classes(spec, source.ids())
     elif spec.startswith(COLUMN_PREFIX):
         name, columns = spec.removeprefix(COLUMN_PREFIX), source.columns()
         if columns:

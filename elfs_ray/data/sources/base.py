@@ -256,9 +256,9 @@ class Source(ABC):
         """
         raise UsageError(f"{self.location} has no column {name!r}; pass a file of labels, or `folders`")
 
-    def ids(self) -> Iterator[str]:
-        """Of the inputs, as far as they are known without reading anything."""
-        return iter(())
+    def ids(self) -> pa.ChunkedArray:
+        """Of the inputs, text [n], as far as they are known without reading anything."""
+        return pa.chunked_array([], pa.string())
 
     @cached_property
     def chunks(self) -> list[Chunk]:

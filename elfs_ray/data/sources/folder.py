@@ -1,6 +1,6 @@
 """A folder of image files, searched in depth; ids are paths below it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -49,6 +49,6 @@ class FolderSource(FilesSource):
         readable = sum(not file.fault for file in files)
         return piece_of(columns, len(files)), Facts(len(files), len(files), readable, {})
 
-    def ids(self) -> Iterator[str]:
+    def ids(self) -> pa.ChunkedArray:
         """Paths below the folder."""
-        return iter(self.entries.read(columns=["id"])["id"].to_pylist())
+        return self.entries.read(columns=["id"])["id"]
