@@ -71,7 +71,7 @@ def test_a_trial_of_the_search_stays_on_the_card(model, on_card):
         options=options,
         select=SelectConfig(method="random"),
         inputs=SelectionInputs(np.arange(SAMPLES)),
-        samples=inputs,
+        samples=SimpleNamespace(mapped_unit_vectors=lambda: inputs),
         labels=np.arange(SAMPLES) % CLASSES,
         splits=[(np.arange(30), np.arange(30, SAMPLES))],
         budget=10,
