@@ -76,15 +76,8 @@ def photos(tmp_path):
 
 def test_a_stage_goes_by_the_listing_and_a_run_looks_again(ray_session, photos, tmp_path, call):
     out = tmp_path / "run"
-    given = [
-        "run",
-        f"--input={photos}",
-        f"--out={out}",
-        "--num-classes=2",
-        "--budget=2",
-        "--method=random",
-        "--until=select",
-    ]
+    options = ["--num-classes=2", "--budget=2", "--method=random", "--until=select", "--set=neighbors.k=2"]
+    given = ["run", f"--input={photos}", f"--out={out}", *options]
     code, _, err = call(*given)
     assert code == 0, err
     store = RunFolder(str(out))
@@ -119,8 +112,8 @@ def test_an_input_that_is_too_large_to_look_at_first_is_looked_at_by_tasks(ray_s
     shutil.copy(photos / "0.png", photos / "7.png")
     changed = run(config, store, Said(), until="ingest")["records"]
     assert changed["ingest"]["rows"]["samples"] == 7
-    with pytest.raises(Exception, match="budget of 9 is larger than"):
-        run(config.model_copy(update={"budgets": (9,)}), RunFolder(str(tmp_path / "other")), Said())
+    with pytest.raises(Exception, match="budget 9 is over the number of images, 7"):
+        run(config.model_copy(update={"budgets": [9]}), RunFolder(str(tmp_path / "other")), Said())
 
 
 def test_another_column_of_labels_counts_though_the_images_are_the_same(ray_session, tmp_path):
