@@ -26,10 +26,10 @@ import pyarrow.fs as pafs
 
 from elfs_ray.artifacts import filesystems
 from elfs_ray.config import RunConfig
-from elfs_ray.data.columns import ID_COLUMNS, Wanted
+from elfs_ray.data.columns import Wanted
 from elfs_ray.data.files import existing, files_signature, map_files
 from elfs_ray.data.listing import Entry, list_folder
-from elfs_ray.data.sources.base import About, Chunk, Entries, Held, Source, numbered
+from elfs_ray.data.sources.base import About, Entries, Held, Source, numbered
 from elfs_ray.data.sources.folder import FolderSource
 from elfs_ray.data.sources.found import UNKNOWN, Found, counted, label
 from elfs_ray.data.sources.hugging_face import SAVED_WITH, SPLITS, STATE, HuggingFaceSource, in_order, refuse_splits
@@ -57,8 +57,6 @@ from elfs_ray.errors import UsageError
 from elfs_ray.locations import from_file_uri
 
 __all__ = [
-    "ID_COLUMNS",
-    "Chunk",
     "Looked",
     "Source",
     "listed",

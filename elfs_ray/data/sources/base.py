@@ -20,7 +20,7 @@ import pyarrow.fs as pafs
 from elfs_ray.artifacts import filesystems
 from elfs_ray.artifacts.schema import LISTING
 from elfs_ray.config import fingerprint
-from elfs_ray.data.columns import Wanted
+from elfs_ray.data.columns import Wanted, find_ids, find_images, is_text
 from elfs_ray.data.listing import Entry
 from elfs_ray.data.sources.found import Found, counted
 from elfs_ray.data.sources.reading import Encoded
@@ -303,6 +303,32 @@ class Source(ABC):
     def path_of(self, uri: str) -> str:
         """Where a file of the listing is in its file system."""
         return filesystems.resolve(filesystems.with_options_of(uri, self.location))[1]
+
+
+def settled_columns(where: str, path: str, schema: pa.Schema, wanted: Wanted) -> dict[str, Any]:
+    """What tables are read by: the columns of ids and images of the first one, each run of rows an entry and a chunk.
+
+    Args:
+        where: the table, for messages.
+        path: of the table, in its file system.
+        schema: of the table.
+        wanted: what the user says of it.
+
+    Raises:
+        UsageError: there is no such column, or it holds what cannot be read.
+    """
+    id_column = find_ids(where, schema, wanted.id_column)
+    image_column = find_images(where, schema, wanted.image_column)
+    kind = schema.field(image_column).type
+    names_files = pa.types.is_struct(kind) or is_text(kind)
+    return {
+        "first_path": path,
+        "id_column": id_column,
+        "image_column": image_column,
+        "carries_bytes": not is_text(kind),
+        "rows": min(wanted.chunk_rows, FILES_IN_A_CHUNK) if names_files else wanted.chunk_rows,
+        "chunk_entries": 1,
+    }
 
 
 def piece_of(columns: dict[str, Any], rows: int) -> pa.Table:

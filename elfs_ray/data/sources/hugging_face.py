@@ -15,14 +15,11 @@ from elfs_ray.data.columns import (
     Wanted,
     as_text,
     check_column,
-    find_ids,
-    find_images,
     ids_of,
-    is_text,
     refuse_repeated,
 )
 from elfs_ray.data.listing import Entry
-from elfs_ray.data.sources.base import FILES_IN_A_CHUNK, Chunk, Facts, Source, even_runs, piece_of
+from elfs_ray.data.sources.base import Chunk, Facts, Source, even_runs, piece_of, settled_columns
 from elfs_ray.data.sources.reading import read_cells
 from elfs_ray.errors import UsageError, one_line
 
@@ -45,19 +42,7 @@ class HuggingFaceSource(Source):
     def settle(cls, location: str, files: Sequence[Entry], wanted: Wanted) -> dict[str, Any]:
         """The columns of the first file, which hold for all."""
         filesystem, _ = filesystems.resolve(location)
-        schema = _schema(files[0].path, filesystem)
-        id_column = find_ids(location, schema, wanted.id_column)
-        image_column = find_images(location, schema, wanted.image_column)
-        kind = schema.field(image_column).type
-        names_files = pa.types.is_struct(kind) or is_text(kind)
-        return {
-            "first_path": files[0].path,
-            "id_column": id_column,
-            "image_column": image_column,
-            "carries_bytes": not is_text(kind),
-            "rows": min(wanted.chunk_rows, FILES_IN_A_CHUNK) if names_files else wanted.chunk_rows,
-            "chunk_entries": 1,
-        }
+        return settled_columns(location, files[0].path, _schema(files[0].path, filesystem), wanted)
 
     def entries_of(self, files: Sequence[Entry]) -> tuple[pa.Table, Facts]:
         """Of the heads of the record batches of one file."""

@@ -12,8 +12,6 @@ from elfs_ray.data.columns import (
     Wanted,
     as_text,
     check_column,
-    find_ids,
-    find_images,
     holds_bytes,
     ids_of,
     is_id,
@@ -22,7 +20,7 @@ from elfs_ray.data.columns import (
 )
 from elfs_ray.data.files import open_parquet, reading_parquet
 from elfs_ray.data.listing import Entry
-from elfs_ray.data.sources.base import FILES_IN_A_CHUNK, Chunk, Facts, Source, even_runs, piece_of
+from elfs_ray.data.sources.base import Chunk, Facts, Source, even_runs, piece_of, settled_columns
 from elfs_ray.data.sources.found import EMPTY_TABLES
 from elfs_ray.data.sources.reading import read_cells
 from elfs_ray.errors import UsageError
@@ -49,19 +47,7 @@ class ParquetSource(Source):
             table = open_parquet(file.path, filesystem)
             if not table.metadata.num_rows:  # nor does it matter which columns it has
                 continue
-            where, schema = filesystems.uri_of(file.path, location), table.schema_arrow
-            id_column = find_ids(where, schema, wanted.id_column)
-            image_column = find_images(where, schema, wanted.image_column)
-            kind = schema.field(image_column).type
-            names_files = pa.types.is_struct(kind) or is_text(kind)
-            return {
-                "first_path": file.path,
-                "id_column": id_column,
-                "image_column": image_column,
-                "carries_bytes": not is_text(kind),
-                "rows": min(wanted.chunk_rows, FILES_IN_A_CHUNK) if names_files else wanted.chunk_rows,
-                "chunk_entries": 1,
-            }
+            return settled_columns(filesystems.uri_of(file.path, location), file.path, table.schema_arrow, wanted)
         raise UsageError(f"{location} holds no rows; pass a table with images")
 
     @property
