@@ -106,7 +106,7 @@ class EmbedConfig(Section):
 class NeighborsConfig(Section):
     """The k nearest neighbours by cosine similarity."""
 
-    k: int = Field(50, ge=1, description="neighbours of each sample")
+    k: AutoInt = Field("auto", description="neighbours of each sample; auto: 50, or half of the others if that is less")
     search: Literal["auto", "faiss", "torch", "ivf_flat", "ivf_pq"] = Field(
         "auto",
         description="faiss: exact; torch: rounded products, ranked exactly, for GPUs; ivf_flat, ivf_pq: inverted lists "
@@ -128,6 +128,11 @@ class PseudoLabelsConfig(Section):
     heads: Annotated[int, Field(ge=2)] | Auto = Field("auto", description="clustering heads trained together")
     hidden_dim: AutoInt = Field("auto", description="width of each head's hidden layer")
     bottleneck_dim: AutoInt = Field("auto", description="width of each head's normalised bottleneck")
+    num_neighbors: AutoInt = Field(
+        "auto",
+        description="nearest neighbours that a sample is paired with; auto: all that were found, or half of a class of "
+        "average size if that is less",
+    )
     epochs: AutoInt = Field("auto", description="passes over the samples")
     batch_size: AutoInt = Field("auto", description="pairs in one step, over all workers")
     learning_rate: AutoFloat = Field("auto", description="AdamW, for a batch of 256; scaled with the batch")

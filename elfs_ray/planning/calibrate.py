@@ -36,6 +36,7 @@ from elfs_ray.planning.auto_options import (
     choose_evaluations,
     choose_proxy,
     choose_pseudo_labels,
+    neighbors_of_each,
 )
 from elfs_ray.planning.cost import Rates
 from elfs_ray.stages.parts.training_options import training_options
@@ -100,7 +101,15 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
     vectors = config.embed.vectors
     embedding = _ready_vectors(config) if vectors else _encoding(config, source.count, good, side, hardware)
     dim, classes = embedding.dim, config.num_classes
-    pseudo_labels = choose_pseudo_labels(config.pseudo_labels, hardware.device, hardware.units, source.count, dim)
+    pseudo_labels = choose_pseudo_labels(
+        config.pseudo_labels,
+        hardware.device,
+        hardware.units,
+        source.count,
+        dim,
+        num_classes=classes,
+        neighbors=neighbors_of_each(config.neighbors, source.count),
+    )
     dtypes = hardware.dtypes
     proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side, **dtypes)
     evaluate = choose_evaluations(config.evaluate, side, **dtypes)

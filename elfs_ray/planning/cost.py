@@ -183,7 +183,7 @@ def search_seconds(
     """Seconds of the neighbour search when an exact one does `flops` operations per second."""
     if options.search == "torch" and gpus >= int(options.shards):
         return 2.0 * num_samples**2 * dim / flops  # measured with the ranking
-    ranking = 2.0 * num_samples * (options.k + 17) * dim * float(options.oversample) / (cpus * RANKING_FLOPS)
+    ranking = 2.0 * num_samples * (int(options.k) + 17) * dim * float(options.oversample) / (cpus * RANKING_FLOPS)
     if not options.search.startswith("ivf"):
         return 2.0 * num_samples**2 * dim / flops + ranking
     lists = int(options.nlist)

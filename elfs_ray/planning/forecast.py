@@ -27,7 +27,7 @@ from elfs_ray.planning.calibrate import Calibration, calibrate
 from elfs_ray.planning.cost import SESSION_SECONDS, StageEstimate, Work, estimate
 from elfs_ray.run.errors_seen import expected_errors
 from elfs_ray.run.graph import all_units
-from elfs_ray.run.preflight import check_embeddings, check_inputs, check_pictures, check_sizes
+from elfs_ray.run.preflight import check_embeddings, check_inputs, check_pictures
 from elfs_ray.stages.identity import method_of
 from elfs_ray.stages.parts.listed import location_of, prefixes_of
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
@@ -107,7 +107,6 @@ def _make_plan(config: RunConfig, price_per_hour: float | None) -> Plan:
     listed = {prefix: open_input(config, location_of(config, prefix)) for prefix in prefixes_of(config)}
     check_inputs(config, listed)
     source = listed[""]
-    check_sizes(config, source.count)
     units = all_units([config], Records({}), source.count)
     # A stage has one line, for all budgets; its function counts separate test images itself.
     budgets = Counter(each.stage for each in units if not each.unit.prefix)

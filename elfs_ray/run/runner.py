@@ -24,8 +24,11 @@ from elfs_ray.core.pruning import budget_count
 from elfs_ray.data.unusable import UnusableImagesError
 from elfs_ray.run.errors_seen import expected_errors
 from elfs_ray.run.graph import FIRST, REPORT_COMMAND, Planned, all_units, first_units, stage_of
-from elfs_ray.run.preflight import check_before_start, check_inputs
+from elfs_ray.run.preflight import check_before_start, check_inputs, check_test_set
 from elfs_ray.stages.parts.listed import listed_source, prefixes_of, small_inputs
+
+SHOWN = ("evaluate", "duplicates", "map", "coverage")
+"""Stages whose results are for a reader of the report."""
 
 if TYPE_CHECKING:
     from elfs_ray.data.sources import Source
@@ -88,8 +91,8 @@ def run_methods(
             execution.put_away_stale()
         if until in ("evaluate", REPORT_COMMAND):
             write_comparison(store)
-        # A report that is there would go on to show the evaluations of before.
-        if until == REPORT_COMMAND or (until == "evaluate" and store.exists(REPORT)):
+        # A report that is there would go on to show the evaluations of before, or none of what was made for it alone.
+        if until == REPORT_COMMAND or (until in SHOWN and store.exists(REPORT)):
             write_report(store)
             reporter.line(f"report     {store.location(REPORT)}")
         execution.clean_up()
@@ -175,11 +178,14 @@ class _Execution:
                 self._connect().call(check_inputs, each, listed, here=True)
 
     def _check_labeled(self) -> None:
-        """Refuse budgets that the labels of some images fill, before the long stages."""
+        """Refuse budgets that labels do not fit, before the long stages."""
         from elfs_ray.methods import check_labeled
 
         records = self.store.records()
         num_samples, labeled = records[Unit("ingest")].rows["samples"], records.get(Unit("labeled"))
+        for config in self.configs:
+            if config.evaluate.labels is not None:
+                check_test_set(config, num_samples, records[Unit("labels")].metrics["labelled"])
         if labeled is None or self.configs[0].select.labeled is None:
             return
         for budget in self.configs[0].budgets:

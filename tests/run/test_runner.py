@@ -10,12 +10,14 @@ import pytest
 from elfs_ray import select
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.embeddings import Embeddings
+from elfs_ray.artifacts.record import Records
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
-from elfs_ray.run.preflight import check_sizes
+from elfs_ray.run.graph import all_units
+from elfs_ray.run.preflight import check_test_set
 from elfs_ray.run.runner import run
 from small import BUDGET, NUM_IMAGES, OPTIONS, exact_neighbors
 
@@ -202,6 +204,8 @@ def test_table_input_with_bytes(ray_session, small_input, tmp_path):
     [
         ({"num_classes": 300}, "num_classes is 300, but only 240 images are usable"),
         ({"neighbors": {"k": 240}}, "neighbors.k is 240, but each of the 240 usable images has only 239 others"),
+        ({"pseudo_labels": {"num_neighbors": 51}}, "num_neighbors is 51, but only 50 neighbours of each image are"),
+        ({"select": {"method": "prototypicality", "options": {"num_clusters": 241}}}, "241, more than the 240 samples"),
         ({"budgets": [241]}, "241"),
         ({"select": {"beta": 0.9}, "budgets": [40]}, "select.beta=0.9 drops 216 of 240 images"),
     ],
@@ -209,4 +213,34 @@ def test_table_input_with_bytes(ray_session, small_input, tmp_path):
 def test_sizes_are_checked_before_the_long_stages(changes, message):
     config = load_config({"input": "/x", "num_classes": 10, "budgets": [40], **changes})
     with pytest.raises(UsageError, match=message):
-        check_sizes(config, 240)
+        all_units([config], Records({}), 240)
+
+
+def test_a_size_that_decides_nothing_fits():
+    """`random` reads no neighbours, and forms no clusters."""
+    values = {"input": "/x", "budgets": [4], "num_classes": 300, "neighbors": {"k": 240}, "select.method": "random"}
+    assert len(all_units([load_config(values)], Records({}), 5)) == 3
+
+
+def test_one_image_has_no_neighbours():
+    config = load_config({"input": "/x", "budgets": [1], "num_classes": 2, "select.method": "typiclust"})
+    with pytest.raises(UsageError, match="a single usable image has no neighbours.*use --method random"):
+        all_units([config], Records({}), 1)
+
+
+@pytest.mark.parametrize(("method", "budget", "left"), [("random", 5, None), ("zcore", 5, 18), ("random", 20, 1)])
+def test_candidates_that_leave_nothing_to_test_on_are_refused_before_the_long_stages(method, budget, left):
+    """41 images; of five random subsets of 5, and a coreset, 18 are in none."""
+    values = {
+        "input": "/x",
+        "budgets": [budget],
+        "num_classes": 2,
+        "select.method": method,
+        "evaluate.labels": "folders",
+    }
+    if left is None:
+        check_test_set(load_config(values), 41, 41)
+        return
+    with pytest.raises(UsageError, match=f"leave about {left} of the 41 labelled images to test on, and it takes 20"):
+        check_test_set(load_config(values), 41, 41)
+    check_test_set(load_config({**values, "evaluate.test_input": "/y"}), 41, 41)
