@@ -215,8 +215,8 @@ def check_test_set(config: RunConfig, num_samples: int, labelled: int) -> None:
         if left < MIN_TEST_SAMPLES:
             raise UsageError(
                 f"with a budget of {count} the evaluation would leave about {left:.0f} of the {labelled} labelled "
-                f"images to test on, and it takes {MIN_TEST_SAMPLES}; pass separate test images with --test-input, a smaller "
-                "budget, or fewer --seeds"
+                f"images to test on, and it takes {MIN_TEST_SAMPLES}; pass separate test images with --test-input, "
+                "a smaller budget, or fewer --seeds"
             )
 
 
