@@ -82,7 +82,7 @@ STAGES = (
     ),
     Stage(
         name="pseudo_labels",
-        version=1,
+        version=2,  # 2: pairs from fewer neighbours where classes are small
         summary="Cluster the embeddings into pseudo-labels (TEMI).",
         module="elfs_ray.stages.pseudo_labels",
         inputs=lambda _: ("embeddings", "neighbors"),

@@ -224,7 +224,7 @@ def test_a_size_that_decides_nothing_fits():
 
 def test_one_image_has_no_neighbours():
     config = load_config({"input": "/x", "budgets": [1], "num_classes": 2, "select.method": "typiclust"})
-    with pytest.raises(UsageError, match="a single usable image has no neighbours.*use --method random"):
+    with pytest.raises(UsageError, match=r"a single usable image has no neighbours.*use --method random"):
         all_units([config], Records({}), 1)
 
 
