@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,13 +49,29 @@ OPTIONS = {
 
 
 class Lines(Reporter):
-    """Keeps what a run says."""
+    """Keeps what a run says: sentences, and the units that were `begun`, are `done` or `there`, by state."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.units: dict[str, list[str]] = {}
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, **about: Any) -> None:
         self.lines.append(text)
+        if "unit" in about:
+            self.units.setdefault(about["state"], []).append(about["unit"])
+
+
+class AtBegin(Lines):
+    """Does something once, when a unit begins."""
+
+    def __init__(self, unit: str, act: Callable[[], object]) -> None:
+        super().__init__()
+        self._unit, self._act = unit, [act]
+
+    def line(self, text: str, **about: Any) -> None:
+        super().line(text, **about)
+        if self._act and (about.get("state"), about.get("unit")) == ("begun", self._unit):
+            self._act.pop()()
 
 
 def write_small_input(folder: Path) -> tuple[Path, Path]:

@@ -24,6 +24,7 @@ from elfs_ray.config import RunConfig
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import LogForm, make_reporter
 from elfs_ray.report.summary import comparison_table, coreset_table, steps_table, unlike_trainings
+from elfs_ray.run.told import opening
 from elfs_ray.stages import STAGES
 from elfs_ray.stages.descriptor import Stage
 
@@ -138,12 +139,12 @@ def report(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="With --serve; 0 takes any free one.")] = 8000,
     **options: Any,
 ) -> None:
-    """Write the HTML report. Stages before it that are not complete run first."""
+    """Write the HTML report, or show it. Stages before it that are not complete run first, but not to show it."""
     store, saved = _saved(run_dir, options["config"])
-    if not (serve and store.exists(REPORT)):
-        start(configurations(None, options, saved), store, "report", options, look_again=False)
     if serve:
         _serve(store, port)
+    else:
+        start(configurations(None, options, saved), store, "report", options, look_again=False)
 
 
 def _serve(store: RunFolder, port: int) -> None:
@@ -199,15 +200,18 @@ def start(
         keep: options that hold for this run alone.
         look_again: whether to look if the inputs have changed since the run folder listed them.
     """
+    form = LogForm(options["log"])
+    reporter = make_reporter(form, out)
+    if not options["dry_run"]:
+        reporter.line(opening(configs, store.uri, until))  # what is imported now takes seconds
     from elfs_ray.run.outline import outline
     from elfs_ray.run.runner import run_methods
 
     if options["dry_run"]:
         names = ", ".join(config.select.name for config in configs)
-        out.print(steps_table(names, outline(configs, store, until=until)))
+        steps = outline(configs, store, until=until)
+        out.print(steps_table(names, [(step.doing, step.state) for step in steps]))
         return
-    form = LogForm(options["log"])
-    reporter = make_reporter(form, out)
     run_methods(configs, store, reporter, until=until, verbose=options["verbose"], keep=keep, look_again=look_again)
     if until not in ("evaluate", "report"):
         return
@@ -238,7 +242,7 @@ def _summarise(store: RunFolder, coresets: Sequence[Unit]) -> None:
     records = store.records().current
     out.print()
     for unit in coresets:
-        _say_place("coreset", store.location(unit.artifact("coresets")))
+        _say_place("picks", store.location(unit.artifact("coresets")))
     if store.exists(REPORT):
         _say_place("report", store.location(REPORT))
     if len(coresets) == 1:
@@ -251,6 +255,16 @@ def _summarise(store: RunFolder, coresets: Sequence[Unit]) -> None:
         out.print(comparison_table(read_comparison(store)))
         for line in unlike_trainings(records):
             say(line)
+    _say_next(store, coresets)
+
+
+def _say_next(store: RunFolder, coresets: Sequence[Unit]) -> None:
+    """The command that comes next, most of the time."""
+    if not coresets:
+        return
+    several = len(store.records().current.of("select")) > 1
+    which = f" --coreset {coresets[0].coreset}" if several else ""
+    _say_place("next", f"elfs-ray export {store.uri} --to csv --out picks{which}")
 
 
 def _say_place(what: str, where: str) -> None:

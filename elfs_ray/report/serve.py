@@ -22,7 +22,8 @@ def serve_report(store: RunFolder, port: int) -> ThreadingHTTPServer:
         UsageError: there is no report yet, or the port is taken.
     """
     if not store.exists(REPORT):
-        raise UsageError(f"{store.uri} holds no {REPORT}; make it with `elfs-ray report {store.uri}`")
+        state = "has no" if store.manifest().get("finished") else "is not finished, and has no"
+        raise UsageError(f"the run in {store.uri} {state} report yet; make one with `elfs-ray report {store.uri}`")
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -22,6 +22,7 @@ from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.data.unusable import UnusableImagesError
+from elfs_ray.run import told
 from elfs_ray.run.errors_seen import expected_errors
 from elfs_ray.run.graph import FIRST, REPORT_COMMAND, Planned, all_units, first_units, stage_of
 from elfs_ray.run.preflight import check_before_start, check_inputs, check_test_set
@@ -94,7 +95,7 @@ def run_methods(
         # A report that is there would go on to show the evaluations of before, or none of what was made for it alone.
         if until == REPORT_COMMAND or (until in SHOWN and store.exists(REPORT)):
             write_report(store)
-            reporter.line(f"report     {store.location(REPORT)}")
+            reporter.line("Wrote the report", state="done", stage=REPORT_COMMAND)
         execution.clean_up()
         store.update_manifest(finished=_now())
     return store.manifest()
@@ -159,7 +160,7 @@ class _Execution:
             if unit not in kept:
                 self.check_sole()
                 self.store.remove(unit)
-                self.reporter.line(f"{unit}: removed, because {why}")
+                told.removed(self.reporter, unit, why)
 
     def _plan(self, last: str) -> list[Planned]:
         records = self.store.records()
@@ -225,7 +226,7 @@ class _Execution:
         for each in planned:
             record = current.get(each.unit)
             if self.store.is_complete(record, each.fingerprint) and self._is_as_listed(record):
-                self.reporter.line(f"{each.unit}: complete{self._as_of(record)}")
+                told.there(self.reporter, current[each.unit], self._as_of(record))
             else:
                 pending.append(each)
         if not pending:
@@ -256,14 +257,14 @@ class _Execution:
         results = together(contexts) if together else one_by_one
         with contextlib.closing(results):
             for each, context in zip(pending, contexts, strict=True):
-                self.reporter.line(f"{each.unit} ...")
+                told.begun(self.reporter, each, current)
                 with expected_errors(str(each.unit), self.store.uri):
                     started = _now()
                     with measured() as usage:
                         result = next(results)
                     if result is None:
                         self.store.delete(context.work)
-                        self.reporter.line(f"{each.unit}: as it was")
+                        told.there(self.reporter, current[each.unit])
                         continue
                     self._publish(each, context, result, started, usage)
 
@@ -307,8 +308,7 @@ class _Execution:
         )
         self.check_sole()
         self.store.publish(work, record, folders)
-        counts = ", ".join(f"{count:,} {name}" for name, count in rows.items())
-        self.reporter.line(f"{unit}: {counts} in {usage.seconds:.1f} s")
+        told.ended(self.reporter, record)
 
     def clean_up(self) -> None:
         """Remove pixels of earlier images, and the arrays that the processes of each machine shared."""

@@ -142,7 +142,7 @@ def _search(context: StageContext, options: BetaSearchConfig, candidates: list[d
     pending = [trial for trial in trials if _file_name(trial) not in ended]
     if pending:
         samples = pixels_for(context, int(options.image_size)) if options.image_size else context.embeddings
-        with context.counting("beta search", len(trials), "trials", len(trials) - len(pending)) as counter:
+        with context.counting("trying", len(trials), "trials", len(trials) - len(pending)) as counter:
 
             def save(trial: dict[str, Any], report: dict[str, Any]) -> None:
                 store.write_json(list(report["seeds"].values()), work, TRIALS, _file_name(trial))

@@ -143,7 +143,7 @@ def _search_all(context: StageContext, options: NeighborsConfig, num_samples: in
     shards = _start_shards(context, options, num_samples, trained)
     devices = _where_they_run(context, options, shards)
     done = num_samples - sum(stop - start for _, start, stop in pending)
-    with context.counting("neighbours", num_samples, "samples", done) as counter:
+    with context.counting("searching", num_samples, "samples", done) as counter:
         first = context.embeddings, context.work, options, trained, shards
         for rows_found in context.workers.map(_search_block, pending, *first, cpus=0.25, at_once=BLOCKS_IN_FLIGHT):
             counter.advance(rows_found)

@@ -28,7 +28,7 @@ class Lines(Reporter):
     def __init__(self):
         self.lines = []
 
-    def line(self, text):
+    def line(self, text, **_):
         self.lines.append(text)
 
 
