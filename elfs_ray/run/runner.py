@@ -141,8 +141,8 @@ class _Execution:
                     self._looked = True
                     self._check_listed()
             if last not in FIRST:
-                self._check_labeled()
                 later = [planned for planned in self._plan(last) if planned.unit.stage not in FIRST]
+                self._check_labels(later)
                 for _, group in groupby(later, key=lambda planned: planned.unit.stage):
                     self._run_stage(list(group))
         except UnusableImagesError as found:
@@ -178,15 +178,15 @@ class _Execution:
             for each in self.configs:
                 self._connect().call(check_inputs, each, listed, here=True)
 
-    def _check_labeled(self) -> None:
+    def _check_labels(self, planned: Sequence[Planned]) -> None:
         """Refuse budgets that labels do not fit, before the long stages."""
         from elfs_ray.methods import check_labeled
 
         records = self.store.records()
         num_samples, labeled = records[Unit("ingest")].rows["samples"], records.get(Unit("labeled"))
-        for config in self.configs:
-            if config.evaluate.labels is not None:
-                check_test_set(config, num_samples, records[Unit("labels")].metrics["labelled"])
+        for each in planned:
+            if each.unit.stage == "evaluate":
+                check_test_set(each.config, num_samples, records[Unit("labels")].metrics["labelled"])
         if labeled is None or self.configs[0].select.labeled is None:
             return
         for budget in self.configs[0].budgets:
