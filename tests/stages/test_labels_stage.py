@@ -77,7 +77,7 @@ def test_of_candidates_alone(bring):
     assert metrics == {
         "classes": ["a", "b"], "labelled": 3, "given": 4, "matched": 3, "quarantined": 1, "elsewhere": 0, "unmatched": 0
     }  # fmt: skip
-    assert lines == ["labels: 1 of 4 labels belong to images in quarantine", "labels: 3 of 6 images have a label"]
+    assert lines == ["  1 of 4 labels belong to images in quarantine", "  3 of 6 images have a label"]
 
 
 def test_labels_of_no_image_stop_the_run_unless_that_is_allowed(bring):
@@ -92,7 +92,7 @@ def test_labels_of_no_image_stop_the_run_unless_that_is_allowed(bring):
         bring(stray, separate=False)
     metrics, lines = bring(stray, separate=False, allow_unmatched=True)
     assert (metrics["given"], metrics["matched"], metrics["unmatched"], metrics["classes"]) == (6, 3, 2, ["a", "b"])
-    assert f"labels: {told}" in lines
+    assert f"  {told}" in lines
 
 
 class TestOneFileForBoth:
@@ -100,11 +100,11 @@ class TestOneFileForBoth:
         both = {**LABELS, **TEST_LABELS, "broken-test.png": "a"}
         metrics, lines = bring(both)
         assert (metrics["matched"], metrics["labelled"]) == (3, 3)
-        assert lines == ["labels: 1 of 7 labels belong to images in quarantine", "labels: 3 of 6 images have a label"]
+        assert lines == ["  1 of 7 labels belong to images in quarantine", "  3 of 6 images have a label"]
         metrics, lines = bring(both, "test")
         assert (metrics["given"], metrics["matched"], metrics["quarantined"]) == (7, 2, 1)
         assert (metrics["elsewhere"], metrics["unmatched"]) == (4, 0)
-        assert lines[-1] == "test/labels: 2 of 3 images have a label"
+        assert lines[-1] == "  2 of 3 images have a label"
 
     def test_or_it_is_refused_when_both_are_known(self, bring):
         both = {**LABELS, **TEST_LABELS, "x.png": "a"}
@@ -132,7 +132,7 @@ class TestClassesOfTestImages:
         metrics, lines = bring(LABELS, "test", test_labels={**TEST_LABELS, "t1.png": "c"})
         assert metrics["of_unknown_classes"] == 1
         told = "1 test images are of classes that no candidate has, such as 'c'; the evaluation leaves them out"
-        assert lines == [f"test/labels: {told}"]
+        assert lines == [f"  {told}"]
 
     def test_none_of_both_is_refused(self, bring):
         bring(LABELS, test_labels=TEST_LABELS)
@@ -188,9 +188,9 @@ def test_labels_that_are_there_already(bring, ray_session, tmp_path):
     assert written.schema == schema.LABELS
     assert written["label"].to_pylist() == [-1, 0, -1, -1, -1, -1]
     aside, stray, some = reporter.lines
-    assert aside == "labeled: 1 of 3 labels belong to images in quarantine"
-    assert stray == f"labeled: {tmp_path}/{message} (images are called like '0.png')"
-    assert some == "labeled: 1 of 6 images have a label"
+    assert aside == "  1 of 3 labels belong to images in quarantine"
+    assert stray == f"  {tmp_path}/{message} (images are called like '0.png')"
+    assert some == "  1 of 6 images have a label"
 
 
 @pytest.fixture
