@@ -1,16 +1,19 @@
 """What a run says: a sentence when something long begins, one for what came out. The words are the stages' own."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any
 
 from elfs_ray.artifacts.record import TEST, Record, Records, Unit
-from elfs_ray.config import RunConfig
-from elfs_ray.console import Reporter
 from elfs_ray.stages import STAGES, stage_named
 from elfs_ray.stages.descriptor import Case
 from elfs_ray.stages.words import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from elfs_ray.config import RunConfig
+    from elfs_ray.console import Reporter
     from elfs_ray.run.graph import Planned
 
 
@@ -27,7 +30,7 @@ def opening(configs: Sequence[RunConfig], place: str, until: str) -> str:
     return f"Selecting {' and '.join(budgets)} from {config.location} by {methods}, in {place}"
 
 
-def sentence(planned: "Planned", records: Records) -> str:
+def sentence(planned: Planned, records: Records) -> str:
     """What a unit does, or would do."""
     ingested = records.get(Unit("ingest", TEST if planned.unit.prefix == TEST else ""))
     images = ingested.rows[ingested.unit.artifact("samples")] if ingested else 0
@@ -39,7 +42,7 @@ def result(record: Record) -> str:
     return stage_named(record.unit.stage).result(record)
 
 
-def begun(reporter: Reporter, planned: "Planned", records: Records) -> None:
+def begun(reporter: Reporter, planned: Planned, records: Records) -> None:
     """Say what a unit does now, if that may take a while."""
     reporter.line("" if planned.stage.brief else sentence(planned, records), **_about(planned.unit, "begun"))
 

@@ -3,11 +3,17 @@
 Runs, `status` and dry runs say the same. Free of everything that takes seconds to import.
 """
 
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
 
-from elfs_ray.artifacts.record import SUPERVISED, TEST, Record, Unit
-from elfs_ray.stages.descriptor import Case
+from typing import TYPE_CHECKING, Any
+
+from elfs_ray.artifacts.record import SUPERVISED, TEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from elfs_ray.artifacts.record import Record, Unit
+    from elfs_ray.stages.descriptor import Case
 
 
 def counted(count: int, thing: str, prefix: str = "") -> str:
