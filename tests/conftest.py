@@ -83,6 +83,16 @@ def ray_session():
         yield workers
 
 
+@pytest.fixture(scope="session")
+def in_process():
+    """Workers on two threads of this process."""
+    from elfs_ray.config import RayConfig
+    from elfs_ray.workers.in_process.session import in_process_session
+
+    with in_process_session(RayConfig(num_cpus=2)) as workers:
+        yield workers
+
+
 @pytest.fixture
 def ordinary_user(tmp_path):
     """A block that runs without the rights of root, whom no permission stops."""

@@ -82,7 +82,7 @@ STAGES = (
     ),
     Stage(
         name="pseudo_labels",
-        version=1,
+        version=2,
         summary="Cluster the embeddings into pseudo-labels (TEMI).",
         module="elfs_ray.stages.pseudo_labels",
         inputs=lambda _: ("embeddings", "neighbors"),
@@ -158,7 +158,7 @@ STAGES = (
     ),
     Stage(
         name="map",
-        version=1,
+        version=2,
         summary="Place the images in the plane, for the report.",
         module="elfs_ray.stages.overview.map",
         inputs=lambda _: ("embeddings",),
