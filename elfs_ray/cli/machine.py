@@ -63,7 +63,12 @@ def dataset(
 
 @app.command()
 def demo(
-    out_dir: Annotated[str, typer.Option("--out", "-o", help="Folder for the images and the run.")] = "demo-run",
+    out_dir: Annotated[
+        str | None, typer.Option("--out", "-o", help="Folder for images and run; default: demo-run, demo-run-on-ray.")
+    ] = None,
+    on_ray: Annotated[
+        bool, typer.Option("--ray", help="The same run on a local Ray, as larger inputs have it.")
+    ] = False,
     log: LogOption = LogForm.auto,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
@@ -71,8 +76,10 @@ def demo(
     """Run everything on the 1,797 handwritten digits that ship with scikit-learn; no network needed."""
     from elfs_ray.data.digits import write_digits
 
-    images, labels = write_digits(out_dir)
+    folder = out_dir or ("demo-run-on-ray" if on_ray else "demo-run")
+    images, labels = write_digits(folder)
     values = {"input": str(images), "budgets": [180], "num_classes": 10, "evaluate.labels": str(labels)}
-    start(
-        [load_config(values)], RunFolder(f"{out_dir}/run"), "report", {"log": log, "verbose": verbose, "dry_run": False}
-    )
+    config = load_config({**values, "ray.mode": "always" if on_ray else "auto"})
+    start([config], RunFolder(f"{folder}/run"), "report", {"log": log, "verbose": verbose, "dry_run": False})
+    if not on_ray and log is LogForm.auto:
+        say("This ran in one process. `elfs-ray demo --ray` does the same on Ray, as larger inputs have it.")
