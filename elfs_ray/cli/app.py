@@ -3,19 +3,22 @@
 import os
 import signal
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 
 from elfs_ray import __version__
 from elfs_ray.artifacts.filesystems import check_bucket
-from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.manifest import read_manifest
 from elfs_ray.console import prepare_streams, read_names_as_utf8
 from elfs_ray.errors import ElfsRayError, UsageError, one_line
+from elfs_ray.locations import absolute
 from elfs_ray.run.errors_seen import behind
 from elfs_ray.workers.machine import provide_folders
+
+if TYPE_CHECKING:
+    from elfs_ray.artifacts.run_folder import RunFolder
 
 EXIT_INTERRUPTED = 130
 INTERRUPTED = "stopped; run the same command again to go on from here"
@@ -73,20 +76,33 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-def run_folder(run_dir: str, *, may_be_new: bool = False) -> RunFolder:
+def run_folder(run_dir: str, *, may_be_new: bool = False) -> "RunFolder":
     """A folder that holds a run.
 
     Raises:
         UsageError: it holds none, and must.
     """
-    store = RunFolder(run_dir)
-    check_bucket(store.uri)
-    if not may_be_new and not store.manifest():
+    from elfs_ray.artifacts.run_folder import RunFolder
+
+    if not may_be_new:
+        held_manifest(run_dir)
+    return RunFolder(run_dir)
+
+
+def held_manifest(run_dir: str) -> dict[str, Any]:
+    """The manifest of a folder that holds a run.
+
+    Raises:
+        UsageError: it holds none.
+    """
+    check_bucket(run_dir)
+    manifest = read_manifest(run_dir)
+    if not manifest:
         raise UsageError(
-            f"{store.uri} holds no run (manifest.json is missing); check the path, or start one with "
+            f"{absolute(run_dir)} holds no run (manifest.json is missing); check the path, or start one with "
             f"`elfs-ray run --out {run_dir} --input ...`"
         )
-    return store
+    return manifest
 
 
 def say(text: str) -> None:
@@ -107,8 +123,8 @@ def _refuse_bytes() -> None:
 
 def _value_seen(error: BaseException) -> str:
     """What was given, where Typer's message does not say it."""
-    cause = error.__cause__
-    return f", not {cause.errors()[0]['input']!r}" if isinstance(cause, ValidationError) else ""
+    seen = getattr(error.__cause__, "errors", None)  # that of pydantic, which is imported where there is one
+    return f", not {seen()[0]['input']!r}" if seen else ""
 
 
 def _complain(message: str) -> None:
