@@ -1,16 +1,18 @@
 """The app that the commands enter, how it ends, and what several commands share."""
 
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
 
 from elfs_ray import __version__
 from elfs_ray.artifacts.filesystems import check_bucket
 from elfs_ray.artifacts.manifest import read_manifest
+from elfs_ray.cli.interrupts import EXIT_INTERRUPTED, Interrupts
 from elfs_ray.console import prepare_streams, read_names_as_utf8
 from elfs_ray.errors import ElfsRayError, UsageError, one_line
 from elfs_ray.locations import absolute
@@ -20,7 +22,6 @@ from elfs_ray.workers.machine import provide_folders
 if TYPE_CHECKING:
     from elfs_ray.artifacts.run_folder import RunFolder
 
-EXIT_INTERRUPTED = 130
 INTERRUPTED = "stopped; run the same command again to go on from here"
 # What the parser raises on wrong use; Typer exports one of its subclasses only.
 CommandLineError: Any = typer.BadParameter.__bases__[0]
@@ -42,12 +43,13 @@ def main() -> None:
     prepare_streams()
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # for the processes started here
     provide_folders()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    interrupts = Interrupts(_say_interrupted)
+    interrupts.listen()
     try:
         _refuse_bytes()
         code = app(standalone_mode=False) or 0
         if code == EXIT_INTERRUPTED:  # Typer makes Ctrl-C an exit without a word
-            _complain(INTERRUPTED)
+            interrupts.tell()
         sys.exit(code)
     except CommandLineError as error:
         if error.format_message():  # without a command, Typer has shown the help
@@ -55,9 +57,11 @@ def main() -> None:
             _complain(f"{error.format_message().rstrip('.')}{_value_seen(error)}; see `{command} -h`")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _complain(INTERRUPTED)
+        interrupts.tell()
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last resort before a traceback
+        if interrupts.told:  # what was interrupted made another exception of it
+            sys.exit(EXIT_INTERRUPTED)
         if debug or (verbose and error.__cause__):  # of a wrong use, nothing lies behind the line
             err.print_exception()
         if isinstance(error, ElfsRayError):
@@ -125,6 +129,12 @@ def _value_seen(error: BaseException) -> str:
     """What was given, where Typer's message does not say it."""
     seen = getattr(error.__cause__, "errors", None)  # that of pydantic, which is imported where there is one
     return f", not {seen()[0]['input']!r}" if seen else ""
+
+
+def _say_interrupted() -> None:
+    if err.is_terminal:  # over a bar, and the ^C that the terminal shows
+        err.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))
+    _complain(INTERRUPTED)
 
 
 def _complain(message: str) -> None:

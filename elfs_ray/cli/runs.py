@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,6 +152,7 @@ def report(
 def _serve(store: "RunFolder", port: int) -> None:
     from elfs_ray.report.serve import HOST, serve_report
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # here it is no interruption
     with serve_report(store, port) as server:
         say(f"http://{HOST}:{server.server_port}/ shows the report; Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
