@@ -234,6 +234,7 @@ def _encoder(name: str, weights: str | None) -> Finding:
 def _ray(config: RunConfig) -> Finding:
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
     if config.input == NO_INPUT and not address:
+        import_module("ray")
         return Finding("ray", "ok", f"{metadata.version('ray')}, not started: with --input, or --address, it is")
     from elfs_ray.workers.on_ray.session import ray_session
 
