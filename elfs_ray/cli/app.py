@@ -1,8 +1,10 @@
 """The app that the commands enter, how it ends, and what several commands share."""
 
+import atexit
+import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -36,8 +38,8 @@ app = typer.Typer(
 )
 
 
-def main() -> None:
-    """Entry point of the `elfs-ray` command; exit status 0, 1 (failed), 2 (wrong use) or 130 (interrupted)."""
+def main() -> NoReturn:
+    """The `elfs-ray` command; exit status 0, 1 (failed), 2 (wrong use) or 130 (interrupted)."""
     debug, verbose = ("--debug" in sys.argv[1:]), ("--verbose" in sys.argv[1:])
     read_names_as_utf8()
     prepare_streams()
@@ -71,6 +73,23 @@ def main() -> None:
         told = f"{type(nearest).__name__}: {one_line(nearest)}"
         _complain(f"unexpected {told}; add --debug for details, and report them")
         sys.exit(1)
+
+
+def command() -> NoReturn:
+    """`main` as the whole of a process, which then ends at once.
+
+    Python would first free all modules one by one; of torch and Ray that takes a second.
+    """
+    status: Any = 1
+    try:
+        main()
+    except SystemExit as ended:
+        status = ended.code
+    atexit._run_exitfuncs()  # noqa: SLF001 - has no public name
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)
 
 
 @app.callback(invoke_without_command=True)
