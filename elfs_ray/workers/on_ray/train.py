@@ -110,8 +110,19 @@ def run_training(
 class _Trainer(TorchTrainer):
     """Leaves Ctrl-C to whoever handles it: Ray's own handler ends the process without a word, and stays in place."""
 
+    _controller: Any = None
+
+    def fit(self) -> Any:
+        """Train; an interruption ends the workers, too, which may be on a cluster that stays."""
+        try:
+            return super().fit()
+        except KeyboardInterrupt:
+            if self._controller is not None:
+                ray.kill(self._controller)
+            raise
+
     def _register_sigint_handler(self, controller: Any) -> None:
-        """Register nothing."""
+        self._controller = controller
 
 
 def _device() -> torch.device:
