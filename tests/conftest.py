@@ -62,9 +62,10 @@ def call(monkeypatch, capfd):
         captured = capfd.readouterr()
         return ended.value.code, captured.out, captured.err
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield run
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

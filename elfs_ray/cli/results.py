@@ -5,15 +5,16 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from elfs_ray.cli.app import app, out, run_folder, say
+from elfs_ray.artifacts.record import Records
+from elfs_ray.cli.app import app, held_manifest, out, run_folder, say
 from elfs_ray.cli.options import DebugOption, RunArgument, complete_formats
 
 
 @app.command()
 def status(run_dir: RunArgument) -> None:
     """Show what a run folder holds, what of it is stale, and what is missing."""
-    store = run_folder(run_dir)
-    manifest, records = store.manifest(), store.records()
+    manifest = held_manifest(run_dir)
+    records = Records.from_json(manifest.get("records", {}))
     table = Table("stage", "rows", "seconds", "memory MB", box=None, pad_edge=False)
     for unit, record in records.current.items():
         rows = ", ".join(f"{count:,} {name}" for name, count in record.rows.items())

@@ -8,7 +8,8 @@ from pydantic import PositiveInt
 from elfs_ray.core.centers import centroid_distances, k_means
 from elfs_ray.core.pruning import hardness_order
 from elfs_ray.errors import UsageError
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.catalogue import about
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,7 @@ class Prototypicality(SelectionMethod):
     num_clusters: PositiveInt = 10
     nearest: bool = False
 
-    name = "prototypicality"
-    summary = "farthest from (or nearest to) the centroid of its k-means cluster"
-    source = "Sorscher et al., NeurIPS 2022"
-    needs = frozenset({Needs.EMBEDDINGS})
+    name, summary, source, needs = about("prototypicality")
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Farthest (or nearest) first. The score is the distance."""

@@ -8,7 +8,8 @@ from pydantic import PositiveInt
 from elfs_ray.core.centers import regions
 from elfs_ray.core.features import unit_distances
 from elfs_ray.core.pruning import rank_within
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.catalogue import about
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,7 @@ class TypiClust(SelectionMethod):
     num_neighbors: PositiveInt = 20
     min_size: PositiveInt = 5
 
-    name = "typiclust"
-    summary = "the samples with the nearest neighbours, one cluster after the other; for small budgets"
-    source = "Hacohen et al., ICML 2022, arXiv 2202.02794"
-    needs = frozenset({Needs.EMBEDDINGS, Needs.NEIGHBORS})
+    name, summary, source, needs = about("typiclust")
     knows_labeled = True
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:

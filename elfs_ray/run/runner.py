@@ -12,10 +12,11 @@ from importlib import import_module, metadata
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from elfs_ray.artifacts.manifest import REPORT
 from elfs_ray.artifacts.mapped import remove_arrays
 from elfs_ray.artifacts.pixels import remove_stale_pixels
 from elfs_ray.artifacts.record import Record, Records, Unit
-from elfs_ray.artifacts.run_folder import LOGS, REPORT, RunFolder
+from elfs_ray.artifacts.run_folder import LOGS, RunFolder
 from elfs_ray.artifacts.run_lock import sole_driver
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import RunConfig

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from elfs_ray import select
-from elfs_ray.artifacts import filesystems
+from elfs_ray.artifacts import stores
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
@@ -118,7 +118,7 @@ class TestLocations:
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "4")
         pickled = pickle.dumps(RunFolder(object_storage.uri(folder)).filesystem)
         assert SECRET.encode() not in pickled
-        assert pickle.loads(pickled).__reduce__() == (filesystems.S3, (None, "http", object_storage.address, 4))
+        assert pickle.loads(pickled).__reduce__() == (stores.S3, (None, "http", object_storage.address, 4))
         pickle.loads(pickled).create_dir(folder)
 
 

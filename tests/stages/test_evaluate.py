@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.manifest import MANIFEST
 from elfs_ray.artifacts.record import Unit
-from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table, matrix_column
 from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config_loading import load_config
