@@ -70,4 +70,4 @@ lock: $(READY) ## resolve constraints.txt again
 		--no-emit-index-url --no-emit-find-links --quiet --output-file constraints.txt
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) demo-run site .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache build dist *.egg-info
+	rm -rf $(VENV) demo-run* site .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache build dist *.egg-info

@@ -7,8 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from elfs_ray.artifacts.manifest import REPORT
 from elfs_ray.artifacts.record import Unit
-from elfs_ray.artifacts.run_folder import REPORT, RunFolder
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import SelectConfig
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter

@@ -260,8 +260,13 @@ class ReportConfig(Section):
 
 
 class RayConfig(Section):
-    """How to reach or start Ray."""
+    """Whether to work on Ray, and how to reach or start it."""
 
+    mode: Literal[Auto, "always", "never"] = Field(
+        "auto",
+        description="auto: up to 10,000 images on one machine without Ray, in the process of the run; always, never: "
+        "with or without Ray, however many",
+    )
     address: str | None = Field(None, description="cluster address; without: $RAY_ADDRESS, else a local Ray")
     num_cpus: int | None = Field(None, ge=1, description="processors to use, or that an autoscaling cluster may start")
     num_gpus: int | None = Field(None, ge=0, description="GPUs to use, or that an autoscaling cluster may start")

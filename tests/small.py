@@ -135,9 +135,19 @@ def wait_until(reached: Callable[[], object], process: subprocess.Popen[bytes]) 
     """Wait for something that a process does, which must go on until then."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not reached():
-        assert process.poll() is None, process.stderr.read().decode()
+        assert process.poll() is None, (process.stderr or process.stdout).read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def published(run_dir: Path) -> set[str]:
+    """The units that a run folder holds."""
+    return set(RunFolder(str(run_dir)).manifest().get("records", {}))
+
+
+def has_begun(stage: str, run_dir: Path) -> bool:
+    """Whether the folder of a stage holds something."""
+    return any(path.is_dir() and any(path.iterdir()) for path in run_dir.glob(stage))
 
 
 def copy_without(run_dir: Path, target: Path, first: str) -> Path:

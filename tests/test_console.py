@@ -37,7 +37,7 @@ def small_command(small_run, small_input, tmp_path):
     return command_line(*small_input, shutil.copytree(small_run.run_dir, tmp_path / "run"))
 
 
-def test_json_is_an_object_on_each_line(call, ingest, ray_session):
+def test_json_is_an_object_on_each_line(call, ingest):
     code, out, _ = call(*ingest, "--log=json")
     said = [json.loads(line) for line in out.splitlines()]
     assert code == 0
@@ -50,7 +50,7 @@ def test_json_is_an_object_on_each_line(call, ingest, ray_session):
     assert said[-1]["seconds"] > 0
 
 
-def test_quiet_says_nothing_but_results(call, ingest, ray_session):
+def test_quiet_says_nothing_but_results(call, ingest):
     assert call(*ingest, "--log=quiet") == (0, "", "")
 
 
@@ -160,7 +160,7 @@ def test_a_dry_run_refuses_what_a_run_would(call, ingest):
     assert "budget 241 is over the number of images, 240" in err
 
 
-def test_a_run_has_the_name_given(call, ingest, tmp_path, ray_session):
+def test_a_run_has_the_name_given(call, ingest, tmp_path):
     call(*ingest, "--name=autumn photos")
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["name"] == "autumn photos"
 

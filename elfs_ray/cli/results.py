@@ -6,7 +6,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from elfs_ray.cli.app import app, out, run_folder, say
+from elfs_ray.artifacts.record import Records
+from elfs_ray.cli.app import app, held_manifest, out, run_folder, say
 from elfs_ray.cli.options import DebugOption, RunArgument, complete_formats
 from elfs_ray.run.told import result
 
@@ -14,8 +15,8 @@ from elfs_ray.run.told import result
 @app.command()
 def status(run_dir: RunArgument) -> None:
     """Show what a run folder holds, what of it is stale, and what is missing."""
-    store = run_folder(run_dir)
-    manifest, records = store.manifest(), store.records()
+    manifest = held_manifest(run_dir)
+    records = Records.from_json(manifest.get("records", {}))
     table = Table("what is there", box=None, pad_edge=False)
     for name in ("seconds", "memory MB"):
         table.add_column(name, justify="right")

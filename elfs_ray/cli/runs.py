@@ -2,13 +2,13 @@
 
 import contextlib
 import json
+import signal
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from elfs_ray.artifacts.record import Unit
-from elfs_ray.artifacts.run_folder import REPORT, RunFolder
+from elfs_ray.artifacts.manifest import REPORT
 from elfs_ray.cli.app import app, out, run_folder, say
 from elfs_ray.cli.options import (
     MethodOption,
@@ -20,13 +20,15 @@ from elfs_ray.cli.options import (
     parts,
     takes_options,
 )
-from elfs_ray.config import RunConfig
-from elfs_ray.config_loading import load_config
 from elfs_ray.console import LogForm, make_reporter
-from elfs_ray.report.summary import comparison_table, coreset_table, steps_table, unlike_trainings
 from elfs_ray.run.told import opening
 from elfs_ray.stages import STAGES
 from elfs_ray.stages.descriptor import Stage
+
+if TYPE_CHECKING:
+    from elfs_ray.artifacts.record import Unit
+    from elfs_ray.artifacts.run_folder import RunFolder
+    from elfs_ray.config import RunConfig
 
 
 @app.command()
@@ -42,7 +44,7 @@ def run(
 
     Several methods run one after the other in one run folder; what they share runs once.
     """
-    start(configurations(method, options), RunFolder(out_dir), until, options)
+    start(configurations(method, options), run_folder(out_dir, may_be_new=True), until, options)
 
 
 @app.command()
@@ -54,13 +56,14 @@ def sweep(
     **options: Any,
 ) -> None:
     """Compare methods and budgets: the same as `run` with several methods."""
-    start(configurations(method, options), RunFolder(out_dir), "report", options)
+    start(configurations(method, options), run_folder(out_dir, may_be_new=True), "report", options)
 
 
 def configurations(
     methods: Sequence[str] | None, options: Mapping[str, Any], base: dict[str, Any] | None = None
-) -> list[RunConfig]:
+) -> "list[RunConfig]":
     """The configuration of each method; a wrong name is refused before the first one has run for hours."""
+    from elfs_ray.config_loading import load_config
     from elfs_ray.methods import get_method
 
     given, configs = given_options(options), []
@@ -79,7 +82,7 @@ def _without_method(base: dict[str, Any] | None, method: str | None) -> dict[str
     return {**base, "select": {name: value for name, value in select.items() if name not in ("options", "beta")}}
 
 
-def _saved(run_dir: str, *given: Any) -> tuple[RunFolder, dict[str, Any]]:
+def _saved(run_dir: str, *given: Any) -> "tuple[RunFolder, dict[str, Any]]":
     """A run folder, new where something is given that starts one, and the configuration that it holds.
 
     Without where it was computed: this may be another machine, or another cluster.
@@ -147,9 +150,10 @@ def report(
         start(configurations(None, options, saved), store, "report", options, look_again=False)
 
 
-def _serve(store: RunFolder, port: int) -> None:
+def _serve(store: "RunFolder", port: int) -> None:
     from elfs_ray.report.serve import HOST, serve_report
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # here it is no interruption
     with serve_report(store, port) as server:
         say(f"http://{HOST}:{server.server_port}/ shows the report; Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
@@ -182,8 +186,8 @@ def plan(
 
 
 def start(
-    configs: Sequence[RunConfig],
-    store: RunFolder,
+    configs: "Sequence[RunConfig]",
+    store: "RunFolder",
     until: str,
     options: Mapping[str, Any],
     *,
@@ -204,6 +208,7 @@ def start(
     reporter = make_reporter(form, out)
     if not options["dry_run"]:
         reporter.line(opening(configs, store.uri, until))  # what is imported now takes seconds
+    from elfs_ray.report.summary import steps_table
     from elfs_ray.run.outline import outline
     from elfs_ray.run.runner import run_methods
 
@@ -223,7 +228,7 @@ def start(
         _say_places(store, wanted, form)
 
 
-def _say_places(store: RunFolder, coresets: Sequence[Unit], form: LogForm) -> None:
+def _say_places(store: "RunFolder", coresets: "Sequence[Unit]", form: LogForm) -> None:
     """Where the results are, for a program to read."""
     places = {"coresets": [store.location(unit.artifact("coresets")) for unit in coresets]}
     if store.exists(REPORT):
@@ -235,9 +240,10 @@ def _say_places(store: RunFolder, coresets: Sequence[Unit], form: LogForm) -> No
         say(place)
 
 
-def _summarise(store: RunFolder, coresets: Sequence[Unit]) -> None:
+def _summarise(store: "RunFolder", coresets: "Sequence[Unit]") -> None:
     """Say where the results are and what they are worth; in detail for one coreset, side by side for several."""
     from elfs_ray.report.comparison import read_comparison
+    from elfs_ray.report.summary import comparison_table, coreset_table, unlike_trainings
 
     records = store.records().current
     out.print()
@@ -258,7 +264,7 @@ def _summarise(store: RunFolder, coresets: Sequence[Unit]) -> None:
     _say_next(store, coresets)
 
 
-def _say_next(store: RunFolder, coresets: Sequence[Unit]) -> None:
+def _say_next(store: "RunFolder", coresets: "Sequence[Unit]") -> None:
     """The command that comes next, most of the time."""
     if not coresets:
         return

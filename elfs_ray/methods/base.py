@@ -4,7 +4,6 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,6 +14,7 @@ from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationErro
 from elfs_ray.core.dynamics import Score
 from elfs_ray.core.pruning import check_scores
 from elfs_ray.errors import UsageError, wrong_value
+from elfs_ray.methods.catalogue import Needs
 
 AUTO: Literal["auto"] = "auto"
 Count = PositiveInt | Literal["auto"]
@@ -22,15 +22,6 @@ Count = PositiveInt | Literal["auto"]
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 _validator: Callable[[Any], Any] = cache(TypeAdapter)
-
-
-class Needs(StrEnum):
-    """What a method may ask for beside the samples themselves."""
-
-    EMBEDDINGS = "embeddings"
-    NEIGHBORS = "neighbors"
-    PSEUDO_LABELS = "pseudo-labels"
-    DYNAMICS = "dynamics"
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,8 @@ from pydantic import NonNegativeFloat
 from elfs_ray.core.dynamics import Score, hardness
 from elfs_ray.core.features import unit_distances
 from elfs_ray.core.graph import select_by_density, start_density
-from elfs_ray.methods.base import (
-    AUTO,
-    Count,
-    Needs,
-    Selection,
-    SelectionInputs,
-    SelectionMethod,
-    check_neighbors,
-    given,
-)
+from elfs_ray.methods.base import AUTO, Count, Selection, SelectionInputs, SelectionMethod, check_neighbors, given
+from elfs_ray.methods.catalogue import Needs, about
 
 NEIGHBORS = 10
 
@@ -40,10 +32,7 @@ class D2(SelectionMethod):
     gamma: NonNegativeFloat = 1.0
     product: bool = False
 
-    name = "d2"
-    summary = "the densest of the neighbour graph, discounting the neighbours of each taken sample"
-    source = "Maharana et al., ICLR 2024"
-    needs = frozenset({Needs.NEIGHBORS})
+    name, summary, source, needs = about("d2")
     knows_labeled = True
 
     def requirements(self) -> frozenset[Needs]:

@@ -7,7 +7,8 @@ import numpy as np
 from elfs_ray.core.centers import centroid_distances, k_means
 from elfs_ray.core.pruning import hardness_order
 from elfs_ray.errors import UsageError
-from elfs_ray.methods.base import AUTO, Count, Needs, Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.base import AUTO, Count, Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.catalogue import about
 
 # Clusters, and samples on average that each has at least.
 CLUSTERS, EACH = 10, 5
@@ -25,10 +26,7 @@ class Prototypicality(SelectionMethod):
     num_clusters: Count = AUTO
     nearest: bool = False
 
-    name = "prototypicality"
-    summary = "farthest from (or nearest to) the centroid of its k-means cluster"
-    source = "Sorscher et al., NeurIPS 2022"
-    needs = frozenset({Needs.EMBEDDINGS})
+    name, summary, source, needs = about("prototypicality")
 
     def check_sizes(self, num_samples: int, num_neighbors: int) -> None:
         """No more clusters than samples."""

@@ -8,16 +8,8 @@ from pydantic import PositiveInt
 from elfs_ray.core.centers import regions
 from elfs_ray.core.features import unit_distances
 from elfs_ray.core.pruning import rank_within
-from elfs_ray.methods.base import (
-    AUTO,
-    Count,
-    Needs,
-    Selection,
-    SelectionInputs,
-    SelectionMethod,
-    check_neighbors,
-    given,
-)
+from elfs_ray.methods.base import AUTO, Count, Selection, SelectionInputs, SelectionMethod, check_neighbors, given
+from elfs_ray.methods.catalogue import about
 
 NEIGHBORS = 20
 
@@ -37,10 +29,7 @@ class TypiClust(SelectionMethod):
     num_neighbors: Count = AUTO
     min_size: PositiveInt = 5
 
-    name = "typiclust"
-    summary = "the samples with the nearest neighbours, one cluster after the other; for small budgets"
-    source = "Hacohen et al., ICML 2022, arXiv 2202.02794"
-    needs = frozenset({Needs.EMBEDDINGS, Needs.NEIGHBORS})
+    name, summary, source, needs = about("typiclust")
     knows_labeled = True
 
     def check_sizes(self, num_samples: int, num_neighbors: int) -> None:

@@ -4,22 +4,27 @@ On a GPU the papers' settings; on a CPU settings that end in minutes for tens of
 not to lose to the papers' at equal time (docs/design.md).
 """
 
-import math
-from typing import TypeVar
+from __future__ import annotations
 
-from elfs_ray.config import (
-    BetaSearchConfig,
-    EmbedConfig,
-    EvaluateConfig,
-    NeighborsConfig,
-    ProxyConfig,
-    PseudoLabelsConfig,
-    Section,
-)
+import math
+from typing import TYPE_CHECKING, TypeVar
+
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.cost import GIB, exact_search_seconds, gpu_row_bytes, shard_bytes
 
-SectionT = TypeVar("SectionT", bound=Section)
+# The help of the command line needs the names below; pydantic and the whole configuration would be a third of its time.
+if TYPE_CHECKING:
+    from elfs_ray.config import (
+        BetaSearchConfig,
+        EmbedConfig,
+        EvaluateConfig,
+        NeighborsConfig,
+        ProxyConfig,
+        PseudoLabelsConfig,
+        Section,
+    )
+
+SectionT = TypeVar("SectionT", bound="Section")
 
 # Threads of one encoder wait for each other when decoding takes a core: two encoders of one thread were a tenth faster
 # than one of two (docs/performance.md). But each takes seconds to start.
@@ -264,7 +269,7 @@ def train_as_evaluated(section: BetaSearchConfig, evaluate: EvaluateConfig) -> B
 
     What the evaluation says for other models is not for this one: a rate that suits a ResNet ruins an MLP.
     """
-    options = evaluate if section.model in evaluate.models else EvaluateConfig()
+    options = evaluate if section.model in evaluate.models else type(evaluate)()
     _, batch_size, learning_rate = EVALUATION_TRAININGS[section.model]
     options = _fill(options, batch_size=batch_size, learning_rate=learning_rate)
     same = {name: getattr(options, name) for name in ("batch_size", "learning_rate", "weight_decay")}

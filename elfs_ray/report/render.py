@@ -10,8 +10,9 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from elfs_ray.artifacts.manifest import REPORT
 from elfs_ray.artifacts.record import Record, Records, Unit
-from elfs_ray.artifacts.run_folder import REPORT, RunFolder
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import is_supervised
 from elfs_ray.core.metrics import came_farthest

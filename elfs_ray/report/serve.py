@@ -3,7 +3,8 @@
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from elfs_ray.artifacts.run_folder import REPORT, RunFolder
+from elfs_ray.artifacts.manifest import REPORT
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.errors import UsageError
 
 HOST = "127.0.0.1"

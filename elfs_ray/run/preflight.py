@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 from elfs_ray.artifacts.filesystems import check_bucket, without_options
+from elfs_ray.artifacts.manifest import MANIFEST
 from elfs_ray.artifacts.record import TEST
-from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import RunConfig
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.data.labels import check_labels, labels_signature

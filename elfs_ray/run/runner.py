@@ -12,10 +12,11 @@ from importlib import import_module, metadata
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from elfs_ray.artifacts.manifest import REPORT
 from elfs_ray.artifacts.mapped import remove_arrays
 from elfs_ray.artifacts.pixels import remove_stale_pixels
 from elfs_ray.artifacts.record import Record, Records, Unit
-from elfs_ray.artifacts.run_folder import LOGS, REPORT, RunFolder
+from elfs_ray.artifacts.run_folder import LOGS, RunFolder
 from elfs_ray.artifacts.run_lock import sole_driver
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import RunConfig
@@ -26,6 +27,7 @@ from elfs_ray.run import told
 from elfs_ray.run.errors_seen import expected_errors
 from elfs_ray.run.graph import FIRST, REPORT_COMMAND, Planned, all_units, first_units, stage_of
 from elfs_ray.run.preflight import check_before_start, check_inputs, check_test_set
+from elfs_ray.run.where import IN_PROCESS, ON_RAY, check_where, workers_of, works_on_ray
 from elfs_ray.stages.parts.listed import listed_source, prefixes_of, small_inputs
 
 SHOWN = ("evaluate", "duplicates", "map", "coverage")
@@ -81,6 +83,7 @@ def run_methods(
         return small_inputs(configs[0], records) if look_again else {}
 
     with expected_errors("the run", store.uri), contextlib.ExitStack() as stack:
+        check_where(configs)
         small = check_before_start(configs, store, until, list_inputs)
         check_sole = stack.enter_context(sole_driver(store, reporter))
         store.recover()
@@ -320,11 +323,26 @@ class _Execution:
     def _connect(self) -> "Workers":
         if self._workers is None:
             from elfs_ray.workers.hardware import hardware_summary
-            from elfs_ray.workers.on_ray.session import ray_session
 
-            self._workers = self.stack.enter_context(ray_session(self.configs[0].ray, verbose=self.verbose))
-            self.store.update_manifest(hardware=hardware_summary(self._workers.hardware), versions=_versions())
+            on_ray = works_on_ray(self.configs, self._count())
+            workers = workers_of(self.configs[0].ray, on_ray=on_ray, verbose=self.verbose)
+            self._workers = self.stack.enter_context(workers)
+            hardware = hardware_summary(self._workers.hardware, ON_RAY if on_ray else IN_PROCESS)
+            self.store.update_manifest(hardware=hardware, versions=_versions())
         return self._workers
+
+    def _count(self) -> int | None:
+        """Images of all inputs, as they were looked at or listed; None if one is not known."""
+        records, total = self.store.records(), 0
+        for prefix in prefixes_of(self.configs[0]):
+            listed = records.get(Unit("listing", prefix))
+            if prefix in self.small:
+                total += self.small[prefix].count
+            elif listed is not None and not self.look_again:
+                total += listed.metrics["inputs"]
+            else:
+                return None
+        return total
 
 
 def write_comparison(store: RunFolder) -> None:

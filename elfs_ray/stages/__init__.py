@@ -97,7 +97,7 @@ STAGES = (
     ),
     Stage(
         name="pseudo_labels",
-        version=2,  # 2: pairs from fewer neighbours where classes are small
+        version=3,  # 3: pairs from fewer neighbours where classes are small
         summary="Cluster the embeddings into pseudo-labels (TEMI).",
         module="elfs_ray.stages.pseudo_labels",
         inputs=lambda _: ("embeddings", "neighbors"),
@@ -189,7 +189,7 @@ STAGES = (
     ),
     Stage(
         name="map",
-        version=1,
+        version=2,
         summary="Place the images in the plane, for the report.",
         module="elfs_ray.stages.overview.map",
         inputs=lambda _: ("embeddings",),

@@ -1,13 +1,16 @@
 """What a stage says of itself: all that ordering, running, planning and showing it need."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from elfs_ray.artifacts.record import Record, Unit
-from elfs_ray.config import RunConfig
-from elfs_ray.planning.cost import Cost, Rates, Work
+if TYPE_CHECKING:
+    from elfs_ray.artifacts.record import Record, Unit
+    from elfs_ray.config import RunConfig
+    from elfs_ray.planning.cost import Cost, Rates, Work
 
 
 class Scope(Enum):

@@ -23,8 +23,9 @@ from elfs_ray.artifacts.table import KEY, Table
 from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config import PseudoLabelsConfig
 from elfs_ray.core.classifier import epoch_batches
+from elfs_ray.core.components import PrincipalComponents
 from elfs_ray.core.device_rows import DeviceRows, Room
-from elfs_ray.core.features import PrincipalComponents, normalize_rows
+from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.temi import consensus, head_alignment, warmup_schedule
 from elfs_ray.core.temi_training import TemiOptions, TemiTraining
 from elfs_ray.errors import UsageError

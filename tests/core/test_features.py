@@ -9,7 +9,8 @@ from hypothesis.extra import numpy as hnp
 from sklearn.decomposition import PCA
 
 from elfs_ray.core import features
-from elfs_ray.core.features import PrincipalComponents, normalize_rows, undirected_rows, unit_half
+from elfs_ray.core.components import PrincipalComponents
+from elfs_ray.core.features import normalize_rows, undirected_rows, unit_half
 from elfs_ray.core.splits import stratified_split
 
 

@@ -39,7 +39,7 @@ def touch(*paths: Path) -> None:
         os.utime(path, ns=(1, 1))
 
 
-def test_files_that_only_got_new_times_are_read_again_and_no_more(ray_session, images, small_input, tmp_path):
+def test_files_that_only_got_new_times_are_read_again_and_no_more(images, small_input, tmp_path):
     labels = write_labels_of(images, small_input[1], tmp_path / "labels.csv")
     config = config_of(images, **{"evaluate.labels": str(labels)})
     store = RunFolder(str(tmp_path / "run"))
@@ -67,7 +67,7 @@ def test_files_that_only_got_new_times_are_read_again_and_no_more(ray_session, i
     assert changed["labels"]["content"] == before["labels"]["content"]
 
 
-def test_half_finished_embeddings_survive_new_times(ray_session, images, tmp_path):
+def test_half_finished_embeddings_survive_new_times(images, tmp_path):
     """The work folder bears the fingerprint of its step."""
     config, store, seen = config_of(images), RunFolder(str(tmp_path / "run")), []
     for _ in range(2):

@@ -139,7 +139,7 @@ class TestRefuses:
             again(small_run, other)
         assert RunFolder(small_run.run_dir).manifest() == before
 
-    def test_ids_that_come_twice(self, ray_session, small_input, tmp_path):
+    def test_ids_that_come_twice(self, small_input, tmp_path):
         images = [path.read_bytes() for path in sorted(small_input[0].iterdir())[:4]]
         pq.write_table(pa.table({"id": ["a", "b", "a", "c"], "image": images}), tmp_path / "images.parquet")
         with pytest.raises(UsageError) as caught:
@@ -149,7 +149,7 @@ class TestRefuses:
             "fix them, or name another column of a table with --set ingest.id_column=NAME"
         )
 
-    def test_more_classes_than_images(self, ray_session, small_input, tmp_path):
+    def test_more_classes_than_images(self, small_input, tmp_path):
         with pytest.raises(UsageError, match="num_classes is 300, but only 240 images are usable"):
             select(small_input[0], budget=5, num_classes=300, out=tmp_path / "run", **OPTIONS)
 
@@ -167,7 +167,7 @@ class TestQuarantine:
         (folder / "notes.txt").write_text("of another kind, and so no bad image")
         return folder
 
-    def test_bad_images_are_set_aside_with_their_reason(self, ray_session, mixed, tmp_path):
+    def test_bad_images_are_set_aside_with_their_reason(self, mixed, tmp_path):
         out = tmp_path / "run"
         options = {**OPTIONS, "ingest.max_bad_fraction": 0.2, "neighbors.k": 5, "select.method": "random"}
         result = select(mixed, budget=10, num_classes=2, out=out, **options)
@@ -176,7 +176,7 @@ class TestQuarantine:
         assert "0 bytes" in quarantine["empty.png"]
         assert result.manifest["records"]["ingest"]["rows"] == {"samples": 30, "quarantine": 3}
 
-    def test_too_many_bad_images_stop_the_run(self, ray_session, mixed, tmp_path):
+    def test_too_many_bad_images_stop_the_run(self, mixed, tmp_path):
         with pytest.raises(UsageError) as caught:
             select(mixed, budget=10, num_classes=2, out=tmp_path / "run", **OPTIONS)
         assert str(caught.value) == (
@@ -187,7 +187,7 @@ class TestQuarantine:
         assert not RunFolder(str(tmp_path / "run")).exists("samples")
 
 
-def test_table_input_with_bytes(ray_session, small_input, tmp_path):
+def test_table_input_with_bytes(small_input, tmp_path):
     """A Parquet source gives the same embeddings as the same files in a folder."""
     paths = sorted(small_input[0].iterdir())[:50]
     table = pa.table({"image_id": [path.name for path in paths], "image": [path.read_bytes() for path in paths]})

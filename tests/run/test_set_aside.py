@@ -70,7 +70,7 @@ def keys(store, artifact="samples"):
     return Table(store, artifact).read(columns=["sample_id", "index"]).to_pydict()
 
 
-def test_embed_goes_on_without_them(ray_session, images, small_input, tmp_path):
+def test_embed_goes_on_without_them(images, small_input, tmp_path):
     (images / "zzz-empty.png").write_bytes(b"")
     labels = write_labels_of(images, small_input[1], tmp_path / "labels.csv")
     config = config_of(images, **{"evaluate.labels": str(labels), "ingest.max_bad_fraction": 0.15})
@@ -109,7 +109,7 @@ def test_embed_goes_on_without_them(ray_session, images, small_input, tmp_path):
     assert Table(store, "labels_true").read().equals(Table(fresh, "labels_true").read())
 
 
-def test_interrupted_after_they_were_set_aside(ray_session, images, tmp_path):
+def test_interrupted_after_they_were_set_aside(images, tmp_path):
     """What was encoded before is not encoded again."""
     config, store = config_of(images), RunFolder(str(tmp_path / "run"))
 
@@ -130,7 +130,7 @@ def test_interrupted_after_they_were_set_aside(ray_session, images, tmp_path):
     assert manifest["records"]["embed"]["metrics"]["images_per_second"] == 0
 
 
-def test_too_many_stop_the_run_by_name(ray_session, images, tmp_path):
+def test_too_many_stop_the_run_by_name(images, tmp_path):
     def remove_all():
         for path in images.iterdir():
             path.unlink()
@@ -144,7 +144,7 @@ def test_too_many_stop_the_run_by_name(ray_session, images, tmp_path):
     assert Table(store, "quarantine").rows == 0
 
 
-def test_evaluation_on_images_selects_anew(ray_session, images, small_input, tmp_path):
+def test_evaluation_on_images_selects_anew(images, small_input, tmp_path):
     """An image that is lost after the embedding takes its embedding with it."""
     extra = sorted(small_input[0].iterdir())[COUNT:40]
     for path in extra:

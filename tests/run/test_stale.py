@@ -36,7 +36,7 @@ def configured(small_input):
     return configured
 
 
-def test_results_of_what_has_changed_are_hidden_named_and_removed(ray_session, store, configured, small_input, call):
+def test_results_of_what_has_changed_are_hidden_named_and_removed(store, configured, small_input, call):
     told = f"{100 * store.records()[EVALUATE].metrics['models']['mlp']['subsets']['elfs']['mean']:.1f} ±"
     assert told in store.read_bytes("report.html").decode()
     trainings = store.names("trainings")

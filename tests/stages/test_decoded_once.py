@@ -38,11 +38,11 @@ def write(images, tmp_path):
 
 
 @pytest.fixture
-def context(ray_session, images, tmp_path):
+def context(in_process, images, tmp_path):
     store = RunFolder(str(tmp_path / "run"))
     config = load_config({"input": str(tmp_path / "images"), "budgets": [4], "num_classes": 2})
     run(config, store, Reporter(), until="ingest")
-    return StageContext(config, store, Unit("proxy"), "work", ray_session, Reporter())
+    return StageContext(config, store, Unit("proxy"), "work", in_process, Reporter())
 
 
 def squares(images):

@@ -42,7 +42,7 @@ def write_ids(store, prefix, good, bad):
 
 
 @pytest.fixture
-def bring(ray_session, tmp_path):
+def bring(in_process, tmp_path):
     """Run the stage over candidates (and test images) that are in the run folder; returns the record's metrics."""
     store = RunFolder(str(tmp_path / "run"))
     write_ids(store, "", CANDIDATES, BROKEN)
@@ -60,7 +60,7 @@ def bring(ray_session, tmp_path):
         if test_labels:
             values["evaluate.test_labels"] = write("test.csv", test_labels)
         unit, reporter = Unit("labels", prefix), Lines()
-        given = load_config(values), store, unit, store.work_folder(unit, "0"), ray_session, reporter, store.records()
+        given = load_config(values), store, unit, store.work_folder(unit, "0"), in_process, reporter, store.records()
         metrics = stage.run(StageContext(*given)).metrics
         add_records(store, record(str(unit), metrics=metrics))
         return metrics, [line.replace(str(tmp_path), "") for line in reporter.lines]
@@ -152,7 +152,7 @@ class TestClassesOfTestImages:
 
 
 @pytest.mark.parametrize("key", ["0001", "cat/0001"])
-def test_the_name_of_a_shard_is_no_class(ray_session, tmp_path, key):
+def test_the_name_of_a_shard_is_no_class(in_process, tmp_path, key):
     """Ids begin with it where the shards share keys."""
     store = RunFolder(str(tmp_path / "run"))
     of_samples = schema.samples(carries_bytes=False, has_images=False)
@@ -164,7 +164,7 @@ def test_the_name_of_a_shard_is_no_class(ray_session, tmp_path, key):
         write_table(store, f"{prefix}samples", pa.Table.from_pylist(rows, of_samples), of_samples)
         empty = schema.QUARANTINE.empty_table()
         write_table(store, f"{prefix}quarantine", empty, schema.QUARANTINE)
-    context = StageContext(config, store, Unit("labels"), ".work/labels", ray_session, Reporter())
+    context = StageContext(config, store, Unit("labels"), ".work/labels", in_process, Reporter())
     with pytest.raises(
         UsageError, match=r"the id 'shard-00/.*0001' begins with the name of a tar shard, .*'column:cls'"
     ):
@@ -174,13 +174,13 @@ def test_the_name_of_a_shard_is_no_class(ray_session, tmp_path, key):
     assert stage.run(of_test_images).metrics["classes"] == ["cat"]
 
 
-def test_labels_that_are_there_already(bring, ray_session, tmp_path):
+def test_labels_that_are_there_already(bring, in_process, tmp_path):
     store, reporter = RunFolder(str(tmp_path / "run")), Lines()
     known = tmp_path / "known.csv"
     values = {"input": "/photos", "num_classes": 2, "budgets": [2], "select.labeled": str(known)}
     known.write_text("id,label\n1.png,a\nbroken.png,b\nx.png,c\n")
     message = "known.csv: 2 of 3 labels belong to images of /photos; 1 does not, such as 'x.png'"
-    context = StageContext(load_config(values), store, Unit("labeled"), ".work/labeled", ray_session, reporter)
+    context = StageContext(load_config(values), store, Unit("labeled"), ".work/labeled", in_process, reporter)
     with pytest.raises(UsageError, match=message):
         labeled.run(context)
     labeled.run(replace(context, config=load_config({**values, "allow_unmatched": True})))
@@ -224,7 +224,7 @@ def test_allowing_changes_nothing_that_is_computed(folders):
     assert after["test/labels"] != found[0]["test/labels"]
 
 
-def test_the_run_stops_before_the_long_stages(ray_session, folders):
+def test_the_run_stops_before_the_long_stages(folders):
     """One folder: whatever the labels say, the images are ingested once."""
     store = RunFolder(str(folders / "run"))
     given = {"select.labeled": str(folders / "labels.csv")}

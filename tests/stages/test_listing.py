@@ -75,7 +75,7 @@ def photos(tmp_path):
     return folder
 
 
-def test_a_stage_goes_by_the_listing_and_a_run_looks_again(ray_session, photos, tmp_path, call):
+def test_a_stage_goes_by_the_listing_and_a_run_looks_again(photos, tmp_path, call):
     out = tmp_path / "run"
     options = ["--num-classes=2", "--budget=2", "--method=random", "--until=select", "--set=neighbors.k=2"]
     given = ["run", f"--input={photos}", f"--out={out}", *options]
@@ -96,7 +96,7 @@ def test_a_stage_goes_by_the_listing_and_a_run_looks_again(ray_session, photos, 
     assert Table(store, "samples").rows == 7
 
 
-def test_an_input_that_is_too_large_to_look_at_first_is_looked_at_by_tasks(ray_session, photos, tmp_path, monkeypatch):
+def test_an_input_that_is_too_large_to_look_at_first_is_looked_at_by_tasks(photos, tmp_path, monkeypatch):
     """As if six files were many: nothing is listed by the driver, and what is wrong shows after the listing."""
     monkeypatch.setattr(listed, "LISTED_AT_ONCE", 5)
     config, store, said = load_config({**BUDGETS, "input": str(photos)}), RunFolder(str(tmp_path / "run")), Lines()
@@ -112,7 +112,7 @@ def test_an_input_that_is_too_large_to_look_at_first_is_looked_at_by_tasks(ray_s
         run(config.model_copy(update={"budgets": [9]}), RunFolder(str(tmp_path / "other")), Reporter())
 
 
-def test_another_column_of_labels_counts_though_the_images_are_the_same(ray_session, tmp_path):
+def test_another_column_of_labels_counts_though_the_images_are_the_same(tmp_path):
     """Samples do not hold it: the labels rest on the listing, too."""
     table = tmp_path / "photos.parquet"
     columns = {"id": list("abcd"), "image": [png(number) for number in range(4)]}
