@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from elfs_ray.run.graph import Planned
 
 
+LOOKED_AT = ("listing", "ingest")
+"""Stages that work on inputs of which it is not known yet whether they can be used."""
+
+
 def opening(configs: Sequence[RunConfig], place: str, until: str) -> str:
     """The first sentence of a run, before anything is known of its input."""
     config, stages = configs[0], [stage.command for stage in STAGES]
@@ -32,8 +36,12 @@ def opening(configs: Sequence[RunConfig], place: str, until: str) -> str:
 
 def sentence(planned: Planned, records: Records) -> str:
     """What a unit does, or would do."""
-    ingested = records.get(Unit("ingest", TEST if planned.unit.prefix == TEST else ""))
-    images = ingested.rows[ingested.unit.artifact("samples")] if ingested else 0
+    prefix = TEST if planned.unit.prefix == TEST else ""
+    listed, ingested = (records.get(Unit(stage, prefix)) for stage in ("listing", "ingest"))
+    if ingested and planned.unit.stage not in LOOKED_AT:
+        images = ingested.rows[ingested.unit.artifact("samples")]
+    else:
+        images = listed.metrics["inputs"] if listed else 0
     return planned.stage.sentence(Case(planned.config, planned.unit), images)
 
 

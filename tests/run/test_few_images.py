@@ -9,7 +9,7 @@ from elfs_ray.console import Reporter
 from elfs_ray.run.runner import run
 
 
-def test_five_images(ray_session, small_input, tmp_path):
+def test_five_images(small_input, tmp_path):
     images, out = tmp_path / "images", tmp_path / "run"
     images.mkdir()
     for image in sorted(small_input[0].iterdir())[:5]:

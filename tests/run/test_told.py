@@ -84,7 +84,9 @@ def test_what_came_out(unit, metrics, rows, said):
 def test_every_stage_says_what_it_does(small_input):
     values = {"input": str(small_input[0]), "budgets": [20], "num_classes": 10, "select.labeled": str(small_input[1])}
     config = load_config({**values, "evaluate.labels": str(small_input[1]), "select.method": "auto"})
-    ingested = Records({Unit("ingest"): Record(Unit("ingest"), 1, "f", "c", rows={"samples": 1797})})
+    listing = Record(Unit("listing"), 1, "f", "c", metrics={"inputs": 1797})
+    ingest = Record(Unit("ingest"), 1, "f", "c", rows={"samples": 1797})
+    ingested = Records({record.unit: record for record in (listing, ingest)})
     planned = all_units([config], Records({}), 240)
     assert {each.stage.name for each in planned} == {stage.name for stage in stages.STAGES}
     for each in planned:
