@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from elfs_ray.config import RunConfig
+from elfs_ray.config import RunConfig, Section
 from elfs_ray.errors import UsageError, one_line, wrong_value
 
 
@@ -19,6 +19,8 @@ def load_config(
     base: dict[str, Any] | None = None,
 ) -> RunConfig:
     """Merge `base`, YAML files, `stage.option=value` overrides and explicit values, in this order, and validate.
+
+    Explicit values are options by name (`embed.batch_size`), or sections of them, as models or dicts.
 
     Raises:
         UsageError: an unknown option (with the closest known one), a wrong type or range, or an unreadable file.
@@ -32,7 +34,12 @@ def load_config(
             raise UsageError(f"--set {override!r} is not of the form stage.option=value, such as embed.batch_size=64")
         _assign(merged, key.strip().split("."), _parse_yaml(text, f"--set {override}"), override)
     for key, value in values.items():
-        _assign(merged, key.split("."), value, key)
+        if isinstance(value, Section):
+            value = value.model_dump(exclude_unset=True)  # noqa: PLW2901 - what the user said of it, and no default
+        if isinstance(value, dict) and key in RunConfig.model_fields:
+            merged = _overlay(merged, {key: value})
+        else:
+            _assign(merged, key.split("."), value, key)
     return validate_config(merged)
 
 
@@ -101,7 +108,7 @@ def _explain(error: ValidationError) -> str:
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
         return f"unknown option {name!r}; {hint}"
     if first["type"] == "missing":
-        flag = {"budget": "--budget", "num_classes": "--num-classes"}.get(name, f"--{name}")
+        flag = f"--{name}"
         return f"option {name!r} is missing; pass {flag} or set it in the configuration file"
     if first["type"] == "model_type":
         return f"option {name!r} has the value {first['input']!r}, but is a section; set {name}.OPTION=VALUE"

@@ -28,7 +28,7 @@ from elfs_ray.planning.cost import SESSION_SECONDS, StageEstimate, Work, estimat
 from elfs_ray.run.errors_seen import expected_errors
 from elfs_ray.run.graph import all_units
 from elfs_ray.run.preflight import check_embeddings, check_inputs, check_pictures, check_sizes
-from elfs_ray.stages.identity import method_of
+from elfs_ray.stages.identity import check_num_classes, method_of
 from elfs_ray.stages.parts.listed import location_of, prefixes_of
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
 
@@ -101,6 +101,7 @@ def make_plan(config: RunConfig, *, price_per_hour: float | None = None) -> Plan
 
 
 def _make_plan(config: RunConfig, price_per_hour: float | None) -> Plan:
+    check_num_classes(config)
     check_embeddings(config)
     check_pictures(config)
     hardware, load = _hardware(config), os.getloadavg()[0]

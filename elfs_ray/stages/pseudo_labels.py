@@ -46,7 +46,7 @@ class TemiTask:
 
 def run(context: StageContext) -> StageResult:
     """Train the heads and write the pseudo-labels."""
-    store, num_classes, embeddings = context.store, context.config.num_classes, context.embeddings
+    store, num_classes, embeddings = context.store, context.config.clusters, context.embeddings
     num_samples = embeddings.rows
     if num_classes > num_samples:
         raise UsageError(

@@ -70,6 +70,14 @@ class Memory(NamedTuple):
         return self.may_grow or sum(node // max(1, bytes_each) for node in self.nodes) >= actors
 
 
+def this_machine() -> Hardware:
+    """What this process computes on, by itself."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    return Hardware("cuda" if gpu else "cpu", len(os.sched_getaffinity(0)), int(gpu), has_bfloat16())
+
+
 def describe_machine() -> dict[str, Any]:
     """Processor, memory and GPUs of this machine, for the manifest."""
     import torch

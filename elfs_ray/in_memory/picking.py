@@ -1,0 +1,231 @@
+"""From samples in memory to the positions of those to label: `elfs_ray.pick`."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypedDict, Unpack
+
+import numpy as np
+import pandas as pd
+
+from elfs_ray.config import (
+    BetaSearchConfig,
+    EmbedConfig,
+    IngestConfig,
+    NeighborsConfig,
+    ProxyConfig,
+    PseudoLabelsConfig,
+    RunConfig,
+)
+from elfs_ray.config_loading import load_config
+from elfs_ray.console import Reporter, shown_in_python
+from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.groups import representatives
+from elfs_ray.core.pruning import budget_count
+from elfs_ray.core.seeds import derived_seed
+from elfs_ray.errors import UsageError
+from elfs_ray.methods import SelectionInputs, SelectionMethod, check_labeled, get_method, select_coreset
+from elfs_ray.stages.identity import check_num_classes, is_searched, method_of, uses_pseudo_labels
+from elfs_ray.workers.hardware import Hardware, this_machine
+from elfs_ray.workers.machine import provide_folders
+
+MEMORY = "in memory"
+"""In place of where the input is."""
+
+
+class PickOptions(TypedDict, total=False):
+    """Sections of options, each as its model (`NeighborsConfig(k=20)`) or as a dict (`{"k": 20}`).
+
+    What they hold stands in the reference of the configuration. What trains, trains on embeddings.
+    """
+
+    ingest: IngestConfig | dict[str, Any]
+    embed: EmbedConfig | dict[str, Any]
+    neighbors: NeighborsConfig | dict[str, Any]
+    pseudo_labels: PseudoLabelsConfig | dict[str, Any]
+    proxy: ProxyConfig | dict[str, Any]
+    beta_search: BetaSearchConfig | dict[str, Any]
+
+
+def pick(
+    X: Any,  # noqa: N803 - as scikit-learn calls it
+    budget: float | str,
+    *,
+    method: str = "zcore",
+    seed: int = 0,
+    num_classes: int | None = None,
+    labeled: Any = None,
+    groups: Any = None,
+    beta: float | None = None,
+    balance: str = "auto",
+    options: dict[str, Any] | None = None,
+    encoder: str | None = None,
+    progress: bool = True,
+    **sections: Unpack[PickOptions],
+) -> np.ndarray:
+    """Pick the samples to label, in this process: the same ones as a run over the same embeddings picks.
+
+    Args:
+        X: a matrix of embeddings with a row for each sample (NumPy array, torch tensor, Arrow column of lists, pandas
+            column of vectors), or a list of images: paths, URIs, or pictures of Pillow, which are embedded first.
+        budget: samples to pick: a count (100), or the fraction to keep (0.1).
+        method: a name that `elfs-ray methods` lists.
+        seed: of every random choice: the same seed, the same picks.
+        num_classes: number of classes that you expect, for methods that work with pseudo-labels.
+        labeled: samples that have labels already, as positions or as a mask (bool, one for each sample). They count
+            towards the budget and are the first that come back; methods that cover know that they are covered.
+        groups: a name or number for each sample, such as its video. Each group gives one sample at most: the one
+            nearest to the group's mean, and none if it has a labelled one. None or NaN: of no group.
+        beta: use this beta and skip the search.
+        balance: `cluster`, `none`, or `auto`: shares of the budget for the clusters.
+        options: of the method, such as `{"draws": 1_000_000}`.
+        encoder: of images, as `embed.encoder` takes it.
+        progress: show how far long computations are.
+        **sections: further options, by section.
+
+    Returns:
+        Positions in X, int64 [budget], in rank order; before them those that have labels already, in ascending order.
+
+    Raises:
+        UsageError: a wrong value; the message says what to change.
+    """
+    values = {
+        "input": MEMORY,
+        "budgets": [budget.item() if isinstance(budget, np.generic) else budget],
+        "num_classes": num_classes,
+        "seed": seed,
+        **sections,
+        "select": {"method": method, "options": options or {}, "beta": beta, "balance": balance},
+    }
+    if encoder is not None:
+        values["embed.encoder"] = encoder
+    config = load_config(values)
+    check_num_classes(config)
+    samples = _Samples(X, config, shown_in_python() if progress else Reporter())
+    return _pick(samples, config, _labeled_mask(labeled, samples.count), groups)
+
+
+class _Samples:
+    """What is picked from.
+
+    Attributes:
+        count: n.
+        config: of the pick.
+        reporter: is told of progress.
+    """
+
+    def __init__(self, X: Any, config: RunConfig, reporter: Reporter) -> None:  # noqa: N803
+        from elfs_ray.in_memory.images import are_images
+
+        if isinstance(X, (str, bytes)) or not hasattr(X, "__len__"):
+            raise UsageError(f"X is {X!r:.80}; pass a matrix or a list of images; for a folder, call elfs_ray.select")
+        self.config, self.reporter = config, reporter
+        self._images: Sequence[Any] | None = None
+        self._halves: np.ndarray | None = None
+        if are_images(X):
+            self._images = list(X)
+            self.count = len(self._images)
+        else:
+            from elfs_ray.in_memory.vectors import as_unit_rows
+
+            self._halves = as_unit_rows(X).vectors
+            self.count = len(self._halves)
+
+    @property
+    def halves(self) -> np.ndarray:
+        """Embeddings of unit length, float16 [n, d]."""
+        if self._halves is None:
+            from elfs_ray.in_memory.images import embed_images
+
+            provide_folders()
+            images = self._images or []
+            self._halves = embed_images(images, self.config, self.hardware, self.reporter).vectors
+        return self._halves
+
+    @property
+    def hardware(self) -> Hardware:
+        """This machine."""
+        return this_machine()
+
+
+class _Task(NamedTuple):
+    """What one selection is about: some of the samples, and which of these have labels."""
+
+    rows: np.ndarray
+    labeled: np.ndarray | None
+
+
+def _pick(samples: _Samples, config: RunConfig, labeled: np.ndarray | None, groups: Any) -> np.ndarray:
+    """Positions of the picked samples, int64 [budget]."""
+    task = _one_of_each(samples, labeled, groups)
+    budget, method = budget_count(config.budgets[0], samples.count), method_of(config)
+    if budget > len(task.rows):
+        raise UsageError(
+            f"the budget is {budget}, but the groups of {samples.count} samples give {len(task.rows)} (one for each, "
+            "beside what has labels already); pass a smaller budget"
+        )
+    if task.labeled is not None:
+        check_labeled(int(task.labeled.sum()), budget)
+    if not method.requirements() and not uses_pseudo_labels(config):
+        inputs = SelectionInputs(ids=np.arange(len(task.rows)), labeled=task.labeled)
+    else:
+        method, inputs = _computed(samples, config, method, task, budget)
+    rng = np.random.default_rng(derived_seed(config.seed, f"coresets/{config.select.name}"))
+    chosen = select_coreset(method, inputs, budget, rng, balance=config.select.balance).positions
+    return task.rows[chosen]
+
+
+def _computed(
+    samples: _Samples, config: RunConfig, method: SelectionMethod, task: _Task, budget: int
+) -> tuple[SelectionMethod, SelectionInputs]:
+    """The method with the options that a search found or the user named, and what it selects from."""
+    from elfs_ray.in_memory.computed import Computed
+    from elfs_ray.in_memory.search import search
+
+    computed = Computed(samples.halves[task.rows], config, samples.hardware, samples.reporter)
+    inputs = computed.inputs(method, task.labeled)
+    found: dict[str, Any] = {}
+    if is_searched(config):
+        found = search(computed, method, inputs, budget)
+    elif method.searched:
+        found = {"beta": config.select.beta}
+    return get_method(config.select.method, **{**config.select.options, **found}), inputs
+
+
+def _one_of_each(samples: _Samples, labeled: np.ndarray | None, groups: Any) -> _Task:
+    """The samples that may be picked, and those with labels: of each group one at most."""
+    count = samples.count
+    if groups is None:
+        return _Task(np.arange(count), labeled)
+    if isinstance(groups, str) or len(groups) != count:
+        raise UsageError(f"groups has {len(groups)} entries for {count} samples; pass a name or number for each")
+    numbers, _ = pd.factorize(np.asarray(groups) if not isinstance(groups, pd.Series) else groups)
+    alone = numbers < 0
+    numbers = np.where(alone, numbers.max(initial=-1) + 1 + np.cumsum(alone), numbers).astype(np.int64)
+    done = np.zeros(count, dtype=bool) if labeled is None else labeled
+    rows = np.flatnonzero(~np.isin(numbers, numbers[done]))
+    if len(rows):
+        rows = rows[representatives(normalize_rows(samples.halves[rows]), numbers[rows])]
+    rows = np.sort(np.concatenate([rows, np.flatnonzero(done)]))
+    return _Task(rows, None if labeled is None else labeled[rows])
+
+
+def _labeled_mask(labeled: Any, count: int) -> np.ndarray | None:
+    """Which samples have labels already, bool [n].
+
+    Raises:
+        UsageError: neither a mask of all samples nor positions among them.
+    """
+    if labeled is None:
+        return None
+    values = np.asarray(labeled.detach().cpu() if hasattr(labeled, "detach") else labeled)
+    if values.dtype == bool:
+        if values.shape != (count,):
+            raise UsageError(f"labeled is a mask of shape {values.shape} for {count} samples; pass a bool for each")
+        return values
+    if values.ndim != 1 or (len(values) and values.dtype.kind not in "iu"):
+        raise UsageError(f"labeled holds {values.dtype} of shape {values.shape}; pass positions in X, or a mask")
+    outside = values[(values < 0) | (values >= count)]
+    if len(outside):
+        raise UsageError(f"labeled names the sample {outside[0]}, but X has the samples 0 to {count - 1}")
+    mask = np.zeros(count, dtype=bool)
+    mask[values.astype(np.int64)] = True
+    return mask
