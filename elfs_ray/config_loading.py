@@ -54,6 +54,14 @@ def validate_config(values: dict[str, Any]) -> RunConfig:
     return config
 
 
+def without_method(base: dict[str, Any] | None, method: str | None) -> dict[str, Any] | None:
+    """A saved configuration without what it says of another method."""
+    select = (base or {}).get("select", {})
+    if base is None or method in (None, select.get("method")):
+        return base
+    return {**base, "select": {name: value for name, value in select.items() if name not in ("options", "beta")}}
+
+
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """A deep copy of `below` with the options of `above` over it."""
     merged = dict(below)
@@ -108,8 +116,7 @@ def _explain(error: ValidationError) -> str:
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
         return f"unknown option {name!r}; {hint}"
     if first["type"] == "missing":
-        flag = f"--{name}"
-        return f"option {name!r} is missing; pass {flag} or set it in the configuration file"
+        return f"option {name!r} is missing; pass --{name} or set it in the configuration file"
     if first["type"] == "model_type":
         return f"option {name!r} has the value {first['input']!r}, but is a section; set {name}.OPTION=VALUE"
     return wrong_value(name, first)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +46,15 @@ OPTIONS = {
     "evaluate.steps": 60,
     "report.thumbnails": 40,
 }
+
+
+def sections(options: dict[str, Any]) -> dict[str, Any]:
+    """Options by name (`embed.batch_size`) as Python's functions take them: a dict for each section."""
+    nested = dict[str, Any]()
+    for name, value in options.items():
+        section, _, option = name.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[option] = value
+    return nested
 
 
 class Lines(Reporter):

@@ -103,8 +103,6 @@ class Computed:
         there, count = self.hardware, len(self.halves)
         # 0 pixels a side: the proxy sees embeddings.
         section = choose_proxy(self.config.proxy, there.device, there.units, count, 0.0, **there.dtypes)
-        if section.model != "mlp":
-            raise UsageError(f"proxy.model={section.model} trains on images, and pick on embeddings; use mlp")
         options = proxy_options(section, self.num_classes)
         labels, seed = self.pseudo_labels.astype(np.int64), self.seed("proxy")
         proxy = ProxyTraining(self.vectors, labels, options, seed=seed, device=self.device)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
@@ -24,13 +25,15 @@ from elfs_ray.workers.hardware import Hardware
 T = TypeVar("T")
 
 
-def are_images(X: Any) -> bool:  # noqa: N803 - as scikit-learn calls it
-    """Whether these are paths or pictures of Pillow, by the first of them."""
+def as_images(X: Any) -> list[Any] | None:  # noqa: N803 - as scikit-learn calls it
+    """Paths or pictures of Pillow in a list; None where the first of them is something else."""
     try:
         first = next(iter(X), None)
     except TypeError:
-        return False
-    return isinstance(first, (str, Path)) or _is_picture(first)
+        return None
+    if isinstance(first, pa.Scalar) and isinstance(first.as_py(), str):
+        return list(X.to_pylist())
+    return list(X) if isinstance(first, (str, Path)) or _is_picture(first) else None
 
 
 def _is_picture(value: Any) -> bool:

@@ -1,6 +1,5 @@
 """From samples in memory to the positions of those to label: `elfs_ray.pick`."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
@@ -23,6 +22,7 @@ from elfs_ray.core.pruning import budget_count
 from elfs_ray.core.seeds import derived_seed
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, SelectionMethod, check_labeled, get_method, select_coreset
+from elfs_ray.planning.auto_options import ON_EMBEDDINGS
 from elfs_ray.stages.identity import check_num_classes, is_searched, method_of, uses_pseudo_labels
 from elfs_ray.workers.hardware import Hardware, this_machine
 from elfs_ray.workers.machine import provide_folders
@@ -99,6 +99,7 @@ def pick(
         values["embed.encoder"] = encoder
     config = load_config(values)
     check_num_classes(config)
+    _check_models(config)
     samples = _Samples(X, config, shown_in_python() if progress else Reporter())
     return _pick(samples, config, _labeled_mask(labeled, samples.count), groups)
 
@@ -113,21 +114,17 @@ class _Samples:
     """
 
     def __init__(self, X: Any, config: RunConfig, reporter: Reporter) -> None:  # noqa: N803
-        from elfs_ray.in_memory.images import are_images
+        from elfs_ray.in_memory.images import as_images
 
         if isinstance(X, (str, bytes)) or not hasattr(X, "__len__"):
             raise UsageError(f"X is {X!r:.80}; pass a matrix or a list of images; for a folder, call elfs_ray.select")
         self.config, self.reporter = config, reporter
-        self._images: Sequence[Any] | None = None
-        self._halves: np.ndarray | None = None
-        if are_images(X):
-            self._images = list(X)
-            self.count = len(self._images)
-        else:
+        self._images, self._halves = as_images(X), None
+        if self._images is None:
             from elfs_ray.in_memory.vectors import as_unit_rows
 
             self._halves = as_unit_rows(X).vectors
-            self.count = len(self._halves)
+        self.count = len(X)
 
     @property
     def halves(self) -> np.ndarray:
@@ -144,6 +141,13 @@ class _Samples:
     def hardware(self) -> Hardware:
         """This machine."""
         return this_machine()
+
+
+def _check_models(config: RunConfig) -> None:
+    """Refuse networks on images: what is trained here sees embeddings."""
+    for option, model in (("proxy.model", config.proxy.model), ("beta_search.model", config.beta_search.model)):
+        if model not in ("auto", *ON_EMBEDDINGS):
+            raise UsageError(f"{option}={model} trains on images, and pick on embeddings; use mlp")
 
 
 class _Task(NamedTuple):

@@ -7,7 +7,6 @@ import numpy as np
 from elfs_ray.config import EvaluateConfig
 from elfs_ray.core.metrics import best_candidate
 from elfs_ray.core.splits import stratified_split
-from elfs_ray.errors import UsageError
 from elfs_ray.in_memory.computed import Computed
 from elfs_ray.methods import SelectionInputs, SelectionMethod
 from elfs_ray.planning.auto_options import choose_beta_search
@@ -15,15 +14,9 @@ from elfs_ray.stages.beta_search import SearchData, betas_to_try, run_trial
 
 
 def search(computed: Computed, method: SelectionMethod, inputs: SelectionInputs, budget: int) -> dict[str, Any]:
-    """The options that do best on held-out pseudo-labels, by name.
-
-    Raises:
-        UsageError: the trials are to train on images.
-    """
+    """The options that do best on held-out pseudo-labels, by name."""
     config, count = computed.config, len(inputs.ids)
     options = choose_beta_search(config.beta_search, EvaluateConfig(), 0.0, budget, **computed.hardware.dtypes)
-    if options.image_size:
-        raise UsageError(f"beta_search.model={options.model} trains on images, and pick on embeddings; use mlp")
     candidates = method.candidates(betas_to_try(options, budget / count))
     labels, rng = computed.pseudo_labels.astype(np.int64), np.random.default_rng(computed.seed("beta_search"))
     data = SearchData(

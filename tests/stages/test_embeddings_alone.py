@@ -23,6 +23,7 @@ from elfs_ray.planning.auto_options import choose_proxy
 from elfs_ray.run.runner import run
 from elfs_ray.workers.hardware import Hardware
 from made_records import fingerprints
+from small import sections
 
 ROWS, CLASSES, BUDGET = 120, 4, 20
 OPTIONS = {
@@ -57,7 +58,8 @@ def result(ray_session, clustered, tmp_path_factory):
     """The whole pipeline, up to the evaluation and the report."""
     path, labels, *_ = clustered
     options = {**OPTIONS, "embed.vectors": str(path), "evaluate.labels": str(labels)}
-    return select(None, budget=BUDGET, num_classes=CLASSES, out=tmp_path_factory.mktemp("runs") / "run", **options)
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return select(None, BUDGET, num_classes=CLASSES, out=out, **sections(options))
 
 
 def test_the_ids_are_the_samples(result, clustered):
@@ -149,7 +151,7 @@ def test_what_needs_images_is_refused_before_the_start(clustered, tmp_path, opti
     path, labels, *_ = clustered
     values = {"embed.vectors": str(path), "evaluate.labels": str(labels), option: value}
     with pytest.raises(UsageError, match=message):
-        select(None, budget=BUDGET, num_classes=CLASSES, out=tmp_path / "run", **values)
+        select(None, BUDGET, num_classes=CLASSES, out=tmp_path / "run", **sections(values))
     assert not (tmp_path / "run").exists()
 
 
