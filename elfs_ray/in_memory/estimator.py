@@ -48,7 +48,7 @@ class CoresetSelector(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         Raises:
             UsageError: as `elfs_ray.pick`; scikit-learn's own errors for what is no matrix of numbers.
         """
-        matrix = validate_data(self, X, dtype=(np.float64, np.float32, np.float16))
+        matrix = validate_data(self, X, dtype=(np.float64, np.float32, np.float16), ensure_min_samples=2)
         self._rows = len(matrix)
         self.indices_ = pick(
             matrix,

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from elfs_ray import select
+from elfs_ray import pick, select
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.samples import median_side
 from elfs_ray.artifacts.table import Table, fixed_size_matrix
@@ -85,6 +85,14 @@ def test_a_coreset_comes_out(result, clustered):
     page = Path(result.report).read_text()
     assert "</b>samples to choose from" in page
     assert re.findall("no picture| images[ ,.<]", page.partition("<main>")[2]) == []
+
+
+def test_pick_in_memory_takes_the_same(result, clustered):
+    given = sections(OPTIONS)
+    beta = given.pop("select")["beta"]
+    del given["evaluate"]
+    picked = pick(clustered[3], BUDGET, method="elfs", num_classes=CLASSES, beta=beta, **given)
+    assert picked.tolist() == result.table["index"].to_pylist()
 
 
 @pytest.mark.parametrize("form", FORMATS)
