@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from elfs_ray.api import run_stage, select
+    from elfs_ray.api import pick, run_stage, select
     from elfs_ray.config import (
         BetaSearchConfig,
         EmbedConfig,
@@ -40,14 +40,13 @@ if TYPE_CHECKING:
         ReportConfig,
         SelectConfig,
     )
-    from elfs_ray.in_memory.estimator import CoresetSelector
-    from elfs_ray.in_memory.picking import pick
+    from elfs_ray.estimator import CoresetSelector
     from elfs_ray.results import Result
 
 _HOMES = {
-    "CoresetSelector": "in_memory.estimator",
+    "CoresetSelector": "estimator",
     "Result": "results",
-    "pick": "in_memory.picking",
+    "pick": "api",
     "run_stage": "api",
     "select": "api",
 }

@@ -1,18 +1,22 @@
-"""The Python API of runs: one call from images to a coreset, or up to one stage."""
+"""The Python API: picks from what is in memory, runs from images to a coreset, and single stages.
+
+What computes is imported in the calls, once the libraries have folders that they can write to.
+"""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
+
 from elfs_ray.artifacts.filesystems import without_options
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
-from elfs_ray.config import EvaluateConfig, RayConfig, ReportConfig, RunConfig, SelectConfig, fingerprint
-from elfs_ray.config_loading import load_config, without_method
+from elfs_ray.config import RunConfig, fingerprint
+from elfs_ray.config_loading import PickOptions, RunOptions, load_config, without_method
 from elfs_ray.console import Reporter, shown_in_python
 from elfs_ray.errors import UsageError
-from elfs_ray.in_memory.picking import PickOptions
 from elfs_ray.results import Result, read_coresets
 from elfs_ray.stages import STAGES
 from elfs_ray.workers.machine import provide_folders
@@ -20,21 +24,67 @@ from elfs_ray.workers.search_path import StandardLibraryFirst
 
 Budgets = float | str | Sequence[float | str]
 _FOLDER_NAME_LENGTH = 40
+_MEMORY = "in memory"
+"""In place of where the input is."""
 
 
-class RunOptions(PickOptions, total=False):
-    """Further options of a run by name, and its sections: each as its model or as a dict.
+def pick(
+    X: Any,
+    budget: float | str,
+    *,
+    method: str = "zcore",
+    seed: int = 0,
+    num_classes: int | None = None,
+    labeled: Any = None,
+    groups: Any = None,
+    beta: float | None = None,
+    balance: str = "auto",
+    options: dict[str, Any] | None = None,
+    encoder: str | None = None,
+    progress: bool = True,
+    **sections: Unpack[PickOptions],
+) -> np.ndarray:
+    """Pick the samples to label, in this process: the same ones as a run over the same embeddings picks.
 
-    What they hold stands in the reference of the configuration.
+    Args:
+        X: a matrix of embeddings with a row for each sample (NumPy array, torch tensor, Arrow column of lists, pandas
+            column of vectors), or a list of images: paths, URIs, or pictures of Pillow, which are embedded first.
+        budget: samples to pick: a count (100), or the fraction to keep (0.1).
+        method: a name that `elfs-ray methods` lists.
+        seed: of every random choice: the same seed, the same picks.
+        num_classes: number of classes that you expect, for methods that work with pseudo-labels.
+        labeled: samples that have labels already, as positions or as a mask (bool, one for each sample). They count
+            towards the budget and are the first that come back; methods that cover know that they are covered.
+        groups: a name or number for each sample, such as its video. Each group gives one sample at most: the one
+            nearest to the group's mean, and none if it has a labelled one. None or NaN: of no group.
+        beta: use this beta and skip the search.
+        balance: `cluster`, `none`, or `auto`: shares of the budget for the clusters.
+        options: of the method, such as `{"draws": 1_000_000}`.
+        encoder: of images, as `embed.encoder` takes it.
+        progress: show how far long computations are.
+        **sections: further options, by section.
+
+    Returns:
+        Positions in X, int64 [budget], in rank order; before them those that have labels already, in ascending order.
+
+    Raises:
+        UsageError: a wrong value; the message says what to change.
     """
+    values = {
+        "input": _MEMORY,
+        "budgets": [budget.item() if isinstance(budget, np.generic) else budget],
+        "num_classes": num_classes,
+        "seed": seed,
+        **sections,
+        "select": {"method": method, "options": options or {}, "beta": beta, "balance": balance},
+        **({} if encoder is None else {"embed.encoder": encoder}),
+    }
+    config = load_config(values)
+    provide_folders()
+    with StandardLibraryFirst():
+        from elfs_ray.in_memory.picking import pick_samples
 
-    name: str
-    seed: int
-    allow_unmatched: bool
-    select: SelectConfig | dict[str, Any]
-    evaluate: EvaluateConfig | dict[str, Any]
-    report: ReportConfig | dict[str, Any]
-    ray: RayConfig | dict[str, Any]
+        return pick_samples(X, config, labeled, groups, _reporter(None, progress=progress))
 
 
 def select(

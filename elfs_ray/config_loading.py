@@ -3,13 +3,55 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from elfs_ray.config import RunConfig, Section
+from elfs_ray.config import (
+    BetaSearchConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    IngestConfig,
+    NeighborsConfig,
+    ProxyConfig,
+    PseudoLabelsConfig,
+    RayConfig,
+    ReportConfig,
+    RunConfig,
+    Section,
+    SelectConfig,
+)
 from elfs_ray.errors import UsageError, one_line, wrong_value
+
+
+class PickOptions(TypedDict, total=False):
+    """Sections of options, each as its model (`NeighborsConfig(k=20)`) or as a dict (`{"k": 20}`).
+
+    What they hold stands in the reference of the configuration. What trains, trains on embeddings.
+    """
+
+    ingest: IngestConfig | dict[str, Any]
+    embed: EmbedConfig | dict[str, Any]
+    neighbors: NeighborsConfig | dict[str, Any]
+    pseudo_labels: PseudoLabelsConfig | dict[str, Any]
+    proxy: ProxyConfig | dict[str, Any]
+    beta_search: BetaSearchConfig | dict[str, Any]
+
+
+class RunOptions(PickOptions, total=False):
+    """Further options of a run by name, and its sections: each as its model or as a dict.
+
+    What they hold stands in the reference of the configuration.
+    """
+
+    name: str
+    seed: int
+    allow_unmatched: bool
+    select: SelectConfig | dict[str, Any]
+    evaluate: EvaluateConfig | dict[str, Any]
+    report: ReportConfig | dict[str, Any]
+    ray: RayConfig | dict[str, Any]
 
 
 def load_config(

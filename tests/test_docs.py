@@ -18,14 +18,14 @@ import typer
 from markdown_it import MarkdownIt
 
 import elfs_ray.config
-from elfs_ray import api, cli, run_stage, select
+from elfs_ray import cli, run_stage, select
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.cli.options import OPTIONS
 from elfs_ray.cli.runs import configurations
 from elfs_ray.config import RunConfig
-from elfs_ray.config_loading import load_config
+from elfs_ray.config_loading import RunOptions, load_config
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
 from made_records import add_records, planned
@@ -103,7 +103,7 @@ def bind_calls(code):
         named = {keyword.arg: keyword.value for keyword in call.keywords}
         bound = inspect.signature(function).bind(*call.args, **named)
         given = bound.arguments.get("options", {})
-        assert given.keys() <= api.RunOptions.__annotations__.keys()
+        assert given.keys() <= RunOptions.__annotations__.keys()
         values = {name: eval(ast.unparse(value), dict(vars(elfs_ray.config))) for name, value in given.items()}
         load_config({**REQUIRED, **values})
     assert any(pair[0] for pair in found)

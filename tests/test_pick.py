@@ -106,11 +106,14 @@ def test_the_middle_of_a_group_stands_for_it():
 
 
 def test_images_by_path_and_from_memory(tmp_path):
-    """The same files, opened by us or by Pillow, and turned by their metadata either way."""
+    """The same files, opened by us or by Pillow: turned by their metadata, of 16 bits, transparent."""
     paths = [tmp_path / f"{number}.png" for number in range(5)]
     for number, path in enumerate(paths):
         pixels = np.random.default_rng(number).integers(256, size=(3, 4, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((60, 80)).save(path)
+    depth = np.random.default_rng(9).integers(4000, size=(40, 30)).astype(np.uint16)
+    Image.fromarray(depth).save(paths[1])
+    Image.open(paths[2]).convert("RGBA").rotate(20).save(paths[2])
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.open(paths[0]).save(paths[0], exif=turned)

@@ -25,7 +25,7 @@ from elfs_ray.workers.hardware import Hardware
 T = TypeVar("T")
 
 
-def as_images(X: Any) -> list[Any] | None:  # noqa: N803 - as scikit-learn calls it
+def as_images(X: Any) -> list[Any] | None:
     """Paths or pictures of Pillow in a list; None where the first of them is something else."""
     try:
         first = next(iter(X), None)

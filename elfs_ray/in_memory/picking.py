@@ -1,21 +1,12 @@
 """From samples in memory to the positions of those to label: `elfs_ray.pick`."""
 
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from elfs_ray.config import (
-    BetaSearchConfig,
-    EmbedConfig,
-    IngestConfig,
-    NeighborsConfig,
-    ProxyConfig,
-    PseudoLabelsConfig,
-    RunConfig,
-)
-from elfs_ray.config_loading import load_config
-from elfs_ray.console import Reporter, shown_in_python
+from elfs_ray.config import RunConfig
+from elfs_ray.console import Reporter
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.groups import representatives
 from elfs_ray.core.pruning import budget_count
@@ -25,82 +16,13 @@ from elfs_ray.methods import SelectionInputs, SelectionMethod, check_labeled, ge
 from elfs_ray.planning.auto_options import ON_EMBEDDINGS
 from elfs_ray.stages.identity import check_num_classes, is_searched, method_of, uses_pseudo_labels
 from elfs_ray.workers.hardware import Hardware, this_machine
-from elfs_ray.workers.machine import provide_folders
-
-MEMORY = "in memory"
-"""In place of where the input is."""
 
 
-class PickOptions(TypedDict, total=False):
-    """Sections of options, each as its model (`NeighborsConfig(k=20)`) or as a dict (`{"k": 20}`).
-
-    What they hold stands in the reference of the configuration. What trains, trains on embeddings.
-    """
-
-    ingest: IngestConfig | dict[str, Any]
-    embed: EmbedConfig | dict[str, Any]
-    neighbors: NeighborsConfig | dict[str, Any]
-    pseudo_labels: PseudoLabelsConfig | dict[str, Any]
-    proxy: ProxyConfig | dict[str, Any]
-    beta_search: BetaSearchConfig | dict[str, Any]
-
-
-def pick(
-    X: Any,  # noqa: N803 - as scikit-learn calls it
-    budget: float | str,
-    *,
-    method: str = "zcore",
-    seed: int = 0,
-    num_classes: int | None = None,
-    labeled: Any = None,
-    groups: Any = None,
-    beta: float | None = None,
-    balance: str = "auto",
-    options: dict[str, Any] | None = None,
-    encoder: str | None = None,
-    progress: bool = True,
-    **sections: Unpack[PickOptions],
-) -> np.ndarray:
-    """Pick the samples to label, in this process: the same ones as a run over the same embeddings picks.
-
-    Args:
-        X: a matrix of embeddings with a row for each sample (NumPy array, torch tensor, Arrow column of lists, pandas
-            column of vectors), or a list of images: paths, URIs, or pictures of Pillow, which are embedded first.
-        budget: samples to pick: a count (100), or the fraction to keep (0.1).
-        method: a name that `elfs-ray methods` lists.
-        seed: of every random choice: the same seed, the same picks.
-        num_classes: number of classes that you expect, for methods that work with pseudo-labels.
-        labeled: samples that have labels already, as positions or as a mask (bool, one for each sample). They count
-            towards the budget and are the first that come back; methods that cover know that they are covered.
-        groups: a name or number for each sample, such as its video. Each group gives one sample at most: the one
-            nearest to the group's mean, and none if it has a labelled one. None or NaN: of no group.
-        beta: use this beta and skip the search.
-        balance: `cluster`, `none`, or `auto`: shares of the budget for the clusters.
-        options: of the method, such as `{"draws": 1_000_000}`.
-        encoder: of images, as `embed.encoder` takes it.
-        progress: show how far long computations are.
-        **sections: further options, by section.
-
-    Returns:
-        Positions in X, int64 [budget], in rank order; before them those that have labels already, in ascending order.
-
-    Raises:
-        UsageError: a wrong value; the message says what to change.
-    """
-    values = {
-        "input": MEMORY,
-        "budgets": [budget.item() if isinstance(budget, np.generic) else budget],
-        "num_classes": num_classes,
-        "seed": seed,
-        **sections,
-        "select": {"method": method, "options": options or {}, "beta": beta, "balance": balance},
-    }
-    if encoder is not None:
-        values["embed.encoder"] = encoder
-    config = load_config(values)
+def pick_samples(X: Any, config: RunConfig, labeled: Any, groups: Any, reporter: Reporter) -> np.ndarray:
+    """What `elfs_ray.pick` gives back, with its options in a configuration."""
     check_num_classes(config)
     _check_models(config)
-    samples = _Samples(X, config, shown_in_python() if progress else Reporter())
+    samples = _Samples(X, config, reporter)
     return _pick(samples, config, _labeled_mask(labeled, samples.count), groups)
 
 
@@ -113,7 +35,7 @@ class _Samples:
         reporter: is told of progress.
     """
 
-    def __init__(self, X: Any, config: RunConfig, reporter: Reporter) -> None:  # noqa: N803
+    def __init__(self, X: Any, config: RunConfig, reporter: Reporter) -> None:
         from elfs_ray.in_memory.images import as_images
 
         if isinstance(X, (str, bytes)) or not hasattr(X, "__len__"):
@@ -132,7 +54,6 @@ class _Samples:
         if self._halves is None:
             from elfs_ray.in_memory.images import embed_images
 
-            provide_folders()
             images = self._images or []
             self._halves = embed_images(images, self.config, self.hardware, self.reporter).vectors
         return self._halves

@@ -12,7 +12,7 @@ from elfs_ray.errors import UsageError
 FORMS = "a matrix of numbers (NumPy, torch, Arrow or pandas) with a row for each sample, or a list of images"
 
 
-def as_unit_rows(X: Any) -> UnitRows:  # noqa: N803 - as scikit-learn calls it
+def as_unit_rows(X: Any) -> UnitRows:
     """The rows scaled to unit length, as a run scales and stores embeddings.
 
     Raises:

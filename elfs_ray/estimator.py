@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from elfs_ray.api import pick
 from elfs_ray.errors import UsageError
-from elfs_ray.in_memory.picking import pick
 
 
 class CoresetSelector(BaseEstimator):  # type: ignore[misc] # scikit-learn has no annotations
@@ -42,7 +42,7 @@ class CoresetSelector(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         self.random_state = random_state
         self.options = options
 
-    def fit(self, X: Any, y: Any = None) -> "CoresetSelector":  # noqa: ARG002, N803 - scikit-learn's signature
+    def fit(self, X: Any, y: Any = None) -> "CoresetSelector":  # noqa: ARG002 - scikit-learn's signature
         """Choose rows of X, [rows, dim]; y is not looked at.
 
         Raises:
@@ -70,7 +70,7 @@ class CoresetSelector(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         mask[ascending] = True
         return mask
 
-    def select(self, X: Any) -> Any:  # noqa: N803
+    def select(self, X: Any) -> Any:
         """The chosen rows, best first, of the X that was fitted or of anything with as many rows, such as labels.
 
         Raises:
