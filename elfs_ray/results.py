@@ -3,7 +3,8 @@
 import hashlib
 import sys
 import webbrowser
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,8 @@ class Result:
     """
 
     run_dir: str
-    coresets: dict[int, pa.Table] = field(default_factory=dict)
-    manifest: dict[str, Any] = field(default_factory=dict)
+    coresets: dict[int, pa.Table]
+    manifest: dict[str, Any]
 
     @property
     def table(self) -> pa.Table:
@@ -143,4 +144,5 @@ def _notebook_display() -> Any:
     shell = ipython and ipython.get_ipython()
     if shell is None or not hasattr(shell, "kernel"):
         return None
-    return lambda body: ipython.display.display(ipython.display.HTML(body))
+    display: Any = import_module("IPython.display")
+    return lambda body: display.display(display.HTML(body))

@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,6 +98,19 @@ class TestResult:
         assert f"&lt;{BUDGET} of {NUM_IMAGES}" in text
         with pytest.raises(UsageError, match=r"none/page.html cannot be written \(No such file or directory\)"):
             small_run.show(1, tmp_path / "none" / "page.html")
+
+    def test_shows_where_it_can(self, small_run, monkeypatch):
+        """Below the cell of a notebook; in the browser elsewhere."""
+        opened, shown = [], []
+        monkeypatch.setattr("webbrowser.open", opened.append)
+        page = Path(small_run.show(2))
+        assert opened == [page.as_uri()]
+        assert page.read_text().count("data:image/jpeg") == 2
+        shell = SimpleNamespace(kernel=object())
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+        monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(HTML=str, display=shown.append))
+        assert small_run.show(2) is None
+        assert (len(opened), len(shown), shown[0].count("data:image/jpeg")) == (1, 1, 2)
 
 
 def test_a_stage_of_a_run(small_run, tmp_path):
