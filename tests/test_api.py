@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from elfs_ray import EmbedConfig, api, run_stage, select
+from elfs_ray import EmbedConfig, api, pick, run_stage, select
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
@@ -123,3 +124,11 @@ def test_a_stage_of_a_run(small_run, tmp_path):
     assert list(run_stage("select", run_dir)) == [f"coresets/elfs/{BUDGET}"]
     before = RunFolder(small_run.run_dir).records().current
     assert RunFolder(str(run_dir)).records().current == before
+
+
+def test_pick_takes_what_a_run_takes(small_run):
+    """From the same files by the same options: embedded, clustered, rated and searched in this process."""
+    samples = Table(RunFolder(small_run.run_dir), "samples").column("uri").tolist()
+    given = sections({name: value for name, value in OPTIONS.items() if not name.startswith(("evaluate", "report"))})
+    picked = pick(samples, BUDGET, method="elfs", num_classes=10, **given)
+    assert [samples[row] for row in picked] == small_run.paths
