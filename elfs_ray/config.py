@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from elfs_ray.errors import UsageError
 from elfs_ray.locations import absolute
 
 Auto = Literal["auto"]
@@ -281,7 +282,9 @@ class RunConfig(Section):
         description="images: a folder, Parquet, a table of paths (CSV, TSV, JSON lines), tar shards, a saved Hugging "
         "Face data set; local, s3://, gs:// or hf://; without: `embed.vectors` are all there is",
     )
-    num_classes: int = Field(ge=2, description="clusters to form: the number of classes you expect")
+    num_classes: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="clusters to form: the number of classes you expect; for methods that need pseudo-labels"
+    )
     budgets: list[Budget] = Field(min_length=1, description="labelling budgets: counts (5000) or fractions (0.1)")
     name: str | None = Field(None, description="of the run, in its report; default: that of its folder")
     seed: int = Field(0, ge=0, description="of every random choice")
@@ -296,6 +299,17 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
     ray: RayConfig = RayConfig()
+
+    @property
+    def clusters(self) -> int:
+        """How many clusters to form.
+
+        Raises:
+            UsageError: nobody said how many.
+        """
+        if self.num_classes is None:
+            raise UsageError("pseudo-labels need the number of classes that you expect; pass --num-classes")
+        return self.num_classes
 
     @property
     def location(self) -> str:

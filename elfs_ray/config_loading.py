@@ -3,13 +3,55 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from elfs_ray.config import RunConfig
+from elfs_ray.config import (
+    BetaSearchConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    IngestConfig,
+    NeighborsConfig,
+    ProxyConfig,
+    PseudoLabelsConfig,
+    RayConfig,
+    ReportConfig,
+    RunConfig,
+    Section,
+    SelectConfig,
+)
 from elfs_ray.errors import UsageError, one_line, wrong_value
+
+
+class PickOptions(TypedDict, total=False):
+    """Sections of options, each as its model (`NeighborsConfig(k=20)`) or as a dict (`{"k": 20}`).
+
+    What they hold stands in the reference of the configuration. What trains, trains on embeddings.
+    """
+
+    ingest: IngestConfig | dict[str, Any]
+    embed: EmbedConfig | dict[str, Any]
+    neighbors: NeighborsConfig | dict[str, Any]
+    pseudo_labels: PseudoLabelsConfig | dict[str, Any]
+    proxy: ProxyConfig | dict[str, Any]
+    beta_search: BetaSearchConfig | dict[str, Any]
+
+
+class RunOptions(PickOptions, total=False):
+    """Further options of a run by name, and its sections: each as its model or as a dict.
+
+    What they hold stands in the reference of the configuration.
+    """
+
+    name: str
+    seed: int
+    allow_unmatched: bool
+    select: SelectConfig | dict[str, Any]
+    evaluate: EvaluateConfig | dict[str, Any]
+    report: ReportConfig | dict[str, Any]
+    ray: RayConfig | dict[str, Any]
 
 
 def load_config(
@@ -19,6 +61,8 @@ def load_config(
     base: dict[str, Any] | None = None,
 ) -> RunConfig:
     """Merge `base`, YAML files, `stage.option=value` overrides and explicit values, in this order, and validate.
+
+    Explicit values are options by name (`embed.batch_size`), or sections of them, as models or dicts.
 
     Raises:
         UsageError: an unknown option (with the closest known one), a wrong type or range, or an unreadable file.
@@ -32,7 +76,12 @@ def load_config(
             raise UsageError(f"--set {override!r} is not of the form stage.option=value, such as embed.batch_size=64")
         _assign(merged, key.strip().split("."), _parse_yaml(text, f"--set {override}"), override)
     for key, value in values.items():
-        _assign(merged, key.split("."), value, key)
+        if isinstance(value, Section):
+            value = value.model_dump(exclude_unset=True)  # noqa: PLW2901 - what the user said of it, and no default
+        if isinstance(value, dict) and key in RunConfig.model_fields:
+            merged = _overlay(merged, {key: value})
+        else:
+            _assign(merged, key.split("."), value, key)
     return validate_config(merged)
 
 
@@ -45,6 +94,14 @@ def validate_config(values: dict[str, Any]) -> RunConfig:
     if config.input is None and config.embed.vectors is None:
         raise UsageError("option 'input' is missing; pass --input or set it in a file; or pass --embeddings alone")
     return config
+
+
+def without_method(base: dict[str, Any] | None, method: str | None) -> dict[str, Any] | None:
+    """A saved configuration without what it says of another method."""
+    select = (base or {}).get("select", {})
+    if base is None or method in (None, select.get("method")):
+        return base
+    return {**base, "select": {name: value for name, value in select.items() if name not in ("options", "beta")}}
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -101,8 +158,7 @@ def _explain(error: ValidationError) -> str:
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
         return f"unknown option {name!r}; {hint}"
     if first["type"] == "missing":
-        flag = {"budget": "--budget", "num_classes": "--num-classes"}.get(name, f"--{name}")
-        return f"option {name!r} is missing; pass {flag} or set it in the configuration file"
+        return f"option {name!r} is missing; pass --{name} or set it in the configuration file"
     if first["type"] == "model_type":
         return f"option {name!r} has the value {first['input']!r}, but is a section; set {name}.OPTION=VALUE"
     return wrong_value(name, first)

@@ -208,6 +208,11 @@ class JsonReporter(Reporter):
         yield _TimedMeter(tell, total, done)
 
 
+def shown_in_python() -> Reporter:
+    """Shows progress to scripts and notebooks: beside what they print, which may be data."""
+    return ConsoleReporter(Console(stderr=True))
+
+
 def make_reporter(form: LogForm, console: Console) -> Reporter:
     """The reporter of a form."""
     if form is LogForm.quiet:

@@ -140,7 +140,7 @@ def small_run(small_input, tmp_path_factory):
     """Result of the whole pipeline on the small input, shared by the tests that look at it and change nothing."""
     from elfs_ray import select
     from elfs_ray.artifacts import writing
-    from small import BUDGET, OPTIONS
+    from small import BUDGET, OPTIONS, sections
 
     images, labels = small_input
     out = tmp_path_factory.mktemp("runs") / "small"
@@ -148,8 +148,8 @@ def small_run(small_input, tmp_path_factory):
         # Several parts of each large artifact.
         patch.setattr(writing, "PART_BYTES", 30_000)
         patch.setattr(writing, "ROW_GROUP_ROWS", 50)
-        given = {**OPTIONS, "evaluate.labels": str(labels), "ray.mode": "never"}
-        return select(images, budget=BUDGET, num_classes=10, out=out, **given)
+        options = sections({**OPTIONS, "evaluate.labels": str(labels), "ray.mode": "never"})
+        return select(images, BUDGET, num_classes=10, out=out, **options)
 
 
 @pytest.fixture(scope="session")
@@ -166,12 +166,12 @@ def undisturbed(small_input, tmp_path_factory):
 def choose(small_run, small_input, tmp_path):
     """Select with other options in a copy of the small run; the long stages must not run again."""
     from elfs_ray import select
-    from small import BUDGET, LONG_STAGES, OPTIONS
+    from small import BUDGET, LONG_STAGES, OPTIONS, sections
 
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
 
     def run(budget=BUDGET, **changes):
-        result = select(small_input[0], budget=budget, num_classes=10, out=run_dir, **{**OPTIONS, **changes})
+        result = select(small_input[0], budget, num_classes=10, out=run_dir, **sections({**OPTIONS, **changes}))
         before = small_run.manifest["records"]
         assert all(result.manifest["records"][stage] == before[stage] for stage in LONG_STAGES)
         return result

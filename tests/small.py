@@ -48,6 +48,15 @@ OPTIONS = {
 }
 
 
+def sections(options: dict[str, Any]) -> dict[str, Any]:
+    """Options by name (`embed.batch_size`) as Python's functions take them: a dict for each section."""
+    nested = dict[str, Any]()
+    for name, value in options.items():
+        section, _, option = name.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[option] = value
+    return nested
+
+
 class Lines(Reporter):
     """Keeps what a run says: sentences, and the units that were `begun`, are `done` or `there`, by state."""
 

@@ -85,9 +85,7 @@ def test_wrong_option_is_named(override, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "flag"), [("input", "--input"), ("num_classes", "--num-classes"), ("budgets", "--budget")]
-)
+@pytest.mark.parametrize(("name", "flag"), [("input", "--input"), ("budgets", "--budget")])
 def test_missing_option_names_its_flag(name, flag):
     values = {key: value for key, value in REQUIRED.items() if key != name}
     shown = flag.removeprefix("--").replace("-", "_")

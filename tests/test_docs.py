@@ -17,14 +17,15 @@ import pytest
 import typer
 from markdown_it import MarkdownIt
 
-from elfs_ray import cli, select
+import elfs_ray.config
+from elfs_ray import cli, run_stage, select
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.cli.options import OPTIONS
 from elfs_ray.cli.runs import configurations
 from elfs_ray.config import RunConfig
-from elfs_ray.config_loading import load_config
+from elfs_ray.config_loading import RunOptions, load_config
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
 from made_records import add_records, planned
@@ -54,8 +55,8 @@ NOT_RUN_PROGRAMS = {
     "export": "sets a variable of the shell",
     ".venv/bin/pre-commit": "changes the checkout",
 }
-# A run of 5,000 images with the default options takes minutes: its call is compared with the signature.
-ONLY_BOUND = 'select("photos/"'
+# Runs of images that nobody has here: the calls are compared with the signatures.
+ONLY_BOUND = '"photos/"'
 COMMANDS = typer.main.get_command(cli.app).commands
 REQUIRED = {"input": "photos", "num_classes": 2, "budgets": [1]}
 
@@ -93,12 +94,19 @@ def run_python(code, page, line, namespace):
     exec(compile("\n" * line + code, str(page), "exec"), namespace)
 
 
-def call_in(code):
-    """The arguments by name of the call of `select` in a block."""
-    [call] = [
-        node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and "select" in ast.unparse(node.func)
-    ]
-    return {"input": call.args[0], **{keyword.arg: keyword.value for keyword in call.keywords}}
+def bind_calls(code):
+    """Compare the calls of `select` and `run_stage` in a block with their signatures, and their options with ours."""
+    functions = {"select": select, "run_stage": run_stage}
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    found = [(functions.get(ast.unparse(call.func).rpartition(".")[2]), call) for call in calls]
+    for function, call in [pair for pair in found if pair[0]]:
+        named = {keyword.arg: keyword.value for keyword in call.keywords}
+        bound = inspect.signature(function).bind(*call.args, **named)
+        given = bound.arguments.get("options", {})
+        assert given.keys() <= RunOptions.__annotations__.keys()
+        values = {name: eval(ast.unparse(value), dict(vars(elfs_ray.config))) for name, value in given.items()}
+        load_config({**REQUIRED, **values})
+    assert any(pair[0] for pair in found)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +145,7 @@ def test_python_blocks_run(page, small_run, tmp_path, monkeypatch):
     namespace = {"__name__": "docs"}
     for language, line, code in blocks(page):
         if language == "python" and ONLY_BOUND in code:
-            inspect.signature(select).bind(**call_in(code))
+            bind_calls(code)
         elif language == "python":
             run_python(code, page, line, namespace)
 

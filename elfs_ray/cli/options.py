@@ -33,7 +33,9 @@ OPTIONS: dict[str, tuple[str, Any]] = {
         "--budget --budgets -b",
         "Images to select: a count (5000) or a fraction (0.1). Repeat, or use commas.",
     ),
-    "num_classes": _option("num_classes", int, "--num-classes -c", "Number of classes you expect (>= 2)."),
+    "num_classes": _option(
+        "num_classes", int, "--num-classes -c", "Number of classes you expect (>= 2); for methods with pseudo-labels."
+    ),
     "labels": _option(
         "evaluate.labels",
         str,

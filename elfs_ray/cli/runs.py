@@ -63,23 +63,15 @@ def configurations(
     methods: Sequence[str] | None, options: Mapping[str, Any], base: dict[str, Any] | None = None
 ) -> "list[RunConfig]":
     """The configuration of each method; a wrong name is refused before the first one has run for hours."""
-    from elfs_ray.config_loading import load_config
+    from elfs_ray.config_loading import load_config, without_method
     from elfs_ray.methods import get_method
 
     given, configs = given_options(options), []
     for name in dict.fromkeys(parts(methods)) if methods else [None]:
         values = given if name is None else {**given, "select.method": name}
-        configs.append(load_config(values, options["config"], options["set_"], base=_without_method(base, name)))
+        configs.append(load_config(values, options["config"], options["set_"], base=without_method(base, name)))
         get_method(configs[-1].select.method, **configs[-1].select.options)
     return configs
-
-
-def _without_method(base: dict[str, Any] | None, method: str | None) -> dict[str, Any] | None:
-    """A saved configuration without what it says of another method."""
-    select = (base or {}).get("select", {})
-    if base is None or method in (None, select.get("method")):
-        return base
-    return {**base, "select": {name: value for name, value in select.items() if name not in ("options", "beta")}}
 
 
 def _saved(run_dir: str, *given: Any) -> "tuple[RunFolder, dict[str, Any]]":

@@ -22,6 +22,7 @@ from elfs_ray.errors import one_line
 __all__ = [
     "ImageError",
     "ImageInfo",
+    "as_shown",
     "decode",
     "inspect",
     "load_image",
@@ -183,6 +184,23 @@ def load_with(source: bytes | str, location: str, use: Callable[[bytes], T]) -> 
         if is_outage(error):
             raise
         return f"the file cannot be read: {reason(error)}"
+
+
+def as_shown(image: Image.Image) -> Image.Image:
+    """A picture that Pillow has opened or made already, as `decode` gives one: a copy in RGB of 8 bits, upright.
+
+    Raises:
+        ImageError: truncated, damaged, or without anything to see.
+    """
+    with _reasons():
+        copy = image.copy()
+        turn = orientation(copy.info)
+        copy = copy.transpose(TURNS[turn]) if turn in TURNS else copy
+    what = pixels.meaning(copy)
+    if not pixels.is_8_bit(copy, what):
+        return pixels.to_8_bit(np.asarray(copy), what)
+    with _reasons():
+        return _to_rgb(copy)
 
 
 def _square(picture: _Shown, size: int, crop_fraction: float, interpolation: str) -> np.ndarray:

@@ -206,8 +206,10 @@ def read_coreset(store: RunFolder, name: str, *, pre_annotations: bool, url: str
         )
         for row in rows
     ]
-    count = store.manifest()["config"]["num_classes"]
-    clusters = [_word(number) for number in range(count)] if pre_annotations else []
+    clusters = list[str]()
+    if pre_annotations:
+        count = store.manifest()["config"]["num_classes"] or 1 + max(labels)
+        clusters = [_word(number) for number in range(count)]
     in_table = "image" in every.schema.names
     return Coreset(store, name, samples, clusters, store.manifest()["input"], url, in_table)
 

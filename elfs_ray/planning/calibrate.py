@@ -74,7 +74,7 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
     side = float(np.median(sides)) if sides else 0.0
     vectors = config.embed.vectors
     embedding = _ready_vectors(config) if vectors else _encoding(config, source.count, good, side, hardware)
-    dim, classes = embedding.dim, config.num_classes
+    dim, classes = embedding.dim, config.num_classes or 2  # without pseudo-labels, nothing of them counts
     pseudo_labels = choose_pseudo_labels(
         config.pseudo_labels,
         hardware.device,

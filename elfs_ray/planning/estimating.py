@@ -21,9 +21,9 @@ from elfs_ray.planning.plan import Calibration, Plan
 from elfs_ray.run.errors_seen import expected_errors
 from elfs_ray.run.graph import all_units
 from elfs_ray.run.preflight import check_embeddings, check_inputs, check_pictures
-from elfs_ray.stages.identity import method_of
+from elfs_ray.stages.identity import check_num_classes, method_of
 from elfs_ray.stages.parts.listed import location_of, prefixes_of
-from elfs_ray.workers.hardware import Hardware, has_bfloat16
+from elfs_ray.workers.hardware import Hardware, hardware_here
 
 
 def estimated(config: RunConfig, price_per_hour: float | None) -> Plan:
@@ -41,6 +41,7 @@ def estimated(config: RunConfig, price_per_hour: float | None) -> Plan:
 
 
 def _estimated(config: RunConfig, price_per_hour: float | None) -> Plan:
+    check_num_classes(config)
     check_embeddings(config)
     check_pictures(config)
     load, hardware = os.getloadavg()[0], _hardware(config)
@@ -68,14 +69,13 @@ def _hardware(config: RunConfig) -> Hardware:
     """What the configuration says, or this machine has."""
     import torch
 
-    here = torch.cuda.device_count()
-    gpus = here if config.ray.num_gpus is None else config.ray.num_gpus
-    if gpus and not here:
+    hardware = hardware_here(config.ray.num_cpus, config.ray.num_gpus)
+    if hardware.gpus and not torch.cuda.is_available():
         raise UsageError(
-            f"ray.num_gpus={gpus}, but this machine has no GPU to measure on; plan on a machine like the cluster's"
+            f"ray.num_gpus={hardware.gpus}, but this machine has no GPU to measure on; plan on a machine like the "
+            "cluster's"
         )
-    cpus = config.ray.num_cpus or len(os.sched_getaffinity(0))
-    return Hardware("cuda" if gpus else "cpu", cpus, gpus, has_bfloat16())
+    return hardware
 
 
 def _seen_as_pixels(

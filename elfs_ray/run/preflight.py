@@ -14,11 +14,15 @@ from elfs_ray.errors import UsageError
 from elfs_ray.methods import Needs, SelectionMethod, balances
 from elfs_ray.planning.auto_options import MIN_TEST_SAMPLES, ON_EMBEDDINGS, neighbors_of_each
 from elfs_ray.stages import STAGES, stage_named
-from elfs_ray.stages.identity import method_of, true_labels
+from elfs_ray.stages.identity import check_num_classes, method_of, true_labels
 from elfs_ray.stages.parts.listed import prefixes_of
 
 if TYPE_CHECKING:
     from elfs_ray.data.sources import Source
+
+
+CLUSTERED = ("pseudo-labels", "anchor", "proxy")
+"""Commands of stages that form clusters, or go by them, whatever the method needs."""
 
 
 def check_before_start(
@@ -45,6 +49,9 @@ def check_before_start(
         raise UsageError("the evaluation needs true labels; pass --labels")
     for config in configs:
         method = method_of(config)
+        check_num_classes(config)
+        if until in CLUSTERED and not config.select.supervised and config.num_classes is None:
+            raise UsageError(f"{until} needs the number of classes that you expect; pass --num-classes")
         _check_scores(config, method)
         _check_supervision(config, method)
         check_embeddings(config)
@@ -183,7 +190,7 @@ def check_sizes(config: RunConfig, num_samples: int, made: Set[str]) -> None:
     if "neighbors" in made:
         _check_neighbors(config, num_samples, k)
     method_of(config).check_sizes(num_samples, k)
-    if "pseudo_labels" in made and config.num_classes > num_samples:
+    if "pseudo_labels" in made and config.num_classes is not None and config.num_classes > num_samples:
         raise UsageError(
             f"num_classes is {config.num_classes}, but only {num_samples} images are usable; "
             "pass a smaller --num-classes"

@@ -37,7 +37,7 @@ def _anchor(store: RunFolder, config: RunConfig, work: str, seed: int) -> dict[s
         "labeled": len(seeds),
         "used": "clusters",
     }
-    if _can_teach(known[seeds], config.num_classes):
+    if _can_teach(known[seeds], config.clusters):
         anchored = spread_by_probes(
             Embeddings(store).mapped_unit_vectors(), clusters, seeds, known[seeds], np.random.default_rng(seed)
         )

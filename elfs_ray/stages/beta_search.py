@@ -51,14 +51,14 @@ class SearchData:
     Attributes:
         options: how it trains.
         inputs: what the method selects from.
-        samples: what the network sees of all samples.
+        samples: what the network sees of all samples; or that in memory, float32 [N, d].
         splits: positions of training and validation samples, for each seed.
     """
 
     options: BetaSearchConfig
     select: SelectConfig
     inputs: SelectionInputs
-    samples: Embeddings | Pixels
+    samples: Embeddings | Pixels | np.ndarray
     labels: np.ndarray
     splits: list[tuple[np.ndarray, np.ndarray]]
     budget: int
@@ -88,7 +88,7 @@ def run(context: StageContext) -> StageResult:
     options = choose_beta_search(config.beta_search, config.evaluate, median_side(store), budget, **dtypes)
     options = context.as_begun(options)
     context.begin(options)
-    betas = _betas(options, budget / context.table("samples").rows)
+    betas = betas_to_try(options, budget / context.table("samples").rows)
     method = method_of(config)
     candidates = method.candidates(betas)
     rows = _search(context, options, candidates)
@@ -115,7 +115,12 @@ def _parts(options: BetaSearchConfig) -> int:
     return ASHA_PARTS if options.scheduler == "asha" else 1
 
 
-def _betas(options: BetaSearchConfig, keep_fraction: float) -> list[float]:
+def betas_to_try(options: BetaSearchConfig, keep_fraction: float) -> list[float]:
+    """The candidates that leave room for a budget, which is given as a share of the samples.
+
+    Raises:
+        UsageError: none does.
+    """
     grid = beta_grid(keep_fraction)
     if options.betas == "auto":
         return grid
@@ -232,8 +237,7 @@ def _train(data: SearchData, found: dict[str, Any], seed: int, device: torch.dev
     """Select with one seed, train, and yield a row of the artifact after each part."""
     options, (split, validation) = data.options, data.splits[seed]
     rows = _coreset(data, found, split, np.random.default_rng([data.seed, seed]))
-    seen = data.samples
-    samples = seen.mapped_squares() if isinstance(seen, Pixels) else seen.mapped_unit_vectors()
+    samples = _mapped(data.samples)
     training = ClassifierTraining(
         training_options(options, options.model, data.num_classes, data.hidden_dim),
         samples[rows],
@@ -253,6 +257,13 @@ def _train(data: SearchData, found: dict[str, Any], seed: int, device: torch.dev
             "epochs": step * int(options.batch_size) / len(rows),
             "device": device.type,
         }
+
+
+def _mapped(samples: Embeddings | Pixels | np.ndarray) -> np.ndarray:
+    """What the network sees of all samples, as an array."""
+    if isinstance(samples, np.ndarray):
+        return samples
+    return samples.mapped_squares() if isinstance(samples, Pixels) else samples.mapped_unit_vectors()
 
 
 def _coreset(data: SearchData, found: dict[str, Any], training: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,12 +1,10 @@
 """What every stage is given and what it gives back. Stages meet only through the artifacts in the run folder."""
 
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
 from elfs_ray.artifacts.embeddings import Embeddings
@@ -16,6 +14,7 @@ from elfs_ray.artifacts.table import Table
 from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config import RunConfig, Section
 from elfs_ray.console import Reporter
+from elfs_ray.core.seeds import derived_seed
 from elfs_ray.stages import maker_of
 from elfs_ray.workers.base import Workers
 from elfs_ray.workers.hardware import Hardware
@@ -86,8 +85,7 @@ class StageContext:
 
     def seed(self, *keys: int, unit: str | None = None) -> int:
         """A 63-bit seed of its own for this unit (and keys, such as an epoch), derived from the run's seed."""
-        sequence = np.random.SeedSequence([self.config.seed, zlib.crc32((unit or str(self.unit)).encode()), *keys])
-        return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+        return derived_seed(self.config.seed, unit or str(self.unit), *keys)
 
     def as_begun(self, options: SectionT) -> SectionT:
         """Options of which those that decide results are what they were when this unit began, on whatever machine.

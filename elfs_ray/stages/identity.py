@@ -32,6 +32,31 @@ def is_searched(config: RunConfig) -> bool:
     return method_of(config).searched and config.select.beta is None
 
 
+def uses_pseudo_labels(config: RunConfig) -> bool:
+    """Whether the method, its balance or its search goes by clusters; a supervised baseline does not."""
+    from elfs_ray.methods import Needs, balances
+
+    method = method_of(config)
+    needed = method.requirements() & {Needs.PSEUDO_LABELS, Needs.DYNAMICS}
+    return not config.select.supervised and (
+        bool(needed) or balances(method, config.select.balance) or is_searched(config)
+    )
+
+
+def check_num_classes(config: RunConfig) -> None:
+    """Refuse a method that works with pseudo-labels where nobody said how many classes there are.
+
+    Raises:
+        UsageError: that is so.
+    """
+    if config.num_classes is None and uses_pseudo_labels(config):
+        balanced = " with --balance cluster" if config.select.balance == "cluster" else ""
+        raise UsageError(
+            f"method {config.select.method!r}{balanced} works with pseudo-labels, which need the number of classes you "
+            "expect; pass --num-classes (num_classes in Python), or take a method that needs none, such as zcore"
+        )
+
+
 def labels_in_use(config: RunConfig) -> str:
     """Name of the labels that selection works with: pseudo-labels, unless the run is a supervised baseline."""
     if config.select.supervised:

@@ -51,7 +51,7 @@ class Pool(Protocol):
 
 
 class Training(Protocol):
-    """What the loop of a training worker may ask. What workers share of a batch: see `workers.data_parallel`."""
+    """What the loop of a training worker may ask. What workers share of a batch: see `core.data_parallel`."""
 
     @property
     def device(self) -> "torch.device":

@@ -87,7 +87,7 @@ def hardware_summary(hardware: Hardware, workers: str) -> dict[str, Any]:
     return {**describe_machine(), "workers": {"are": workers, **asdict(hardware)}}
 
 
-def hardware_here(num_cpus: int | None, num_gpus: int | None) -> Hardware:
+def hardware_here(num_cpus: int | None = None, num_gpus: int | None = None) -> Hardware:
     """What this machine offers to this process; numbers that are given count as they are."""
     import joblib
 

@@ -27,7 +27,7 @@ from elfs_ray.run.runner import run
 from given_labels import read_labels
 from image_files import encode
 from object_storage import SECRET, Door
-from small import BUDGET, NUM_IMAGES, OPTIONS, TIMEOUT_SECONDS, Lines, command_line, start, wait_until
+from small import BUDGET, NUM_IMAGES, OPTIONS, TIMEOUT_SECONDS, Lines, command_line, sections, start, wait_until
 
 STRANGE_NAMES = ["a b.png", "c%41.png", "d?e=f.png", "g#h.png", "ü/日本.png", "plain.png"]
 
@@ -270,8 +270,7 @@ def run_again(object_storage, door, folder, reporter):
         num_classes=10,
         out=object_storage.uri(f"{folder}/run", address),
         reporter=reporter,
-        **OPTIONS,
-        **{"evaluate.labels": object_storage.uri(f"{folder}/labels.csv", address)},
+        **sections({**OPTIONS, "evaluate.labels": object_storage.uri(f"{folder}/labels.csv", address)}),
     )
 
 

@@ -19,13 +19,14 @@ from elfs_ray.errors import UsageError
 from elfs_ray.run.graph import all_units
 from elfs_ray.run.preflight import check_test_set
 from elfs_ray.run.runner import run
-from small import BUDGET, NUM_IMAGES, OPTIONS, exact_neighbors
+from small import BUDGET, NUM_IMAGES, OPTIONS, exact_neighbors, sections
 
 
 def again(result, images, out=None, **changes):
     """Run with the same options but for some."""
     values = {**OPTIONS, **changes}
-    return select(images, budget=values.pop("budget", BUDGET), num_classes=10, out=out or result.run_dir, **values)
+    budget, out = values.pop("budget", BUDGET), out or result.run_dir
+    return select(images, budget, num_classes=10, out=out, **sections(values))
 
 
 class TestArtifacts:
@@ -143,7 +144,7 @@ class TestRefuses:
         images = [path.read_bytes() for path in sorted(small_input[0].iterdir())[:4]]
         pq.write_table(pa.table({"id": ["a", "b", "a", "c"], "image": images}), tmp_path / "images.parquet")
         with pytest.raises(UsageError) as caught:
-            select(tmp_path / "images.parquet", budget=2, num_classes=2, out=tmp_path / "run", **OPTIONS)
+            select(tmp_path / "images.parquet", budget=2, num_classes=2, out=tmp_path / "run", **sections(OPTIONS))
         assert str(caught.value) == (
             f"sample id 'a' stands 2 times in {tmp_path}/images.parquet (1 ids are repeated); ids must be unique: "
             "fix them, or name another column of a table with --set ingest.id_column=NAME"
@@ -151,7 +152,7 @@ class TestRefuses:
 
     def test_more_classes_than_images(self, small_input, tmp_path):
         with pytest.raises(UsageError, match="num_classes is 300, but only 240 images are usable"):
-            select(small_input[0], budget=5, num_classes=300, out=tmp_path / "run", **OPTIONS)
+            select(small_input[0], budget=5, num_classes=300, out=tmp_path / "run", **sections(OPTIONS))
 
 
 class TestQuarantine:
@@ -170,7 +171,7 @@ class TestQuarantine:
     def test_bad_images_are_set_aside_with_their_reason(self, mixed, tmp_path):
         out = tmp_path / "run"
         options = {**OPTIONS, "ingest.max_bad_fraction": 0.2, "neighbors.k": 5, "select.method": "random"}
-        result = select(mixed, budget=10, num_classes=2, out=out, **options)
+        result = select(mixed, budget=10, num_classes=2, out=out, **sections(options))
         quarantine = Table(RunFolder(str(out)), "quarantine").read().to_pandas().set_index("sample_id")["reason"]
         assert set(quarantine.index) == {"empty.png", "truncated.png", "notes.jpg"}
         assert "0 bytes" in quarantine["empty.png"]
@@ -178,7 +179,7 @@ class TestQuarantine:
 
     def test_too_many_bad_images_stop_the_run(self, mixed, tmp_path):
         with pytest.raises(UsageError) as caught:
-            select(mixed, budget=10, num_classes=2, out=tmp_path / "run", **OPTIONS)
+            select(mixed, budget=10, num_classes=2, out=tmp_path / "run", **sections(OPTIONS))
         assert str(caught.value) == (
             "3 of 33 inputs (9.1%) cannot be used, more than ingest.max_bad_fraction=0.05; the first is 'empty.png': "
             "the file is empty (0 bytes); fix or remove them, or raise the limit with --set "
@@ -193,7 +194,7 @@ def test_table_input_with_bytes(small_input, tmp_path):
     table = pa.table({"image_id": [path.name for path in paths], "image": [path.read_bytes() for path in paths]})
     pq.write_table(table, tmp_path / "images.parquet", row_group_size=20)
     options = {**OPTIONS, "neighbors.k": 5, "select.method": "random"}
-    from_table = select(tmp_path / "images.parquet", budget=5, num_classes=2, out=tmp_path / "run", **options)
+    from_table = select(tmp_path / "images.parquet", budget=5, num_classes=2, out=tmp_path / "run", **sections(options))
     store = RunFolder(from_table.run_dir)
     assert Table(store, "samples").read(columns=["sample_id"])["sample_id"].to_pylist() == table["image_id"].to_pylist()
     assert "image" in Table(store, "samples").schema.names

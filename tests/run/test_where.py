@@ -11,7 +11,7 @@ from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.errors import UsageError
 from elfs_ray.run.where import MOST_IN_PROCESS, check_where, works_on_ray
-from small import BUDGET, OPTIONS
+from small import BUDGET, OPTIONS, sections
 
 TIMES = ("seconds", "per_second", "memory_mb")
 
@@ -37,7 +37,7 @@ def test_the_same_comes_out_on_ray_and_in_the_process(ray_session, small_run, sm
         "evaluate.labels": str(labels),
         "ray.num_cpus": small_run.manifest["hardware"]["workers"]["cpus"],
     }
-    on_ray = select(images, budget=BUDGET, num_classes=10, out=tmp_path / "run", **given)
+    on_ray = select(images, BUDGET, num_classes=10, out=tmp_path / "run", **sections(given))
     assert on_ray.manifest["hardware"]["workers"]["are"] == "on Ray"
     ours, theirs = RunFolder(small_run.run_dir), RunFolder(on_ray.run_dir)
     assert ours.records().keys() == theirs.records().keys()
@@ -55,8 +55,7 @@ def test_the_same_comes_out_on_ray_and_in_the_process(ray_session, small_run, sm
 def test_a_small_run_imports_no_ray(small_input, tmp_path):
     code = (
         "import sys\nfrom elfs_ray import select\n"
-        f"result = select({str(small_input[0])!r}, budget=3, num_classes=2, out={str(tmp_path / 'run')!r}, "
-        "**{'select.method': 'random'})\n"
+        f"result = select({str(small_input[0])!r}, 3, method='random', out={str(tmp_path / 'run')!r})\n"
         "print(result.table.num_rows, result.manifest['hardware']['workers']['are'], 'ray' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,12 +7,12 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np  # noqa: F401 - the same
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from elfs_ray import cli, select  # noqa: F401 - what the calls in the file name, here and below
-from elfs_ray.api import Result  # noqa: F401
+from elfs_ray import Result, cli, pick, run_stage, select  # noqa: F401 - what the calls in the file name, here and below
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config_loading import load_config
 from elfs_ray.errors import UsageError

@@ -24,7 +24,7 @@ from elfs_ray.workers.hardware import Hardware, has_bfloat16
 from elfs_ray.workers.on_ray.workers import OnRay
 from made_records import record_of
 from nodes import workers
-from small import BUDGET, OPTIONS
+from small import BUDGET, OPTIONS, sections
 
 TABLE = f"beta_search/elfs/{BUDGET}"
 
@@ -35,7 +35,7 @@ def search(small_run, small_input, tmp_path):
 
     def run(name="run", **changes):
         run_dir = shutil.copytree(small_run.run_dir, tmp_path / name)
-        select(small_input[0], budget=BUDGET, num_classes=10, out=run_dir, **{**OPTIONS, **changes})
+        select(small_input[0], BUDGET, num_classes=10, out=run_dir, **sections({**OPTIONS, **changes}))
         return RunFolder(str(run_dir))
 
     return run

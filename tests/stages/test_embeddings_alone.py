@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from elfs_ray import select
+from elfs_ray import pick, select
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.samples import median_side
 from elfs_ray.artifacts.table import Table, fixed_size_matrix
@@ -23,6 +23,7 @@ from elfs_ray.planning.auto_options import choose_proxy
 from elfs_ray.run.runner import run
 from elfs_ray.workers.hardware import Hardware
 from made_records import fingerprints
+from small import sections
 
 ROWS, CLASSES, BUDGET = 120, 4, 20
 OPTIONS = {
@@ -57,7 +58,8 @@ def result(clustered, tmp_path_factory):
     """The whole pipeline, up to the evaluation and the report."""
     path, labels, *_ = clustered
     options = {**OPTIONS, "embed.vectors": str(path), "evaluate.labels": str(labels)}
-    return select(None, budget=BUDGET, num_classes=CLASSES, out=tmp_path_factory.mktemp("runs") / "run", **options)
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return select(None, BUDGET, num_classes=CLASSES, out=out, **sections(options))
 
 
 def test_the_ids_are_the_samples(result, clustered):
@@ -83,6 +85,14 @@ def test_a_coreset_comes_out(result, clustered):
     page = Path(result.report).read_text()
     assert "</b>samples to choose from" in page
     assert re.findall("no picture| images[ ,.<]", page.partition("<main>")[2]) == []
+
+
+def test_pick_in_memory_takes_the_same(result, clustered):
+    given = sections(OPTIONS)
+    beta = given.pop("select")["beta"]
+    del given["evaluate"]
+    picked = pick(clustered[3], BUDGET, method="elfs", num_classes=CLASSES, beta=beta, **given)
+    assert picked.tolist() == result.table["index"].to_pylist()
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -149,7 +159,7 @@ def test_what_needs_images_is_refused_before_the_start(clustered, tmp_path, opti
     path, labels, *_ = clustered
     values = {"embed.vectors": str(path), "evaluate.labels": str(labels), option: value}
     with pytest.raises(UsageError, match=message):
-        select(None, budget=BUDGET, num_classes=CLASSES, out=tmp_path / "run", **values)
+        select(None, BUDGET, num_classes=CLASSES, out=tmp_path / "run", **sections(values))
     assert not (tmp_path / "run").exists()
 
 

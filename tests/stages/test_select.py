@@ -13,7 +13,7 @@ from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import available_methods
 from elfs_ray.run.runner import run
-from small import BUDGET, NUM_IMAGES, OPTIONS
+from small import BUDGET, NUM_IMAGES, OPTIONS, sections
 
 FAST = {
     "zcore": {"draws": 500},
@@ -93,7 +93,7 @@ def test_labels_that_are_there_improve_the_pseudo_labels(small_run, small_input,
     seeds.write_text("\n".join(labels.read_text().splitlines()[:81]))
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     options = {**OPTIONS, "select.labeled": str(seeds), "evaluate.labels": str(labels)}
-    result = select(images, budget=100, num_classes=10, out=run_dir, **options)
+    result = select(images, 100, num_classes=10, out=run_dir, **sections(options))
     stages, before = result.manifest["records"], small_run.manifest["records"]
     assert stages["pseudo_labels"] == before["pseudo_labels"]
     assert stages["anchor"]["metrics"]["used"] == "probes"
@@ -158,7 +158,7 @@ def test_a_supervised_baseline_needs_labels_for_all(choose, small_input, tmp_pat
 def test_cross_fitted_dynamics_come_from_held_out_samples(small_run, small_input, tmp_path):
     run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
     options = {**OPTIONS, "proxy.folds": 3, "select.beta": 0.2}
-    result = select(small_input[0], budget=BUDGET, num_classes=10, out=run_dir, **options)
+    result = select(small_input[0], BUDGET, num_classes=10, out=run_dir, **sections(options))
     stages, before = result.manifest["records"], small_run.manifest["records"]
     assert stages["pseudo_labels"] == before["pseudo_labels"]
     # Whom the proxy does not train on, it gets wrong more often.

@@ -57,7 +57,7 @@ def labels_in_use(store: RunFolder, config: RunConfig) -> str:
 
 def count_classes(store: RunFolder, config: RunConfig) -> int:
     """Classes of the labels in use: the clusters, or those of the true labels in a supervised baseline."""
-    return len(_labels_record(store)["classes"]) if config.select.supervised else config.num_classes
+    return len(_labels_record(store)["classes"]) if config.select.supervised else config.clusters
 
 
 def _labels_record(store: RunFolder) -> dict[str, Any]:

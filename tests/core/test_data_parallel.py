@@ -6,11 +6,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
+from elfs_ray.core import data_parallel
 from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.networks import build_network
-from elfs_ray.workers import data_parallel
 
 SAMPLES, CLASSES, SIDE = 30, 4, 32
 # The second has a share for one worker alone.
