@@ -157,7 +157,6 @@ STAGES = (
         wanted=always,
         doing=words.selecting,
         told=words.selected,
-        brief=True,
     ),
     Stage(
         name="evaluate",
