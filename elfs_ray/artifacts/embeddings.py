@@ -4,9 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from elfs_ray.artifacts.table import Table, fixed_size_matrix
-from elfs_ray.core.features import normalize_rows
+from elfs_ray.core.features import PrincipalComponents, normalize_rows
+
+COMPONENT_ROWS = 50_000
+"""Of the sample, if there are more, that principal components are taken of; and those that are projected at once."""
 
 
 @dataclass(frozen=True)
@@ -40,3 +44,26 @@ class Embeddings(Table):
         return self.derived(
             "unit", lambda: (normalize_rows(fixed_size_matrix(batch["vector"])) for batch in self.batches(["vector"]))
         )
+
+    def mapped_components(self, dim: int) -> np.ndarray:
+        """The leading principal components of the unit vectors, float32 [rows, dim], shared as `mapped` says.
+
+        Made by one thread, so that the same embeddings give the same bytes wherever that is.
+
+        Args:
+            dim: components to keep; 0: the unit vectors as they are.
+        """
+        if not dim:
+            return self.mapped_unit_vectors()
+
+        def reduced() -> Iterator[np.ndarray]:
+            with threadpool_limits(1):
+                if self.rows > COMPONENT_ROWS:
+                    some = np.sort(np.random.default_rng(0).choice(self.rows, COMPONENT_ROWS, replace=False))
+                    components = PrincipalComponents(self.unit_vectors_at(some), dim)
+                else:
+                    components = PrincipalComponents(self.unit_vectors(), dim)
+                for _, vectors in self.chunks(0, self.rows, COMPONENT_ROWS):
+                    yield components.project(vectors)
+
+        return self.derived(f"components-{dim}", reduced)

@@ -69,9 +69,8 @@ def run(context: StageContext) -> StageResult:
     """Train the proxy and write the dynamics."""
     store, config, hardware = context.store, context.config, context.hardware
     num_samples = context.table("samples").rows
-    options = choose_proxy(
-        config.proxy, hardware.device, hardware.units, num_samples, median_side(store), **hardware.dtypes
-    )
+    dim, side = context.embeddings.dim, median_side(store)
+    options = choose_proxy(config.proxy, hardware.device, hardware.units, num_samples, dim, side, **hardware.dtypes)
     inputs = context.embeddings if options.model == "mlp" else pixels_for(context, int(options.image_size))
     total = options.folds * int(options.epochs) * num_samples
     with context.counting("proxy training", total, "samples") as counter:
@@ -126,7 +125,7 @@ class _Proxy:
         tdds_classes = task.num_classes if options.tdds else 0
         self.dynamics = DynamicsAccumulator(len(self.labels), tdds_classes=tdds_classes, device=device)
         seen = task.inputs
-        mapped = seen.mapped_squares() if isinstance(seen, Pixels) else seen.mapped_unit_vectors()
+        mapped = seen.mapped_squares() if isinstance(seen, Pixels) else seen.mapped_components(int(options.pca_dim))
         on_host = torch.from_numpy(mapped)
         narrow = torch.float16 if device.type == "cuda" and not self.on_images else None  # as they are stored
         self.inputs = DeviceRows(on_host, Room(device), narrow)
