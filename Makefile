@@ -9,10 +9,13 @@ CANDIDATES := python3.12 python3.13 python3.11 python3 python
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c "$(SUPPORTED)" 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test test-ray test-apart lint format types imports docs check lock audit fuzz device clean
+# Tests of functions of arrays and options.
+PURE := tests/core tests/methods tests/test_architecture.py tests/test_config.py tests/test_locations.py
+
+.PHONY: help install demo test test-ray test-slow test-quick check-fast lint format types imports docs check lock audit fuzz device clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 install: $(READY) ## create .venv with everything at the versions of constraints.txt
 
@@ -25,16 +28,20 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## run the whole pipeline on 1,797 real images (a few minutes)
 	@$(BIN)/elfs-ray demo
 
-test: $(READY) ## run the tests
-	@$(MAKE) --no-print-directory --jobs=2 test-ray test-apart
+test: $(READY) ## run the tests: two groups at a time, each printed in one piece
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-slow test-ray test-quick
 
-# Tests that share the suite's Ray.
 test-ray: $(READY)
-	@$(BIN)/python -m pytest -m ray
+	@$(BIN)/python -m pytest -q -m ray
 
-# All others, beside them; what they print follows in one piece.
-test-apart: $(READY)
-	@log=$$(mktemp); $(BIN)/python -m pytest -m 'not ray' > $$log 2>&1; status=$$?; cat $$log; rm $$log; exit $$status
+test-slow: $(READY)
+	@$(BIN)/python -m pytest -q -m 'slow and not ray'
+
+test-quick: $(READY)
+	@$(BIN)/python -m pytest -q -m 'not slow and not ray'
+
+check-fast: lint types imports $(READY) ## what finds most mistakes within a minute: style, types, and the tests of numerics
+	@$(BIN)/python -m pytest -q -m 'not slow and not ray' $(PURE)
 
 lint: $(READY) ## check style and formatting
 	@$(BIN)/ruff check .
@@ -70,4 +77,4 @@ lock: $(READY) ## resolve constraints.txt again
 		--no-emit-index-url --no-emit-find-links --quiet --output-file constraints.txt
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) demo-run site .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache build dist *.egg-info
+	rm -rf $(VENV) demo-run* site .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache build dist *.egg-info

@@ -154,9 +154,13 @@ class Process:
         for line in self._process.stdout or []:
             self.lines.append((time.monotonic(), line.rstrip()))
 
-    def when(self, beginning: str) -> float | None:
-        """When a line with this beginning came, if one did."""
-        return next((at for at, line in list(self.lines) if line.startswith(beginning)), None)
+    def when(self, unit: str, *states: str) -> float | None:
+        """When the run first said that a unit is in one of these states, if it did."""
+        for at, line in list(self.lines):
+            said = json.loads(line) if line.startswith("{") else {}
+            if said.get("unit") == unit and said["state"] in states:
+                return at
+        return None
 
     def running(self) -> bool:
         """Whether it has not ended."""
@@ -247,7 +251,18 @@ class Bench:
     def _arguments(self, run_dir: Path, until: str) -> list[str]:
         sets = [f"--set={one}" for one in [*(f"{name}={value}" for name, value in OPTIONS.items()), *self._overrides]]
         required = ["--input", str(self._input), "--budget", str(BUDGET), "--num-classes", "10", "--allow-unmatched"]
-        return ["run", *required, "--labels", str(self._labels), "--out", str(run_dir), "--until", until, *sets]
+        return [
+            "run",
+            *required,
+            "--labels",
+            str(self._labels),
+            "--out",
+            str(run_dir),
+            "--until",
+            until,
+            "--log=json",
+            *sets,
+        ]
 
     def again(self, fault: Fault, kill_at: int | None) -> Measured:
         """Run one stage in a copy of the whole run, with or without a kill."""
@@ -268,7 +283,7 @@ class Bench:
                 raise RuntimeError(f"{fault.stage} did not end within {TIMEOUT_SECONDS} s")
             time.sleep(POLL_SECONDS)
         process.check()
-        begun, ended = first.when(f"{fault.unit} ..."), process.when(f"{fault.unit}: ")
+        begun, ended = first.when(fault.unit, "begun"), process.when(fault.unit, "done", "there")
         if begun is None or ended is None or (kill_at is not None and disturbance.killed is None):
             raise RuntimeError(f"{fault.stage} did not run as it should, or ended before the kill")
         found = disturbance

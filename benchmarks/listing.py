@@ -17,6 +17,7 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 from common import driver_memory, in_fresh_process
@@ -74,7 +75,7 @@ class Marks(Reporter):
         super().__init__()
         self._times = [time.monotonic()]
 
-    def line(self, _text: str) -> None:
+    def line(self, _text: str, **_about: Any) -> None:
         """Take the time of what is said of the listing."""
         self._times.append(time.monotonic())
 

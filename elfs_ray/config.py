@@ -107,7 +107,7 @@ class EmbedConfig(Section):
 class NeighborsConfig(Section):
     """The k nearest neighbours by cosine similarity."""
 
-    k: int = Field(50, ge=1, description="neighbours of each sample")
+    k: AutoInt = Field("auto", description="neighbours of each sample; auto: 50, or half of the others if that is less")
     search: Literal["auto", "faiss", "torch", "ivf_flat", "ivf_pq"] = Field(
         "auto",
         description="faiss: exact; torch: rounded products, ranked exactly, for GPUs; ivf_flat, ivf_pq: inverted lists "
@@ -129,6 +129,11 @@ class PseudoLabelsConfig(Section):
     heads: Annotated[int, Field(ge=2)] | Auto = Field("auto", description="clustering heads trained together")
     hidden_dim: AutoInt = Field("auto", description="width of each head's hidden layer")
     bottleneck_dim: AutoInt = Field("auto", description="width of each head's normalised bottleneck")
+    num_neighbors: AutoInt = Field(
+        "auto",
+        description="nearest neighbours that a sample is paired with; auto: all that were found, or half of a class of "
+        "average size if that is less",
+    )
     epochs: AutoInt = Field("auto", description="passes over the samples")
     batch_size: AutoInt = Field("auto", description="pairs in one step, over all workers")
     learning_rate: AutoFloat = Field("auto", description="AdamW, for a batch of 256; scaled with the batch")
@@ -256,8 +261,13 @@ class ReportConfig(Section):
 
 
 class RayConfig(Section):
-    """How to reach or start Ray."""
+    """Whether to work on Ray, and how to reach or start it."""
 
+    mode: Literal[Auto, "always", "never"] = Field(
+        "auto",
+        description="auto: up to 10,000 images on one machine without Ray, in the process of the run; always, never: "
+        "with or without Ray, however many",
+    )
     address: str | None = Field(None, description="cluster address; without: $RAY_ADDRESS, else a local Ray")
     num_cpus: int | None = Field(None, ge=1, description="processors to use, or that an autoscaling cluster may start")
     num_gpus: int | None = Field(None, ge=0, description="GPUs to use, or that an autoscaling cluster may start")

@@ -83,8 +83,13 @@ class Meter:
 class Reporter:
     """Says nothing: the reporter of the Python API and of tests."""
 
-    def line(self, text: str) -> None:
-        """Say one line."""
+    def line(self, text: str, **about: Any) -> None:
+        """Say one line.
+
+        Args:
+            text: for a person; empty: there is nothing to read.
+            about: plain values, for a program.
+        """
 
     @contextmanager
     def meter(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Meter]:
@@ -107,21 +112,31 @@ class _BarMeter(Meter):
 
 
 class _TimedMeter(Meter):
-    """Tells of the progress now and then."""
+    """Tells of the progress now and then.
 
-    def __init__(self, tell: Callable[[int, float, float], None], total: int, done: int) -> None:
-        """Take `tell`, which is given the number done, units a second and seconds left."""
+    The clock starts with the first units that end: what comes before them is mostly the start of processes, which
+    would make the rest look as slow.
+    """
+
+    def __init__(self, tell: Callable[[int, float | None, float | None], None], total: int, done: int) -> None:
+        """Take `tell`, which is given the number done, and units a second and seconds left where these are known."""
         self._tell, self._total = tell, total
-        self._first = self._done = done
-        self._started = self._advanced = self._told = time.monotonic()
+        self._before = self._first = self._done = done
+        self._told = time.monotonic()
+        self._started = self._advanced = 0.0
 
     def update(self, done: int) -> None:
         now = time.monotonic()
         if done > self._done:
+            if self._done == self._before:
+                self._first, self._started = done, now
             self._done, self._advanced = done, now
-        if now - self._told < LOG_INTERVAL_SECONDS or self._advanced == self._started:
+        if now - self._told < LOG_INTERVAL_SECONDS or self._done == self._before:
             return
         self._told = now
+        if self._done == self._first:
+            self._tell(done, None, None)
+            return
         # Up to the last unit that ended: while the next one runs, the rate does not sink, and the time left does.
         rate = (done - self._first) / (self._advanced - self._started)
         self._tell(done, rate, max(0.0, (self._total - done) / rate - (now - self._advanced)))
@@ -133,8 +148,10 @@ class ConsoleReporter(Reporter):
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def line(self, text: str) -> None:
-        """Say one line."""
+    def line(self, text: str, **about: Any) -> None:
+        """Say one line, if it says anything."""
+        if not text:
+            return
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
@@ -143,8 +160,9 @@ class ConsoleReporter(Reporter):
         if not self._console.is_terminal:
             told = f"{total:,} {unit}"
 
-            def tell(done: int, rate: float, left: float) -> None:
-                self.line(f"  {title}: {done:,}/{told}, {told_rate(rate, unit)}, {told_time(left)} left")
+            def tell(done: int, rate: float | None, left: float | None) -> None:
+                speed = "" if rate is None or left is None else f", {told_rate(rate, unit)}, {told_time(left)} left"
+                self.line(f"  {title}: {done:,}/{told}{speed}")
 
             yield _TimedMeter(tell, total, done)
             return
@@ -173,17 +191,19 @@ class JsonReporter(Reporter):
         text = json.dumps({"time": now, "event": event, **values})
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, **about: Any) -> None:
         """Say one line."""
-        self._say("message", text=text.strip())
+        self._say("message", text=text.strip(), **about)
 
     @contextmanager
     def meter(self, title: str, total: int, unit: str, done: int = 0) -> Iterator[Meter]:
         """Tell of the progress now and then."""
 
-        def tell(done: int, rate: float, left: float) -> None:
-            numbers = {"done": done, "total": total, "per_second": round(rate, 4), "seconds_left": round(left, 1)}
-            self._say("progress", task=title, unit=unit, **numbers)
+        def tell(done: int, rate: float | None, left: float | None) -> None:
+            known = (
+                {} if rate is None or left is None else {"per_second": round(rate, 4), "seconds_left": round(left, 1)}
+            )
+            self._say("progress", task=title, unit=unit, done=done, total=total, **known)
 
         yield _TimedMeter(tell, total, done)
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from elfs_ray.artifacts.manifest import REPORT
 from elfs_ray.artifacts.record import Unit
-from elfs_ray.artifacts.run_folder import REPORT, RunFolder
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import SelectConfig
 from elfs_ray.core.pruning import budget_count

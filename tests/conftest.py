@@ -15,6 +15,8 @@ from object_storage import ENVIRONMENT, FOREIGN, running_server
 
 # Before Ray starts: its processes keep the environment that they started with.
 os.environ.update(ENVIRONMENT)
+# `make test` runs two processes of tests on two processors.
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"
 for _name in FOREIGN:
     os.environ.pop(_name, None)
 
@@ -35,7 +37,8 @@ settings.load_profile("default")
 def pytest_collection_modifyitems(items):
     """Mark the tests that use the suite's Ray: `make test` runs the others beside them, in another process."""
     for item in items:
-        if "ray_session" in item.fixturenames:
+        named = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if "ray_session" in item.fixturenames or "ray_session" in [each for each in named if isinstance(each, str)]:
             item.add_marker(pytest.mark.ray)
 
 
@@ -59,9 +62,10 @@ def call(monkeypatch, capfd):
         captured = capfd.readouterr()
         return ended.value.code, captured.out, captured.err
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield run
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -80,6 +84,16 @@ def ray_session():
     from elfs_ray.workers.on_ray.session import ray_session
 
     with ray_session(RayConfig(num_cpus=2, object_store_mb=200)) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="session")
+def in_process():
+    """Workers on two threads of this process."""
+    from elfs_ray.config import RayConfig
+    from elfs_ray.workers.in_process.session import in_process_session
+
+    with in_process_session(RayConfig(num_cpus=2)) as workers:
         yield workers
 
 
@@ -122,7 +136,7 @@ def small_input(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def small_run(ray_session, small_input, tmp_path_factory):
+def small_run(small_input, tmp_path_factory):
     """Result of the whole pipeline on the small input, shared by the tests that look at it and change nothing."""
     from elfs_ray import select
     from elfs_ray.artifacts import writing
@@ -134,7 +148,7 @@ def small_run(ray_session, small_input, tmp_path_factory):
         # Several parts of each large artifact.
         patch.setattr(writing, "PART_BYTES", 30_000)
         patch.setattr(writing, "ROW_GROUP_ROWS", 50)
-        options = sections({**OPTIONS, "evaluate.labels": str(labels)})
+        options = sections({**OPTIONS, "evaluate.labels": str(labels), "ray.mode": "never"})
         return select(images, BUDGET, num_classes=10, out=out, **options)
 
 

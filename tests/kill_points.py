@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from PIL import Image
 
-from elfs_ray.artifacts import filesystems, schema
+from elfs_ray.artifacts import schema, stores
 from elfs_ray.artifacts.record import Record, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.writing import write_table
@@ -228,7 +228,7 @@ class Disk(Steps, pafs.LocalFileSystem):
         return Stream(super().open_output_stream(path), self)
 
 
-class Store(Steps, filesystems.S3):
+class Store(Steps, stores.S3):
     pass
 
 

@@ -58,13 +58,29 @@ def sections(options: dict[str, Any]) -> dict[str, Any]:
 
 
 class Lines(Reporter):
-    """Keeps what a run says."""
+    """Keeps what a run says: sentences, and the units that were `begun`, are `done` or `there`, by state."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.units: dict[str, list[str]] = {}
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, **about: Any) -> None:
         self.lines.append(text)
+        if "unit" in about:
+            self.units.setdefault(about["state"], []).append(about["unit"])
+
+
+class AtBegin(Lines):
+    """Does something once, when a unit begins."""
+
+    def __init__(self, unit: str, act: Callable[[], object]) -> None:
+        super().__init__()
+        self._unit, self._act = unit, [act]
+
+    def line(self, text: str, **about: Any) -> None:
+        super().line(text, **about)
+        if self._act and (about.get("state"), about.get("unit")) == ("begun", self._unit):
+            self._act.pop()()
 
 
 def write_small_input(folder: Path) -> tuple[Path, Path]:
@@ -128,9 +144,19 @@ def wait_until(reached: Callable[[], object], process: subprocess.Popen[bytes]) 
     """Wait for something that a process does, which must go on until then."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not reached():
-        assert process.poll() is None, process.stderr.read().decode()
+        assert process.poll() is None, (process.stderr or process.stdout).read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def published(run_dir: Path) -> set[str]:
+    """The units that a run folder holds."""
+    return set(RunFolder(str(run_dir)).manifest().get("records", {}))
+
+
+def has_begun(stage: str, run_dir: Path) -> bool:
+    """Whether the folder of a stage holds something."""
+    return any(path.is_dir() and any(path.iterdir()) for path in run_dir.glob(stage))
 
 
 def copy_without(run_dir: Path, target: Path, first: str) -> Path:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from elfs_ray.config import EXECUTION, RunConfig
-from elfs_ray.methods import BUILT_IN
+from elfs_ray.methods.catalogue import BUILT_IN
 from elfs_ray.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,7 +146,7 @@ def numerics() -> str:
 
 def method_classes() -> str:
     """The Python reference of each method that comes with the package."""
-    return "\n\n".join(f"::: {method.__module__}.{method.__qualname__}" for method in BUILT_IN)
+    return "\n\n".join(f"::: {entry.place.replace(':', '.')}" for entry in BUILT_IN)
 
 
 GENERATORS = {

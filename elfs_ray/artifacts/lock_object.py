@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
-from elfs_ray.artifacts import filesystems
+from elfs_ray.artifacts import filesystems, stores
 from elfs_ray.artifacts.run_folder import RunFolder
 
 _PROBE = ".lock-probe"
@@ -36,7 +36,7 @@ class LockObject(Protocol):
 
 def lock_objects(store: RunFolder, name: str) -> tuple[LockObject, LockObject]:
     """An object of a run folder, once for requests that are repeated for long, once for those that soon give up."""
-    conditional = isinstance(store.filesystem, filesystems.S3) and ConditionalObject(store, _PROBE).is_compared()
+    conditional = isinstance(store.filesystem, stores.S3) and ConditionalObject(store, _PROBE).is_compared()
     kind = ConditionalObject if conditional else PlainObject
     return kind(store, name), kind(store, name, filesystems.QUICK_ATTEMPTS)
 

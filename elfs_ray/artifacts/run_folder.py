@@ -25,14 +25,10 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from elfs_ray.artifacts import filesystems
+from elfs_ray.artifacts.manifest import FORMAT, MANIFEST, damaged, of_this_version, read_local
 from elfs_ray.artifacts.parquet import encode
 from elfs_ray.artifacts.record import Record, Records, Unit
-from elfs_ray.errors import UsageError
 
-MANIFEST = "manifest.json"
-FORMAT = 2
-"""Of the run folder; those of another one are refused."""
-REPORT = "report.html"
 WORK = ".work"
 LOGS = "logs/"
 """Artifacts below it are for people, and no stage needs them."""
@@ -141,7 +137,7 @@ class RunFolder:
         for _ in range(1 if self.is_local else _READINGS):
             with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
                 return json.loads(self.read_bytes(*parts))
-        raise UsageError(f"{self.location(*parts)} is damaged; remove the run folder, or restore that file")
+        raise damaged(self.location(*parts))
 
     def write_table(self, table: pa.Table, schema: pa.Schema, *parts: str) -> None:
         """Write one Parquet file, cast to `schema` and atomically.
@@ -176,6 +172,8 @@ class RunFolder:
 
     def manifest(self) -> dict[str, Any]:
         """The content of `manifest.json`; empty when there is none yet."""
+        if self.is_local:
+            return read_local(self.path())
         try:
             found: dict[str, Any] = self.read_json(MANIFEST) if self.exists(MANIFEST) else {}
         except OSError as error:
@@ -183,12 +181,7 @@ class RunFolder:
             if expected is None:
                 raise
             raise expected from error
-        if found and found.get("format") != FORMAT:
-            raise UsageError(
-                f"{self.uri} holds a run of elfs_ray 0.{found.get('format', 1)}, which this version cannot go on with; "
-                "choose another --out, or use that version there"
-            )
-        return found
+        return of_this_version(found, self.uri)
 
     def update_manifest(self, **entries: Any) -> None:
         """Set top-level entries of the manifest. One driver writes a run folder at a time."""

@@ -1,6 +1,6 @@
 """`python -m elfs_ray.cli`: the same as `elfs-ray`."""
 
-from elfs_ray.cli import main
+from elfs_ray.cli import command
 
 if __name__ == "__main__":
-    main()
+    command()

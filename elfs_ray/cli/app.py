@@ -1,23 +1,29 @@
 """The app that the commands enter, how it ends, and what several commands share."""
 
+import atexit
+import contextlib
 import os
-import signal
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
 
 from elfs_ray import __version__
 from elfs_ray.artifacts.filesystems import check_bucket
-from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.manifest import read_manifest
+from elfs_ray.cli.interrupts import EXIT_INTERRUPTED, Interrupts
 from elfs_ray.console import prepare_streams, read_names_as_utf8
 from elfs_ray.errors import ElfsRayError, UsageError, one_line
+from elfs_ray.locations import absolute
 from elfs_ray.run.errors_seen import behind
 from elfs_ray.workers.machine import provide_folders
 
-EXIT_INTERRUPTED = 130
+if TYPE_CHECKING:
+    from elfs_ray.artifacts.run_folder import RunFolder
+
 INTERRUPTED = "stopped; run the same command again to go on from here"
 # What the parser raises on wrong use; Typer exports one of its subclasses only.
 CommandLineError: Any = typer.BadParameter.__bases__[0]
@@ -32,19 +38,20 @@ app = typer.Typer(
 )
 
 
-def main() -> None:
-    """Entry point of the `elfs-ray` command; exit status 0, 1 (failed), 2 (wrong use) or 130 (interrupted)."""
+def main() -> NoReturn:
+    """The `elfs-ray` command; exit status 0, 1 (failed), 2 (wrong use) or 130 (interrupted)."""
     debug, verbose = ("--debug" in sys.argv[1:]), ("--verbose" in sys.argv[1:])
     read_names_as_utf8()
     prepare_streams()
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # for the processes started here
     provide_folders()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    interrupts = Interrupts(_say_interrupted)
+    interrupts.listen()
     try:
         _refuse_bytes()
         code = app(standalone_mode=False) or 0
         if code == EXIT_INTERRUPTED:  # Typer makes Ctrl-C an exit without a word
-            _complain(INTERRUPTED)
+            interrupts.tell()
         sys.exit(code)
     except CommandLineError as error:
         if error.format_message():  # without a command, Typer has shown the help
@@ -52,9 +59,11 @@ def main() -> None:
             _complain(f"{error.format_message().rstrip('.')}{_value_seen(error)}; see `{command} -h`")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _complain(INTERRUPTED)
+        interrupts.tell()
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last resort before a traceback
+        if interrupts.told:  # what was interrupted made another exception of it
+            sys.exit(EXIT_INTERRUPTED)
         if debug or (verbose and error.__cause__):  # of a wrong use, nothing lies behind the line
             err.print_exception()
         if isinstance(error, ElfsRayError):
@@ -66,6 +75,23 @@ def main() -> None:
         sys.exit(1)
 
 
+def command() -> NoReturn:
+    """`main` as the whole of a process, which then ends at once.
+
+    Python would first free all modules one by one; of torch and Ray that takes a second.
+    """
+    status: Any = 1
+    try:
+        main()
+    except SystemExit as ended:
+        status = ended.code
+    atexit._run_exitfuncs()  # noqa: SLF001 - has no public name
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)
+
+
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
@@ -73,20 +99,33 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-def run_folder(run_dir: str, *, may_be_new: bool = False) -> RunFolder:
+def run_folder(run_dir: str, *, may_be_new: bool = False) -> "RunFolder":
     """A folder that holds a run.
 
     Raises:
         UsageError: it holds none, and must.
     """
-    store = RunFolder(run_dir)
-    check_bucket(store.uri)
-    if not may_be_new and not store.manifest():
+    from elfs_ray.artifacts.run_folder import RunFolder
+
+    if not may_be_new:
+        held_manifest(run_dir)
+    return RunFolder(run_dir)
+
+
+def held_manifest(run_dir: str) -> dict[str, Any]:
+    """The manifest of a folder that holds a run.
+
+    Raises:
+        UsageError: it holds none.
+    """
+    check_bucket(run_dir)
+    manifest = read_manifest(run_dir)
+    if not manifest:
         raise UsageError(
-            f"{store.uri} holds no run (manifest.json is missing); check the path, or start one with "
+            f"{absolute(run_dir)} holds no run (manifest.json is missing); check the path, or start one with "
             f"`elfs-ray run --out {run_dir} --input ...`"
         )
-    return store
+    return manifest
 
 
 def say(text: str) -> None:
@@ -107,8 +146,14 @@ def _refuse_bytes() -> None:
 
 def _value_seen(error: BaseException) -> str:
     """What was given, where Typer's message does not say it."""
-    cause = error.__cause__
-    return f", not {cause.errors()[0]['input']!r}" if isinstance(cause, ValidationError) else ""
+    seen = getattr(error.__cause__, "errors", None)  # that of pydantic, which is imported where there is one
+    return f", not {seen()[0]['input']!r}" if seen else ""
+
+
+def _say_interrupted() -> None:
+    if err.is_terminal:  # over a bar, and the ^C that the terminal shows
+        err.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))
+    _complain(INTERRUPTED)
 
 
 def _complain(message: str) -> None:

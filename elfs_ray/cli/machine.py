@@ -6,11 +6,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.cli.app import app, out, say
+from elfs_ray.cli.app import app, out, run_folder, say
 from elfs_ray.cli.options import DebugOption, LogOption, VerboseOption, given_options, takes_options
 from elfs_ray.cli.runs import start
-from elfs_ray.config_loading import load_config
 from elfs_ray.console import LogForm
 from elfs_ray.errors import UsageError
 
@@ -19,6 +17,7 @@ from elfs_ray.errors import UsageError
 @takes_options("input_", "encoder", "weights", "address", starts=False)
 def doctor(**options: Any) -> None:
     """Look at all that a run needs of this machine, in some seconds; one line each, with the remedy."""
+    from elfs_ray.config_loading import load_config
     from elfs_ray.planning.doctor import NO_INPUT, examine
 
     colours = {"ok": "green", "weak": "yellow", "bad": "red"}
@@ -41,9 +40,7 @@ def methods() -> None:
 
     table = Table("method", "needs", "what it selects", "source", box=None, pad_edge=False)
     for name, method in sorted(available_methods().items()):
-        table.add_row(
-            name, ", ".join(sorted(need.value for need in method.needs)) or "-", method.summary, method.source
-        )
+        table.add_row(name, ", ".join(sorted(method.needs)) or "-", method.summary, method.source)
     out.print(table)
 
 
@@ -63,16 +60,29 @@ def dataset(
 
 @app.command()
 def demo(
-    out_dir: Annotated[str, typer.Option("--out", "-o", help="Folder for the images and the run.")] = "demo-run",
+    out_dir: Annotated[
+        str | None, typer.Option("--out", "-o", help="Folder for images and run; default: demo-run, demo-run-on-ray.")
+    ] = None,
+    on_ray: Annotated[
+        bool, typer.Option("--ray", help="The same run on a local Ray, as larger inputs have it.")
+    ] = False,
     log: LogOption = LogForm.auto,
     verbose: VerboseOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Run everything on the 1,797 handwritten digits that ship with scikit-learn; no network needed."""
+    from elfs_ray.config_loading import load_config
     from elfs_ray.data.digits import write_digits
 
-    images, labels = write_digits(out_dir)
+    folder = out_dir or ("demo-run-on-ray" if on_ray else "demo-run")
+    images, labels = write_digits(folder)
     values = {"input": str(images), "budgets": [180], "num_classes": 10, "evaluate.labels": str(labels)}
+    config = load_config({**values, "ray.mode": "always" if on_ray else "auto"})
     start(
-        [load_config(values)], RunFolder(f"{out_dir}/run"), "report", {"log": log, "verbose": verbose, "dry_run": False}
+        [config],
+        run_folder(f"{folder}/run", may_be_new=True),
+        "report",
+        {"log": log, "verbose": verbose, "dry_run": False},
     )
+    if not on_ray and log is LogForm.auto:
+        say("This ran in one process. `elfs-ray demo --ray` does the same on Ray, as larger inputs have it.")

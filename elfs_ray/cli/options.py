@@ -91,9 +91,9 @@ LISTS = ("budget", "model")
 
 def complete_methods(incomplete: str) -> list[str]:
     """Names of selection methods, for the shell."""
-    from elfs_ray.methods import available_methods
+    from elfs_ray.methods import method_names
 
-    return [name for name in sorted(available_methods()) if name.startswith(incomplete)]
+    return [name for name in method_names() if name.startswith(incomplete)]
 
 
 def complete_stages(incomplete: str) -> list[str]:

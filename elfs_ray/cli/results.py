@@ -3,21 +3,25 @@
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from elfs_ray.cli.app import app, out, run_folder, say
+from elfs_ray.artifacts.record import Records
+from elfs_ray.cli.app import app, held_manifest, out, run_folder, say
 from elfs_ray.cli.options import DebugOption, RunArgument, complete_formats
+from elfs_ray.run.told import result
 
 
 @app.command()
 def status(run_dir: RunArgument) -> None:
     """Show what a run folder holds, what of it is stale, and what is missing."""
-    store = run_folder(run_dir)
-    manifest, records = store.manifest(), store.records()
-    table = Table("stage", "rows", "seconds", "memory MB", box=None, pad_edge=False)
-    for unit, record in records.current.items():
-        rows = ", ".join(f"{count:,} {name}" for name, count in record.rows.items())
-        table.add_row(str(unit), rows, f"{record.seconds:.1f}", f"{record.peak_memory_mb:,}")
+    manifest = held_manifest(run_dir)
+    records = Records.from_json(manifest.get("records", {}))
+    table = Table("what is there", box=None, pad_edge=False)
+    for name in ("seconds", "memory MB"):
+        table.add_column(name, justify="right")
+    for record in records.current.values():
+        table.add_row(escape(result(record)), f"{record.seconds:.1f}", f"{record.peak_memory_mb:,}")
     say(f"run {manifest['name']} over {manifest['input']}")
     out.print(table)
     for unit, why in records.stale.items():

@@ -2,13 +2,13 @@
 
 import contextlib
 import json
+import signal
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from elfs_ray.artifacts.record import Unit
-from elfs_ray.artifacts.run_folder import REPORT, RunFolder
+from elfs_ray.artifacts.manifest import REPORT
 from elfs_ray.cli.app import app, out, run_folder, say
 from elfs_ray.cli.options import (
     MethodOption,
@@ -20,12 +20,15 @@ from elfs_ray.cli.options import (
     parts,
     takes_options,
 )
-from elfs_ray.config import RunConfig
-from elfs_ray.config_loading import load_config, without_method
 from elfs_ray.console import LogForm, make_reporter
-from elfs_ray.report.summary import comparison_table, coreset_table, steps_table, unlike_trainings
+from elfs_ray.run.told import opening
 from elfs_ray.stages import STAGES
 from elfs_ray.stages.descriptor import Stage
+
+if TYPE_CHECKING:
+    from elfs_ray.artifacts.record import Unit
+    from elfs_ray.artifacts.run_folder import RunFolder
+    from elfs_ray.config import RunConfig
 
 
 @app.command()
@@ -41,7 +44,7 @@ def run(
 
     Several methods run one after the other in one run folder; what they share runs once.
     """
-    start(configurations(method, options), RunFolder(out_dir), until, options)
+    start(configurations(method, options), run_folder(out_dir, may_be_new=True), until, options)
 
 
 @app.command()
@@ -53,13 +56,14 @@ def sweep(
     **options: Any,
 ) -> None:
     """Compare methods and budgets: the same as `run` with several methods."""
-    start(configurations(method, options), RunFolder(out_dir), "report", options)
+    start(configurations(method, options), run_folder(out_dir, may_be_new=True), "report", options)
 
 
 def configurations(
     methods: Sequence[str] | None, options: Mapping[str, Any], base: dict[str, Any] | None = None
-) -> list[RunConfig]:
+) -> "list[RunConfig]":
     """The configuration of each method; a wrong name is refused before the first one has run for hours."""
+    from elfs_ray.config_loading import load_config, without_method
     from elfs_ray.methods import get_method
 
     given, configs = given_options(options), []
@@ -70,7 +74,7 @@ def configurations(
     return configs
 
 
-def _saved(run_dir: str, *given: Any) -> tuple[RunFolder, dict[str, Any]]:
+def _saved(run_dir: str, *given: Any) -> "tuple[RunFolder, dict[str, Any]]":
     """A run folder, new where something is given that starts one, and the configuration that it holds.
 
     Without where it was computed: this may be another machine, or another cluster.
@@ -130,17 +134,18 @@ def report(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="With --serve; 0 takes any free one.")] = 8000,
     **options: Any,
 ) -> None:
-    """Write the HTML report. Stages before it that are not complete run first."""
+    """Write the HTML report, or show it. Stages before it that are not complete run first, but not to show it."""
     store, saved = _saved(run_dir, options["config"])
-    if not (serve and store.exists(REPORT)):
-        start(configurations(None, options, saved), store, "report", options, look_again=False)
     if serve:
         _serve(store, port)
+    else:
+        start(configurations(None, options, saved), store, "report", options, look_again=False)
 
 
-def _serve(store: RunFolder, port: int) -> None:
+def _serve(store: "RunFolder", port: int) -> None:
     from elfs_ray.report.serve import HOST, serve_report
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # here it is no interruption
     with serve_report(store, port) as server:
         say(f"http://{HOST}:{server.server_port}/ shows the report; Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
@@ -173,8 +178,8 @@ def plan(
 
 
 def start(
-    configs: Sequence[RunConfig],
-    store: RunFolder,
+    configs: "Sequence[RunConfig]",
+    store: "RunFolder",
     until: str,
     options: Mapping[str, Any],
     *,
@@ -191,15 +196,19 @@ def start(
         keep: options that hold for this run alone.
         look_again: whether to look if the inputs have changed since the run folder listed them.
     """
+    form = LogForm(options["log"])
+    reporter = make_reporter(form, out)
+    if not options["dry_run"]:
+        reporter.line(opening(configs, store.uri, until))  # what is imported now takes seconds
+    from elfs_ray.report.summary import steps_table
     from elfs_ray.run.outline import outline
     from elfs_ray.run.runner import run_methods
 
     if options["dry_run"]:
         names = ", ".join(config.select.name for config in configs)
-        out.print(steps_table(names, outline(configs, store, until=until)))
+        steps = outline(configs, store, until=until)
+        out.print(steps_table(names, [(step.doing, step.state) for step in steps]))
         return
-    form = LogForm(options["log"])
-    reporter = make_reporter(form, out)
     run_methods(configs, store, reporter, until=until, verbose=options["verbose"], keep=keep, look_again=look_again)
     if until not in ("evaluate", "report"):
         return
@@ -211,7 +220,7 @@ def start(
         _say_places(store, wanted, form)
 
 
-def _say_places(store: RunFolder, coresets: Sequence[Unit], form: LogForm) -> None:
+def _say_places(store: "RunFolder", coresets: "Sequence[Unit]", form: LogForm) -> None:
     """Where the results are, for a program to read."""
     places = {"coresets": [store.location(unit.artifact("coresets")) for unit in coresets]}
     if store.exists(REPORT):
@@ -223,14 +232,15 @@ def _say_places(store: RunFolder, coresets: Sequence[Unit], form: LogForm) -> No
         say(place)
 
 
-def _summarise(store: RunFolder, coresets: Sequence[Unit]) -> None:
+def _summarise(store: "RunFolder", coresets: "Sequence[Unit]") -> None:
     """Say where the results are and what they are worth; in detail for one coreset, side by side for several."""
     from elfs_ray.report.comparison import read_comparison
+    from elfs_ray.report.summary import comparison_table, coreset_table, unlike_trainings
 
     records = store.records().current
     out.print()
     for unit in coresets:
-        _say_place("coreset", store.location(unit.artifact("coresets")))
+        _say_place("picks", store.location(unit.artifact("coresets")))
     if store.exists(REPORT):
         _say_place("report", store.location(REPORT))
     if len(coresets) == 1:
@@ -243,6 +253,16 @@ def _summarise(store: RunFolder, coresets: Sequence[Unit]) -> None:
         out.print(comparison_table(read_comparison(store)))
         for line in unlike_trainings(records):
             say(line)
+    _say_next(store, coresets)
+
+
+def _say_next(store: "RunFolder", coresets: "Sequence[Unit]") -> None:
+    """The command that comes next, most of the time."""
+    if not coresets:
+        return
+    several = len(store.records().current.of("select")) > 1
+    which = f" --coreset {coresets[0].coreset}" if several else ""
+    _say_place("next", f"elfs-ray export {store.uri} --to csv --out picks{which}")
 
 
 def _say_place(what: str, where: str) -> None:

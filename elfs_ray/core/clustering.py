@@ -15,9 +15,10 @@ from jaxtyping import Float32, Int32, Int64
 from torch import Tensor
 
 from elfs_ray.core.classifier import epoch_batches
+from elfs_ray.core.components import PrincipalComponents
 from elfs_ray.core.data_parallel import average_over_workers, data_parallel, share_weight, worker_share
 from elfs_ray.core.device_rows import DeviceRows, Room
-from elfs_ray.core.features import PrincipalComponents, normalize_rows
+from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.progress import Progress
 from elfs_ray.core.temi import consensus, head_alignment, warmup_schedule
 from elfs_ray.core.temi_training import TemiOptions, TemiTraining

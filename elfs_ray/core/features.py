@@ -1,4 +1,4 @@
-"""Preparing embeddings for the numerics: unit length and principal components.
+"""Preparing embeddings for the numerics: rows of unit length.
 
 Symbols: n rows, d dimensions.
 """
@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float16, Float32, Float64, Int64, Real
-from scipy import linalg
 
 BLOCK_VALUES = 2**20
 """That are held in double precision at once."""
@@ -48,7 +47,7 @@ def unit_half(vectors: Real[np.ndarray, "n d"]) -> UnitRows:
     """
     units, norms = np.empty(vectors.shape, np.float16), np.empty(len(vectors), np.float64)
     with np.errstate(over="ignore", under="ignore"):
-        for rows in _blocks(vectors):
+        for rows in blocks(vectors):
             wide = np.array(vectors[rows], dtype=np.float64, order="C")
             exponents = np.frexp(np.abs(wide).max(axis=1))[1]
             # In two steps: no float is large enough to bring a denormal value to 1.
@@ -63,7 +62,7 @@ def unit_half(vectors: Real[np.ndarray, "n d"]) -> UnitRows:
 def undirected_rows(vectors: Real[np.ndarray, "n d"]) -> Undirected:
     """The rows that no cosine can compare, or that say nothing."""
     finite, zero, equal = (np.empty(len(vectors), bool) for _ in range(3))
-    for rows in _blocks(vectors):
+    for rows in blocks(vectors):
         block = vectors[rows]
         finite[rows] = np.isfinite(block).all(axis=1)
         zero[rows] = ~block.any(axis=1)
@@ -71,7 +70,7 @@ def undirected_rows(vectors: Real[np.ndarray, "n d"]) -> Undirected:
     return Undirected(*(np.flatnonzero(found) for found in (~finite, zero, equal & finite & ~zero)))
 
 
-def _blocks(vectors: Real[np.ndarray, "n d"]) -> Iterator[slice]:
+def blocks(vectors: Real[np.ndarray, "n d"]) -> Iterator[slice]:
     """Some rows at a time."""
     step = max(1, BLOCK_VALUES // vectors.shape[1])
     for start in range(0, len(vectors), step):
@@ -88,25 +87,3 @@ def normalize_rows(vectors: Float[np.ndarray, "n d"]) -> Float32[np.ndarray, "n 
 def unit_distances(similarity: Float[np.ndarray, "n k"]) -> Float64[np.ndarray, "n k"]:
     """Euclidean distances of vectors of unit length, float64 [n, k], from their cosine similarity."""
     return np.sqrt(np.maximum(2 - 2 * similarity.astype(np.float64), 0))
-
-
-class PrincipalComponents:
-    """Projection on the leading principal components of some rows.
-
-    The sign of each component is fixed by its largest entry, so that the result is repeatable.
-    """
-
-    def __init__(self, vectors: Float32[np.ndarray, "m d"], dim: int) -> None:
-        """Take the components of `vectors` float32 [m, d]; `dim`, at most d, are kept."""
-        self._mean = vectors.mean(axis=0)
-        centred = vectors - self._mean
-        covariance = centred.T @ centred / len(vectors)
-        width = len(covariance)
-        _, basis = linalg.eigh(covariance, subset_by_index=(width - dim, width - 1))
-        basis = basis[:, ::-1]
-        largest = basis[np.abs(basis).argmax(axis=0), np.arange(dim)]
-        self._basis = basis * np.sign(largest)
-
-    def project(self, vectors: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n dim"]:
-        """Rows centred and projected, float32 [n, dim]."""
-        return ((vectors - self._mean) @ self._basis).astype(np.float32, copy=False)

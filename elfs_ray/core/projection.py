@@ -6,7 +6,7 @@ Symbols: n rows, d dimensions.
 import numpy as np
 from jaxtyping import Float32
 
-from elfs_ray.core.features import PrincipalComponents
+from elfs_ray.core.components import PrincipalComponents
 
 COMPONENTS = 50
 PERPLEXITY = 30

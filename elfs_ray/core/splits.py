@@ -14,7 +14,8 @@ def stratified_split(
 
     Args:
         labels: int [n].
-        fraction: share held out of each label, rounded; a label with two samples or more keeps one on each side.
+        fraction: share held out of each label, rounded; a label with two samples or more keeps one on each side. Where
+            no label has two, one sample of all is held out.
         rng: source of the draws.
 
     Returns:
@@ -27,4 +28,6 @@ def stratified_split(
         if len(members) > 1:
             count = min(max(count, 1), len(members) - 1)
         held_out[rng.permutation(members)[:count]] = True
+    if len(labels) > 1 and not held_out.any():
+        held_out[rng.integers(len(labels))] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -18,7 +18,7 @@ from elfs_ray.core.proxy_training import ProxyTraining
 from elfs_ray.core.seeds import derived_seed
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import Needs, SelectionInputs, SelectionMethod, balances
-from elfs_ray.planning.auto_options import choose_proxy, choose_pseudo_labels
+from elfs_ray.planning.auto_options import choose_proxy, choose_pseudo_labels, neighbors_of_each
 from elfs_ray.stages.parts.training_options import proxy_options, temi_options, temi_schedule
 from elfs_ray.stages.pseudo_labels import SEED_NAME
 from elfs_ray.workers.compute import device_of_task
@@ -70,7 +70,7 @@ class Computed:
         """Positions int64 [n, k] and similarity float32 [n, k]; k is what was asked for, or all others."""
         count = len(self.halves)
         with self.reporter.meter("neighbours", count, "samples") as meter:
-            k = min(self.config.neighbors.k, count - 1)
+            k = min(neighbors_of_each(self.config.neighbors, count), count - 1)
             return nearest_others(self.halves, k, self.device, _shown_by(meter))
 
     @property
@@ -89,11 +89,21 @@ class Computed:
     def pseudo_labels(self) -> np.ndarray:
         """Clusters, int32 [n]."""
         there, (count, dim), classes = self.hardware, self.halves.shape, self.num_classes
-        options = choose_pseudo_labels(self.config.pseudo_labels, there.device, there.units, count, dim)
+        options = choose_pseudo_labels(
+            self.config.pseudo_labels,
+            there.device,
+            there.units,
+            count,
+            dim,
+            num_classes=classes,
+            neighbors=self.neighbors[0].shape[1],
+        )
         seed, epochs = self.seed(SEED_NAME), int(options.epochs)
         features = np.concatenate(list(reduced_features(self.vectors, int(options.pca_dim), seed)))
         heads, schedule = temi_options(options, classes), temi_schedule(options)
-        clustering = Clustering(features, self.neighbors[0], heads, schedule, seed=seed, device=self.device)
+        clustering = Clustering(
+            features, self.neighbors[0][:, : int(options.num_neighbors)], heads, schedule, seed=seed, device=self.device
+        )
         self._train("clustering", clustering.train_epoch, epochs)
         return clustering.pseudo_labels(best_head=options.assignment == "best_head").labels
 

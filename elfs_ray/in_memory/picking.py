@@ -15,7 +15,7 @@ from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, SelectionMethod, check_labeled, get_method, select_coreset
 from elfs_ray.planning.auto_options import ON_EMBEDDINGS
 from elfs_ray.stages.identity import check_num_classes, is_searched, method_of, uses_pseudo_labels
-from elfs_ray.workers.hardware import Hardware, this_machine
+from elfs_ray.workers.hardware import Hardware, hardware_here
 
 
 def pick_samples(X: Any, config: RunConfig, labeled: Any, groups: Any, reporter: Reporter) -> np.ndarray:
@@ -61,7 +61,7 @@ class _Samples:
     @property
     def hardware(self) -> Hardware:
         """This machine."""
-        return this_machine()
+        return hardware_here()
 
 
 def _check_models(config: RunConfig) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from elfs_ray.errors import UsageError
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, ShareBelowOne
+from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod, ShareBelowOne
+from elfs_ray.methods.catalogue import Needs, about
 from elfs_ray.methods.ccs import Ccs
 from elfs_ray.methods.d2 import D2
 from elfs_ray.methods.dual import Dual
@@ -43,10 +44,7 @@ class Auto(SelectionMethod):
     choice: str = "random"
     beta: ShareBelowOne = 0.0
 
-    name = "auto"
-    summary = "the method and beta that do best on held-out pseudo-labels"
-    source = "-"
-    needs = frozenset({Needs.EMBEDDINGS, Needs.PSEUDO_LABELS})
+    name, summary, source, needs = about("auto")
     searched = True
     takes_first_within_noise = True
 

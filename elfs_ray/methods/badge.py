@@ -7,7 +7,8 @@ from pydantic import PositiveInt
 
 from elfs_ray.core.centers import k_means_plus_plus
 from elfs_ray.core.probe import last_layer_gradients, train_probe
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.catalogue import about
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,7 @@ class Badge(SelectionMethod):
 
     steps: PositiveInt = 1000
 
-    name = "badge"
-    summary = "large and diverse gradients of a probe's last layer, drawn by k-means++"
-    source = "Ash et al., ICLR 2020"
-    needs = frozenset({Needs.EMBEDDINGS, Needs.PSEUDO_LABELS})
+    name, summary, source, needs = about("badge")
     knows_labeled = True
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:

@@ -4,30 +4,24 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from enum import StrEnum
 from functools import cache
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, Shaped
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
 from elfs_ray.core.dynamics import Score
 from elfs_ray.core.pruning import check_scores
 from elfs_ray.errors import UsageError, wrong_value
+from elfs_ray.methods.catalogue import Needs
 
+AUTO: Literal["auto"] = "auto"
+Count = PositiveInt | Literal["auto"]
+"""An option that fits itself to the samples unless it is named."""
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 _validator: Callable[[Any], Any] = cache(TypeAdapter)
-
-
-class Needs(StrEnum):
-    """What a method may ask for beside the samples themselves."""
-
-    EMBEDDINGS = "embeddings"
-    NEIGHBORS = "neighbors"
-    PSEUDO_LABELS = "pseudo-labels"
-    DYNAMICS = "dynamics"
 
 
 @dataclass(frozen=True)
@@ -143,6 +137,13 @@ class SelectionMethod(ABC):
         """What these options need: `needs`, and more where an option asks for it."""
         return self.needs
 
+    def check_sizes(self, num_samples: int, num_neighbors: int) -> None:  # noqa: B027 - most have no such option
+        """Refuse options that do not fit so many samples, or so many neighbours of each, before they are computed.
+
+        Raises:
+            UsageError: with the option, its value, and the largest that fits.
+        """
+
     def candidates(self, betas: Sequence[float]) -> list[dict[str, Any]]:
         """The options that the search tries, simplest first; `betas` leave room for the budget."""
         return [{"beta": beta} for beta in betas] if self.searched else [{}]
@@ -208,6 +209,19 @@ class DropsHardest(SelectionMethod):
         if budget <= self.capacity(num_samples):
             return self
         return replace(self, beta=(num_samples - budget) / num_samples)
+
+
+def check_neighbors(asked: int | str, found: int) -> None:
+    """Refuse an option `num_neighbors` that names more neighbours than are found.
+
+    Raises:
+        UsageError: it does.
+    """
+    if asked != AUTO and int(asked) > found:
+        raise UsageError(
+            f"select.options.num_neighbors is {asked}, but only {found} neighbours of each image are found; "
+            "use a smaller one or a larger neighbors.k"
+        )
 
 
 def given(values: np.ndarray | None) -> np.ndarray:

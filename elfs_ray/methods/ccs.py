@@ -8,6 +8,7 @@ from pydantic import PositiveInt
 from elfs_ray.core.dynamics import hardness
 from elfs_ray.core.pruning import stratified_prune
 from elfs_ray.methods.base import DropsHardest, Selection, SelectionInputs
+from elfs_ray.methods.catalogue import about
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,7 @@ class Ccs(DropsHardest):
 
     strata: PositiveInt = 50
 
-    name = "ccs"
-    summary = "drop the hardest beta N, draw evenly over the range of difficulty"
-    source = "Zheng et al., ICLR 2023"
+    name, summary, source, needs = about("ccs")
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Hardest of the drawn first. The score is the hardness."""

@@ -5,13 +5,15 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat
 
 from elfs_ray.core.dynamics import Score, hardness
 from elfs_ray.core.features import unit_distances
 from elfs_ray.core.graph import select_by_density, start_density
-from elfs_ray.errors import UsageError
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.base import AUTO, Count, Selection, SelectionInputs, SelectionMethod, check_neighbors, given
+from elfs_ray.methods.catalogue import Needs, about
+
+NEIGHBORS = 10
 
 
 @dataclass(frozen=True)
@@ -20,36 +22,33 @@ class D2(SelectionMethod):
 
     Attributes:
         score: importance of a sample: `none` (label-free: all alike), or a score of the training dynamics.
-        num_neighbors: neighbours that a message reaches; at most those that `neighbors.k` found.
+        num_neighbors: neighbours that a message reaches; auto: 10, or all that `neighbors.k` finds if these are fewer.
         gamma: how fast a discount falls with distance; small: it reaches far.
         product: multiply, not add, a sample's importance and its neighbours' messages.
     """
 
     score: Literal["none", Score] = "none"
-    num_neighbors: PositiveInt = 10
+    num_neighbors: Count = AUTO
     gamma: NonNegativeFloat = 1.0
     product: bool = False
 
-    name = "d2"
-    summary = "the densest of the neighbour graph, discounting the neighbours of each taken sample"
-    source = "Maharana et al., ICLR 2024"
-    needs = frozenset({Needs.NEIGHBORS})
+    name, summary, source, needs = about("d2")
     knows_labeled = True
 
     def requirements(self) -> frozenset[Needs]:
         """Dynamics too, when a score is named."""
         return self.needs if self.score == "none" else self.needs | {Needs.DYNAMICS}
 
+    def check_sizes(self, num_samples: int, num_neighbors: int) -> None:
+        """No more neighbours than are found."""
+        check_neighbors(self.num_neighbors, num_neighbors)
+
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """In order of selection. The score is the density before any discount."""
         ids, similarity = given(inputs.neighbor_ids), given(inputs.neighbor_similarity)
-        if self.num_neighbors > ids.shape[1]:
-            raise UsageError(
-                f"select.options.num_neighbors is {self.num_neighbors}, but only {ids.shape[1]} neighbours were found; "
-                "use a smaller one or a larger neighbors.k"
-            )
-        ids = ids[:, : self.num_neighbors]
-        distances = unit_distances(similarity[:, : self.num_neighbors])
+        self.check_sizes(*ids.shape)
+        count = NEIGHBORS if self.num_neighbors == AUTO else self.num_neighbors
+        ids, distances = ids[:, :count], unit_distances(similarity[:, :count])
         density = start_density(self._importance(inputs), distances, ids, product=self.product)
         labeled = np.zeros(len(density), dtype=bool) if inputs.labeled is None else inputs.labeled
         ids = np.ascontiguousarray(ids)

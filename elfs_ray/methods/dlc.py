@@ -8,7 +8,8 @@ from pydantic import PositiveInt
 from elfs_ray.core.probe import learning_complexity
 from elfs_ray.core.pruning import hardness_order
 from elfs_ray.errors import UsageError
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, Share, given
+from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod, Share, given
+from elfs_ray.methods.catalogue import about
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,7 @@ class Dlc(SelectionMethod):
     hardest: Share = 0.0
     easiest: Share = 0.0
 
-    name = "dlc"
-    summary = "a range of learning complexity, measured without training"
-    source = "Jiang et al., ICLR 2025, arXiv 2402.05356"
-    needs = frozenset({Needs.EMBEDDINGS, Needs.PSEUDO_LABELS})
+    name, summary, source, needs = about("dlc")
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Hardest of the drawn first. The score is the complexity."""

@@ -7,7 +7,8 @@ from pydantic import NonNegativeFloat
 
 from elfs_ray.core.dynamics import hardness
 from elfs_ray.core.pruning import beta_sampling_weights, hardness_order, weighted_order
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod
+from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod
+from elfs_ray.methods.catalogue import about
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,7 @@ class Dual(SelectionMethod):
     sampling: bool = True
     exponent: NonNegativeFloat = 5.5
 
-    name = "dual"
-    summary = "difficulty times uncertainty early in training; easier samples for smaller budgets"
-    source = "Cho et al., 2025, arXiv 2502.06905"
-    needs = frozenset({Needs.DYNAMICS})
+    name, summary, source, needs = about("dual")
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """In order of the draw. The score is DUAL."""

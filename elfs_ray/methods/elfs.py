@@ -7,15 +7,14 @@ import numpy as np
 from elfs_ray.core.dynamics import hardness
 from elfs_ray.core.pruning import double_end_prune
 from elfs_ray.methods.base import DropsHardest, Selection, SelectionInputs
+from elfs_ray.methods.catalogue import about
 
 
 @dataclass(frozen=True)
 class Elfs(DropsHardest):
     """Drop the beta N hardest samples by a proxy's training dynamics, keep the next hardest."""
 
-    name = "elfs"
-    summary = "drop the hardest beta N by training dynamics on pseudo-labels, keep the next hardest"
-    source = "Zheng et al., ICLR 2025"
+    name, summary, source, needs = about("elfs")
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Hardest of the kept first. The score is the hardness."""

@@ -5,17 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from elfs_ray.core.centers import greedy_k_center
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.catalogue import about
 
 
 @dataclass(frozen=True)
 class KCenter(SelectionMethod):
     """Take the sample farthest from all taken ones, starting with the one nearest to the mean."""
 
-    name = "kcenter"
-    summary = "the sample farthest from all taken ones, again and again"
-    source = "Sener and Savarese, ICLR 2018"
-    needs = frozenset({Needs.EMBEDDINGS})
+    name, summary, source, needs = about("kcenter")
     knows_labeled = True
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:

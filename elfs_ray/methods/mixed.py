@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from elfs_ray.methods.base import Selection, SelectionInputs, Share
+from elfs_ray.methods.catalogue import about
 from elfs_ray.methods.elfs import Elfs
 
 
@@ -21,9 +22,7 @@ class Mixed(Elfs):
 
     random_share: Share = 0.5
 
-    name = "mixed"
-    summary = "as elfs, but a share of the coreset (half) is drawn at random from all others"
-    source = "-"
+    name, summary, source, needs = about("mixed")
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Random samples at random ranks, the others hardest first. The score is the hardness."""

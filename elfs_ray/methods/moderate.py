@@ -6,17 +6,15 @@ import numpy as np
 
 from elfs_ray.core.centers import centroid_distances, class_means
 from elfs_ray.core.pruning import hardness_order
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.catalogue import about
 
 
 @dataclass(frozen=True)
 class Moderate(SelectionMethod):
     """Neither the most typical nor the most unusual of each pseudo-class."""
 
-    name = "moderate"
-    summary = "nearest to the median distance from the centre of its pseudo-class"
-    source = "Xia et al., ICLR 2023"
-    needs = frozenset({Needs.EMBEDDINGS, Needs.PSEUDO_LABELS})
+    name, summary, source, needs = about("moderate")
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Nearest to the median of its class first. The score is how far the distance is from it."""

@@ -7,7 +7,8 @@ from pydantic import PositiveInt
 
 from elfs_ray.core.probe import boundary_distances, train_probe
 from elfs_ray.core.pruning import hardness_order
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.catalogue import about
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,7 @@ class Puma(SelectionMethod):
 
     steps: PositiveInt = 1000
 
-    name = "puma"
-    summary = "nearest to the decision boundary of a probe (DeepFool)"
-    source = "Maroto and Frossard, 2024, arXiv 2405.06298"
-    needs = frozenset({Needs.EMBEDDINGS, Needs.PSEUDO_LABELS})
+    name, summary, source, needs = about("puma")
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Smallest margin first. The score is the margin."""

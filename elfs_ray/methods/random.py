@@ -5,16 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod
+from elfs_ray.methods.catalogue import about
 
 
 @dataclass(frozen=True)
 class Random(SelectionMethod):
     """A uniform draw without replacement; a smaller budget is the beginning of a larger one."""
 
-    name = "random"
-    summary = "uniform draw; the baseline"
-    source = "-"
-    needs = frozenset()
+    name, summary, source, needs = about("random")
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Highest draw first. The score is the draw."""

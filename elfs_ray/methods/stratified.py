@@ -7,7 +7,8 @@ from pydantic import PositiveInt
 
 from elfs_ray.core.centers import regions
 from elfs_ray.core.pruning import rank_within
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.catalogue import about
 from elfs_ray.methods.coreset import cluster_quotas
 
 
@@ -24,10 +25,7 @@ class Stratified(SelectionMethod):
 
     max_regions: PositiveInt = 500
 
-    name = "stratified"
-    summary = "uniform draw with its share for each of many regions of the embeddings"
-    source = "Cochran, Sampling Techniques, 1977"
-    needs = frozenset({Needs.EMBEDDINGS})
+    name, summary, source, needs = about("stratified")
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """From region to region; the highest draw of each first. The score is the draw."""

@@ -8,7 +8,10 @@ from pydantic import PositiveInt
 from elfs_ray.core.centers import regions
 from elfs_ray.core.features import unit_distances
 from elfs_ray.core.pruning import rank_within
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.base import AUTO, Count, Selection, SelectionInputs, SelectionMethod, check_neighbors, given
+from elfs_ray.methods.catalogue import about
+
+NEIGHBORS = 20
 
 
 @dataclass(frozen=True)
@@ -17,19 +20,21 @@ class TypiClust(SelectionMethod):
 
     Attributes:
         max_clusters: of k-means; never more than the samples that will have labels.
-        num_neighbors: nearest neighbours that decide how typical a sample is.
+        num_neighbors: nearest neighbours that decide how typical a sample is; auto: 20, or all that `neighbors.k`
+            finds if these are fewer.
         min_size: smaller clusters come last, as outliers.
     """
 
     max_clusters: PositiveInt = 500
-    num_neighbors: PositiveInt = 20
+    num_neighbors: Count = AUTO
     min_size: PositiveInt = 5
 
-    name = "typiclust"
-    summary = "the samples with the nearest neighbours, one cluster after the other; for small budgets"
-    source = "Hacohen et al., ICML 2022, arXiv 2202.02794"
-    needs = frozenset({Needs.EMBEDDINGS, Needs.NEIGHBORS})
+    name, summary, source, needs = about("typiclust")
     knows_labeled = True
+
+    def check_sizes(self, num_samples: int, num_neighbors: int) -> None:
+        """No more neighbours than are found."""
+        check_neighbors(self.num_neighbors, num_neighbors)
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """In order of selection. The score is the typicality: one over the mean distance to the nearest neighbours."""
@@ -46,7 +51,8 @@ class TypiClust(SelectionMethod):
 
     def _typicality(self, similarity: np.ndarray) -> np.ndarray:
         """One over the mean Euclidean distance of vectors of unit length, float32 [n]; 0 without a neighbour."""
-        near = similarity[:, : self.num_neighbors]
+        self.check_sizes(*similarity.shape)
+        near = similarity[:, : NEIGHBORS if self.num_neighbors == AUTO else self.num_neighbors]
         known = np.isfinite(near)  # where a method runs in one cluster, neighbours outside it are not
         distances = unit_distances(np.where(known, near, 1.0)).sum(axis=1)
         found = known.sum(axis=1)

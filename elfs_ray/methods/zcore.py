@@ -7,7 +7,8 @@ from pydantic import NonNegativeFloat, PositiveInt
 
 from elfs_ray.core.pruning import hardness_order
 from elfs_ray.core.zcore import coverage_scores, draw, min_max
-from elfs_ray.methods.base import Needs, Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod, given
+from elfs_ray.methods.catalogue import about
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,7 @@ class ZCore(SelectionMethod):
     exponent: NonNegativeFloat = 4.0
     random_start: bool = True
 
-    name = "zcore"
-    summary = "cover random low-dimensional views of the embeddings, penalise redundancy"
-    source = "Griffin et al., arXiv 2411.15349"
-    needs = frozenset({Needs.EMBEDDINGS})
+    name, summary, source, needs = about("zcore")
     knows_labeled = True
 
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:

@@ -4,22 +4,27 @@ On a GPU the papers' settings; on a CPU settings that end in minutes for tens of
 not to lose to the papers' at equal time (docs/design.md).
 """
 
-import math
-from typing import TypeVar
+from __future__ import annotations
 
-from elfs_ray.config import (
-    BetaSearchConfig,
-    EmbedConfig,
-    EvaluateConfig,
-    NeighborsConfig,
-    ProxyConfig,
-    PseudoLabelsConfig,
-    Section,
-)
+import math
+from typing import TYPE_CHECKING, TypeVar
+
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.cost import GIB, exact_search_seconds, gpu_row_bytes, shard_bytes
 
-SectionT = TypeVar("SectionT", bound=Section)
+# The help of the command line needs the names below; pydantic and the whole configuration would be a third of its time.
+if TYPE_CHECKING:
+    from elfs_ray.config import (
+        BetaSearchConfig,
+        EmbedConfig,
+        EvaluateConfig,
+        NeighborsConfig,
+        ProxyConfig,
+        PseudoLabelsConfig,
+        Section,
+    )
+
+SectionT = TypeVar("SectionT", bound="Section")
 
 # Threads of one encoder wait for each other when decoding takes a core: two encoders of one thread were a tenth faster
 # than one of two (docs/performance.md). But each takes seconds to start.
@@ -29,6 +34,9 @@ IMAGES_PER_CPU_ENCODER = 4096
 ROWS_PER_SHARD, MIN_ROWS_PER_SHARD = 2_000_000, 25_000
 # A shard on a GPU is split by its memory: so many bytes of rows leave room in one with 16 GB.
 GPU_ROWS_BYTES = 10 * GIB
+
+# Neighbours of each sample: TEMI's, of which the published methods that read neighbours use fewer.
+NEIGHBORS = 50
 
 # An exact search that takes longer than this gives way to inverted lists. On two cores that is beyond 260,000 rows of
 # 1280 or 590,000 of 256; the lists are then about three times as fast and find some 95 % of the neighbours.
@@ -53,6 +61,8 @@ EVALUATION_TRAININGS = {
     "resnet50": (300_000, 256, 0.1),
 }
 ON_EMBEDDINGS = ("linear", "mlp")
+# That an evaluation tests on; of fewer, an accuracy says too little.
+MIN_TEST_SAMPLES = 20
 # Options of an evaluation that decide the result of a training, beside its data.
 TRAINING_OPTIONS = {
     *("hidden_dim", "image_size", "steps", "batch_size", "learning_rate", "weight_decay", "dtype", "hide")
@@ -99,9 +109,16 @@ def choose_embed(
         size, batch, actors = native_size, 256, gpus
     else:
         # A CPU affords small inputs only, and enlarging tiny images further adds cost but no detail.
-        size, batch = min(native_size, 128 if median_side <= 64 else 160), 64
+        size = min(native_size, 128 if median_side <= 64 else 160)
         actors = min(cpus, math.ceil(num_samples / IMAGES_PER_CPU_ENCODER))
+        # In float32, more images at once fall out of the caches: 75 a second in batches of 64, 115 in batches of 16.
+        batch = max(8, min(64, 8 * cpus // actors)) if image_dtype == "float32" else 64
     return _fill(section, image_size=size, dtype=image_dtype, decode=decode, batch_size=batch, actors=actors)
+
+
+def neighbors_of_each(section: NeighborsConfig, num_samples: int) -> int:
+    """How many neighbours a search finds of each sample; whom `auto` leaves out of few samples is near nobody."""
+    return min(NEIGHBORS, max(1, (num_samples - 1) // 2)) if section.k == "auto" else int(section.k)
 
 
 def choose_neighbors(
@@ -122,6 +139,7 @@ def choose_neighbors(
     bits = 8 if num_samples >= 256 * POINTS_PER_LIST else max(2, min(8, int(math.log2(max(4, num_samples // 16)))))
     chosen = _fill(
         section,
+        k=neighbors_of_each(section, num_samples),
         nlist=lists,
         nprobe=min(lists, PROBES),
         pq_m=max(m for m in range(1, max(2, embedding_dim // 8 + 1)) if embedding_dim % m == 0),
@@ -150,9 +168,27 @@ def choose_neighbors(
 
 
 def choose_pseudo_labels(
-    section: PseudoLabelsConfig, device: str, units: int, num_samples: int, embedding_dim: int
+    section: PseudoLabelsConfig,
+    device: str,
+    units: int,
+    num_samples: int,
+    embedding_dim: int,
+    *,
+    num_classes: int,
+    neighbors: int,
 ) -> PseudoLabelsConfig:
-    """TEMI options: the paper's on a GPU; on a CPU fewer, narrower heads on PCA-reduced embeddings."""
+    """TEMI options: the paper's on a GPU; on a CPU fewer, narrower heads on PCA-reduced embeddings.
+
+    Args:
+        section: the options asked for.
+        device: `cuda` or `cpu`.
+        units: GPUs, or processors.
+        num_samples: rows to cluster.
+        embedding_dim: width of the rows.
+        num_classes: clusters.
+        neighbors: of each row that were found. Beyond the size of a class they are of other classes.
+    """
+    section = _fill(section, num_neighbors=max(1, min(neighbors, num_samples // (2 * num_classes))))
     if device == "cuda":
         chosen = _fill(
             section,
@@ -172,7 +208,7 @@ def choose_pseudo_labels(
         steps_per_epoch = max(1, num_samples // batch)
         chosen = _fill(
             section,
-            pca_dim=min(128, embedding_dim),
+            pca_dim=min(128, embedding_dim, max(1, num_samples - 1)),
             heads=16,
             hidden_dim=256,
             bottleneck_dim=128,
@@ -235,7 +271,7 @@ def train_as_evaluated(section: BetaSearchConfig, evaluate: EvaluateConfig) -> B
 
     What the evaluation says for other models is not for this one: a rate that suits a ResNet ruins an MLP.
     """
-    options = evaluate if section.model in evaluate.models else EvaluateConfig()
+    options = evaluate if section.model in evaluate.models else type(evaluate)()
     _, batch_size, learning_rate = EVALUATION_TRAININGS[section.model]
     options = _fill(options, batch_size=batch_size, learning_rate=learning_rate)
     same = {name: getattr(options, name) for name in ("batch_size", "learning_rate", "weight_decay")}

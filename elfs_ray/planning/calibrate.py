@@ -8,14 +8,14 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import faiss
 import numpy as np
 import torch
 
-from elfs_ray.config import BetaSearchConfig, EvaluateConfig, ProxyConfig, PseudoLabelsConfig, RunConfig
+from elfs_ray.config import ProxyConfig, PseudoLabelsConfig, RunConfig
 from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.classifier_training import ClassifierTraining, TrainingOptions
@@ -36,41 +36,16 @@ from elfs_ray.planning.auto_options import (
     choose_evaluations,
     choose_proxy,
     choose_pseudo_labels,
+    neighbors_of_each,
 )
 from elfs_ray.planning.cost import Rates
+from elfs_ray.planning.plan import Calibration
 from elfs_ray.stages.parts.training_options import training_options
 from elfs_ray.workers.hardware import Hardware
 
 SAMPLE_IMAGES, SAMPLE_CHUNKS = 96, 3
-SECONDS_EACH, MOST_REPEATS = 2.0, 15
-SEARCH_ROWS, SEARCH_QUERIES = 20_000, 2048
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What the measurements gave, and what they were made with.
-
-    Attributes:
-        rates: seconds of each unit of work.
-        pseudo_labels: options that the clustering would choose.
-        proxy: options that the proxy would choose.
-        beta_search: options that the search of beta would choose.
-        evaluate: options that the evaluation would choose, for each model.
-        dim: width of the embeddings.
-        image_bytes: mean size of an encoded image.
-        encoder_bytes: of the encoder's weights.
-        images: that were read.
-    """
-
-    rates: Rates
-    pseudo_labels: PseudoLabelsConfig
-    proxy: ProxyConfig
-    beta_search: BetaSearchConfig
-    evaluate: dict[str, EvaluateConfig]
-    dim: int
-    image_bytes: float
-    encoder_bytes: int
-    images: int
+SECONDS_EACH, MOST_REPEATS = 0.5, 15
+SEARCH_ROWS, SEARCH_QUERIES = 20_000, 1024
 
 
 def calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibration:
@@ -100,7 +75,15 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
     vectors = config.embed.vectors
     embedding = _ready_vectors(config) if vectors else _encoding(config, source.count, good, side, hardware)
     dim, classes = embedding.dim, config.num_classes or 2  # without pseudo-labels, nothing of them counts
-    pseudo_labels = choose_pseudo_labels(config.pseudo_labels, hardware.device, hardware.units, source.count, dim)
+    pseudo_labels = choose_pseudo_labels(
+        config.pseudo_labels,
+        hardware.device,
+        hardware.units,
+        source.count,
+        dim,
+        num_classes=classes,
+        neighbors=neighbors_of_each(config.neighbors, source.count),
+    )
     dtypes = hardware.dtypes
     proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side, **dtypes)
     evaluate = choose_evaluations(config.evaluate, side, **dtypes)

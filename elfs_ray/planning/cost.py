@@ -4,10 +4,14 @@ Each stage has a function in `stage_costs` that gives its `Cost`.
 Symbols: n rows, d width of the embeddings, float32 is 4 bytes and float16 is 2.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from elfs_ray.config import BetaSearchConfig, EvaluateConfig, NeighborsConfig, ProxyConfig, PseudoLabelsConfig
+if TYPE_CHECKING:
+    from elfs_ray.config import BetaSearchConfig, EvaluateConfig, NeighborsConfig, ProxyConfig, PseudoLabelsConfig
 
 GIB = 2**30
 
@@ -151,7 +155,7 @@ class Cost:
     actors: int = 0
     actor_bytes: int = 0
 
-    def repeated(self, times: int) -> "Cost":
+    def repeated(self, times: int) -> Cost:
         """Of the same work done one after another."""
         return replace(self, seconds=self.seconds * times, rows=self.rows * times, disk_bytes=self.disk_bytes * times)
 
@@ -183,7 +187,7 @@ def search_seconds(
     """Seconds of the neighbour search when an exact one does `flops` operations per second."""
     if options.search == "torch" and gpus >= int(options.shards):
         return 2.0 * num_samples**2 * dim / flops  # measured with the ranking
-    ranking = 2.0 * num_samples * (options.k + 17) * dim * float(options.oversample) / (cpus * RANKING_FLOPS)
+    ranking = 2.0 * num_samples * (int(options.k) + 17) * dim * float(options.oversample) / (cpus * RANKING_FLOPS)
     if not options.search.startswith("ivf"):
         return 2.0 * num_samples**2 * dim / flops + ranking
     lists = int(options.nlist)

@@ -1,8 +1,10 @@
 """What a run needs of this machine, each thing looked at in seconds: one line for each, with the remedy where it lacks.
 
-Every check does the thing itself, as a run would: it imports, encodes an image, starts Ray, writes a file.
+Every check does the thing itself, as a run with these options would: it imports, encodes an image, writes a file, and
+starts Ray where there is an input or a cluster to start it for.
 """
 
+import contextlib
 import os
 import platform
 import pwd
@@ -13,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +24,13 @@ from elfs_ray.errors import one_line
 from elfs_ray.run.errors_seen import as_expected, behind
 from elfs_ray.workers import machine, search_path
 
-LIBRARIES = ("ray", "torch", "torchvision", "timm", "open_clip", "faiss", "pyarrow", "numpy")
+LIBRARIES = ("torch", "torchvision", "timm", "open_clip", "faiss", "pyarrow", "numpy")
+# Libraries that some encoders alone import, which takes seconds: the family of these encoders -> what they import.
+OF_ENCODERS = {
+    "open_clip": ("open_clip", "timm", "torchvision"),
+    "timm": ("timm", "torchvision"),
+    **dict.fromkeys(("torchvision", "hub"), ("torchvision",)),
+}
 DISTRIBUTIONS = {"open_clip": ("open_clip_torch",), "faiss": ("faiss-gpu", "faiss-cpu")}
 MIN_FREE_DISK, MIN_MEMORY, MIN_SHARED = 5 * 2**30, 4 * 2**30, 2**30
 # Ray refuses new objects from here on.
@@ -58,12 +67,12 @@ def examine(config: RunConfig) -> Iterator[Finding]:
         ("terminal", _terminal),
         ("temporary files", lambda: _temporary_files(config.ray)),
         ("machine folder", _machine_folder),
-        *((library, lambda library=library: _library(library)) for library in LIBRARIES),
+        *((library, lambda library=library: _library(library, config.embed.encoder)) for library in LIBRARIES),
         ("gpu", lambda: _gpu(config.embed.dtype)),
         ("memory", _memory),
         ("shared memory", _shared_memory),
         ("encoder", lambda: _encoder(config.embed.encoder, config.embed.weights)),
-        ("ray", lambda: _ray(config.ray)),
+        ("ray", lambda: _ray(config)),
     ]
     if config.input != NO_INPUT:
         checks.append(("input", lambda: _input(config)))
@@ -126,14 +135,22 @@ def _terminal() -> Finding:
     return Finding("terminal", "ok", encoding)
 
 
-def _library(name: str) -> Finding:
-    import_module(name)
+def _library(name: str, encoder: str) -> Finding:
+    of_some = set(chain.from_iterable(OF_ENCODERS.values()))
+    needed = name not in of_some or name in OF_ENCODERS.get(encoder.partition(":")[0], ())
+    if needed or (name == "torchvision" and _has_gpu()):  # which decodes with it
+        import_module(name)
     for distribution in DISTRIBUTIONS.get(name, (name,)):
-        try:
-            return Finding(name, "ok", metadata.version(distribution))
-        except metadata.PackageNotFoundError:
-            continue
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            told = "" if name in sys.modules else f", not tried: {encoder} does without"
+            return Finding(name, "ok", metadata.version(distribution) + told)
     return Finding(name, "weak", "not installed as a package", "install elfs-ray again, with its dependencies")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _gpu(dtype: str) -> Finding:
@@ -214,15 +231,19 @@ def _encoder(name: str, weights: str | None) -> Finding:
     return Finding("encoder", "ok", f"{name}: {vectors.shape[1]} values for an image of {size} pixels")
 
 
-def _ray(there: RayConfig) -> Finding:
+def _ray(config: RunConfig) -> Finding:
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    if config.input == NO_INPUT and not address:
+        import_module("ray")
+        return Finding("ray", "ok", f"{metadata.version('ray')}, not started: with --input, or --address, it is")
     from elfs_ray.workers.on_ray.session import ray_session
 
-    with ray_session(there) as workers:
+    with ray_session(config.ray) as workers:
         workers.call(_nothing, cpus=0)
         hardware = workers.hardware
-        address = there.address or os.environ.get("RAY_ADDRESS")
         where = f"cluster at {address}" if address else "started here"
-        return Finding("ray", "ok", f"{where}: {hardware.cpus} processors, {hardware.gpus} GPUs, a task ran")
+        seen = f"{metadata.version('ray')}, {where}: {hardware.cpus} processors, {hardware.gpus} GPUs, a task ran"
+        return Finding("ray", "ok", seen)
 
 
 def _nothing() -> None:

@@ -49,7 +49,7 @@ def neighbors(work: Work, rates: Rates) -> Cost:
     shards = int(options.shards)
     on_gpu = work.gpus >= shards and not options.search.startswith("ivf")
     held = shard_bytes(options, math.ceil(images / shards), work.dim, on_gpu=on_gpu)
-    return Cost(1.5 + seconds, images, 12 * images * options.k, shards, held)
+    return Cost(1.5 + seconds, images, 12 * images * int(options.k), shards, held)
 
 
 def pseudo_labels(work: Work, rates: Rates) -> Cost:
@@ -58,7 +58,7 @@ def pseudo_labels(work: Work, rates: Rates) -> Cost:
     steps = max(1, images // int(options.batch_size))
     seconds = (int(options.epochs) + 0.5) * steps * rates.pseudo_labels_step
     reduced = 4 * images * int(options.pca_dim)
-    held = WORKER_BYTES + _vector_bytes(work) + reduced + 8 * images * work.neighbors.k
+    held = WORKER_BYTES + _vector_bytes(work) + reduced + 8 * images * int(work.neighbors.k)
     return Cost(7.0 + seconds, images, images * PSEUDO_LABEL_BYTES, int(options.workers), held)
 
 

@@ -10,8 +10,9 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from elfs_ray.artifacts.manifest import REPORT
 from elfs_ray.artifacts.record import Record, Records, Unit
-from elfs_ray.artifacts.run_folder import REPORT, RunFolder
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import is_supervised
 from elfs_ray.core.metrics import came_farthest
@@ -65,6 +66,7 @@ def write_report(store: RunFolder) -> str:
         duplicates=records[Unit("duplicates")].metrics if Unit("duplicates") in records else None,
         pairs=pairs,
         map=points,
+        map_command=_map_command(store, records),
         warning=warning(manifest["config"], records),
         signals=label_free_signals(records),
         # The charts escape their own texts; Plotly is the library's, style and script are ours.
@@ -81,6 +83,12 @@ def write_report(store: RunFolder) -> str:
     )
     store.write_bytes(page.encode(), REPORT)
     return store.location(REPORT)
+
+
+def _map_command(store: RunFolder, records: Records) -> str:
+    """What would add the map that a run without embeddings does not have; empty where nothing is missing."""
+    wanted = store.manifest()["config"]["report"]["map_points"] > 0
+    return f"elfs-ray map {store.uri}" if wanted and Unit("embed") not in records else ""
 
 
 def _page_file(name: str) -> Markup:

@@ -3,7 +3,8 @@
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from elfs_ray.artifacts.run_folder import REPORT, RunFolder
+from elfs_ray.artifacts.manifest import REPORT
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.errors import UsageError
 
 HOST = "127.0.0.1"
@@ -22,7 +23,8 @@ def serve_report(store: RunFolder, port: int) -> ThreadingHTTPServer:
         UsageError: there is no report yet, or the port is taken.
     """
     if not store.exists(REPORT):
-        raise UsageError(f"{store.uri} holds no {REPORT}; make it with `elfs-ray report {store.uri}`")
+        state = "has no" if store.manifest().get("finished") else "is not finished, and has no"
+        raise UsageError(f"the run in {store.uri} {state} report yet; make one with `elfs-ray report {store.uri}`")
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,22 +1,23 @@
 """What a terminal shows of the results: one coreset in detail, or all evaluations side by side."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from elfs_ray.artifacts.record import Record, Records
 from elfs_ray.planning.auto_options import TRAINING_OPTIONS
 
 
-def steps_table(method: str, steps: Sequence[tuple[str, str]]) -> Table:
-    """What a run of a method would do: each piece of work, and how it stands."""
+def steps_table(method: str, steps: Iterable[tuple[str, str]]) -> Table:
+    """What a run of a method would do: each piece of work in words, and how it stands."""
     table = Table(f"what a run of {method} does", "", box=None, pad_edge=False)
-    for unit, state in steps:
-        table.add_row(unit, state)
+    for doing, state in steps:
+        table.add_row(escape(doing), state)
     return table
 
 

@@ -87,8 +87,6 @@ def all_units(
         UsageError: sizes that do not fit the number of images.
     """
     graph = _Graph(records, looked or {}, presumed=presumed)
-    for config in configs:
-        check_sizes(config, num_samples)
     for stage in stages.STAGES:
         for config in configs:
             if stage.wanted(config, graph.made):
@@ -96,6 +94,8 @@ def all_units(
                     graph.plan(unit, config)
         if stage.name == until and stage.scope is not Scope.PER_BUDGET:
             graph.plan_one(stage, configs[0])
+    for config in configs:
+        check_sizes(config, num_samples, graph.made)
     order = [stage.name for stage in stages.STAGES]
     last = order.index(until) if until else len(order)
     return [planned for planned in graph.ordered() if order.index(planned.unit.stage) <= last]

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
-from elfs_ray.artifacts.record import Unit
+from elfs_ray.artifacts.record import Records, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import RunConfig
 from elfs_ray.data.sources import Source, open_input
+from elfs_ray.run import told
 from elfs_ray.run.graph import FIRST, Planned, all_units, first_units, stage_of
 from elfs_ray.run.preflight import check_before_start
 from elfs_ray.stages.parts.listed import location_of, prefixes_of
@@ -15,12 +17,24 @@ from elfs_ray.stages.parts.listed import location_of, prefixes_of
 class State(StrEnum):
     """How a unit stands before a run."""
 
-    COMPLETE = "complete"
-    PRESUMED = "complete, if the input holds the same as before"
+    COMPLETE = "there already"
+    PRESUMED = "there already, if the input holds the same as before"
     TO_DO = "to do"
 
 
-def outline(configs: Sequence[RunConfig], store: RunFolder, *, until: str = "report") -> list[tuple[str, State]]:
+class Step(NamedTuple):
+    """A piece of work of a run.
+
+    Attributes:
+        doing: what it does, as a run says it.
+    """
+
+    unit: Unit
+    doing: str
+    state: State
+
+
+def outline(configs: Sequence[RunConfig], store: RunFolder, *, until: str = "report") -> list[Step]:
     """What a run would do: its units in order, and how each stands. Changes nothing.
 
     Before the images are counted, every input stands for a usable image.
@@ -57,4 +71,5 @@ def outline(configs: Sequence[RunConfig], store: RunFolder, *, until: str = "rep
         return State.PRESUMED if store.is_complete(record, presumed.fingerprint) else State.TO_DO
 
     pairs = zip(planned(presumed=False), planned(presumed=as_many), strict=True)
-    return [(str(now.unit), state(now, presumed)) for now, presumed in pairs]
+    known = records if as_many else Records({})
+    return [Step(now.unit, told.sentence(now, known), state(now, presumed)) for now, presumed in pairs]

@@ -1,17 +1,18 @@
 """Wrong uses that can be known before any work, or before the long stages."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 from elfs_ray.artifacts.filesystems import check_bucket, without_options
+from elfs_ray.artifacts.manifest import MANIFEST
 from elfs_ray.artifacts.record import TEST
-from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.config import RunConfig
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.data.labels import check_labels, labels_signature
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import Needs, SelectionMethod, balances
-from elfs_ray.planning.auto_options import ON_EMBEDDINGS
+from elfs_ray.planning.auto_options import MIN_TEST_SAMPLES, ON_EMBEDDINGS, neighbors_of_each
 from elfs_ray.stages import STAGES, stage_named
 from elfs_ray.stages.identity import check_num_classes, method_of, true_labels
 from elfs_ray.stages.parts.listed import prefixes_of
@@ -177,17 +178,22 @@ def _check_supervision(config: RunConfig, method: SelectionMethod) -> None:
         raise UsageError(f"method {select.method!r} uses no labels, so that select.supervised changes nothing; drop it")
 
 
-def check_sizes(config: RunConfig, num_samples: int) -> None:
-    """Refuse sizes that do not fit the number of usable images, before the long stages."""
-    if config.num_classes is not None and config.num_classes > num_samples:
+def check_sizes(config: RunConfig, num_samples: int, made: Set[str]) -> None:
+    """Refuse sizes that do not fit the number of usable images, before the long stages.
+
+    Args:
+        config: of the run.
+        num_samples: usable images.
+        made: names of the artifacts that the run makes: a size that decides none of them fits.
+    """
+    k = neighbors_of_each(config.neighbors, num_samples)
+    if "neighbors" in made:
+        _check_neighbors(config, num_samples, k)
+    method_of(config).check_sizes(num_samples, k)
+    if "pseudo_labels" in made and config.num_classes is not None and config.num_classes > num_samples:
         raise UsageError(
             f"num_classes is {config.num_classes}, but only {num_samples} images are usable; "
             "pass a smaller --num-classes"
-        )
-    if config.neighbors.k >= num_samples:
-        raise UsageError(
-            f"neighbors.k is {config.neighbors.k}, but each of the {num_samples} usable images has only "
-            f"{num_samples - 1} others; pass --set neighbors.k={max(1, min(20, num_samples // 2))}"
         )
     for budget in config.budgets:
         count = budget_count(budget, num_samples)
@@ -197,3 +203,45 @@ def check_sizes(config: RunConfig, num_samples: int) -> None:
                 f"select.beta={beta:g} drops {round(beta * num_samples)} of {num_samples} images, which leaves fewer "
                 f"than the budget of {count}; use a beta up to {1 - count / num_samples:.3f}"
             )
+
+
+def check_test_set(config: RunConfig, num_samples: int, labelled: int) -> None:
+    """Refuse an evaluation on candidates whose training sets would leave too few to test on, before the long stages.
+
+    Args:
+        config: of the run.
+        num_samples: usable images.
+        labelled: those of them that have a true label.
+    """
+    options = config.evaluate
+    if options.test_input is not None:
+        return
+    subsets = options.seeds + (config.select.method != "random")
+    for budget in config.budgets:
+        count = budget_count(budget, num_samples)
+        left = labelled * max(0.0, 1 - count / max(1, labelled)) ** subsets  # as if the coreset were drawn, too
+        if left < MIN_TEST_SAMPLES:
+            raise UsageError(
+                f"with a budget of {count} the evaluation would leave about {left:.0f} of the {labelled} labelled "
+                f"images to test on, and it takes {MIN_TEST_SAMPLES}; pass separate test images with --test-input, "
+                "a smaller budget, or fewer --seeds"
+            )
+
+
+def _check_neighbors(config: RunConfig, num_samples: int, k: int) -> None:
+    """Refuse to look for more neighbours of each image than there are, or to pair it with more than are found."""
+    pairs = config.pseudo_labels.num_neighbors
+    if num_samples == 1:
+        raise UsageError(
+            f"a single usable image has no neighbours, which {config.select.method!r} needs; use --method random"
+        )
+    if k >= num_samples:
+        raise UsageError(
+            f"neighbors.k is {k}, but each of the {num_samples} usable images has only {num_samples - 1} others; "
+            "leave it out, and it will fit"
+        )
+    if pairs != "auto" and pairs > k:
+        raise UsageError(
+            f"pseudo_labels.num_neighbors is {pairs}, but only {k} neighbours of each image are found; "
+            "lower it, or raise neighbors.k"
+        )

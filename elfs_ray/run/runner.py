@@ -12,20 +12,26 @@ from importlib import import_module, metadata
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from elfs_ray.artifacts.manifest import REPORT
 from elfs_ray.artifacts.mapped import remove_arrays
 from elfs_ray.artifacts.pixels import remove_stale_pixels
 from elfs_ray.artifacts.record import Record, Records, Unit
-from elfs_ray.artifacts.run_folder import LOGS, REPORT, RunFolder
+from elfs_ray.artifacts.run_folder import LOGS, RunFolder
 from elfs_ray.artifacts.run_lock import sole_driver
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import RunConfig
 from elfs_ray.console import Reporter
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.data.unusable import UnusableImagesError
+from elfs_ray.run import told
 from elfs_ray.run.errors_seen import expected_errors
 from elfs_ray.run.graph import FIRST, REPORT_COMMAND, Planned, all_units, first_units, stage_of
-from elfs_ray.run.preflight import check_before_start, check_inputs
+from elfs_ray.run.preflight import check_before_start, check_inputs, check_test_set
+from elfs_ray.run.where import IN_PROCESS, ON_RAY, check_where, workers_of, works_on_ray
 from elfs_ray.stages.parts.listed import listed_source, prefixes_of, small_inputs
+
+SHOWN = ("evaluate", "duplicates", "map", "coverage")
+"""Stages whose results are for a reader of the report."""
 
 if TYPE_CHECKING:
     from elfs_ray.data.sources import Source
@@ -77,6 +83,7 @@ def run_methods(
         return small_inputs(configs[0], records) if look_again else {}
 
     with expected_errors("the run", store.uri), contextlib.ExitStack() as stack:
+        check_where(configs)
         small = check_before_start(configs, store, until, list_inputs)
         check_sole = stack.enter_context(sole_driver(store, reporter))
         store.recover()
@@ -88,10 +95,10 @@ def run_methods(
             execution.put_away_stale()
         if until in ("evaluate", REPORT_COMMAND):
             write_comparison(store)
-        # A report that is there would go on to show the evaluations of before.
-        if until == REPORT_COMMAND or (until == "evaluate" and store.exists(REPORT)):
+        # A report that is there would go on to show the evaluations of before, or none of what was made for it alone.
+        if until == REPORT_COMMAND or (until in SHOWN and store.exists(REPORT)):
             write_report(store)
-            reporter.line(f"report     {store.location(REPORT)}")
+            reporter.line("Wrote the report", state="done", stage=REPORT_COMMAND)
         execution.clean_up()
         store.update_manifest(finished=_now())
     return store.manifest()
@@ -137,8 +144,8 @@ class _Execution:
                     self._looked = True
                     self._check_listed()
             if last not in FIRST:
-                self._check_labeled()
                 later = [planned for planned in self._plan(last) if planned.unit.stage not in FIRST]
+                self._check_labels(later)
                 for _, group in groupby(later, key=lambda planned: planned.unit.stage):
                     self._run_stage(list(group))
         except UnusableImagesError as found:
@@ -156,7 +163,7 @@ class _Execution:
             if unit not in kept:
                 self.check_sole()
                 self.store.remove(unit)
-                self.reporter.line(f"{unit}: removed, because {why}")
+                told.removed(self.reporter, unit, why)
 
     def _plan(self, last: str) -> list[Planned]:
         records = self.store.records()
@@ -174,12 +181,15 @@ class _Execution:
             for each in self.configs:
                 self._connect().call(check_inputs, each, listed, here=True)
 
-    def _check_labeled(self) -> None:
-        """Refuse budgets that the labels of some images fill, before the long stages."""
+    def _check_labels(self, planned: Sequence[Planned]) -> None:
+        """Refuse budgets that labels do not fit, before the long stages."""
         from elfs_ray.methods import check_labeled
 
         records = self.store.records()
         num_samples, labeled = records[Unit("ingest")].rows["samples"], records.get(Unit("labeled"))
+        for each in planned:
+            if each.unit.stage == "evaluate":
+                check_test_set(each.config, num_samples, records[Unit("labels")].metrics["labelled"])
         if labeled is None or self.configs[0].select.labeled is None:
             return
         for budget in self.configs[0].budgets:
@@ -219,7 +229,7 @@ class _Execution:
         for each in planned:
             record = current.get(each.unit)
             if self.store.is_complete(record, each.fingerprint) and self._is_as_listed(record):
-                self.reporter.line(f"{each.unit}: complete{self._as_of(record)}")
+                told.there(self.reporter, current[each.unit], self._as_of(record))
             else:
                 pending.append(each)
         if not pending:
@@ -250,14 +260,14 @@ class _Execution:
         results = together(contexts) if together else one_by_one
         with contextlib.closing(results):
             for each, context in zip(pending, contexts, strict=True):
-                self.reporter.line(f"{each.unit} ...")
+                told.begun(self.reporter, each, current)
                 with expected_errors(str(each.unit), self.store.uri):
                     started = _now()
                     with measured() as usage:
                         result = next(results)
                     if result is None:
                         self.store.delete(context.work)
-                        self.reporter.line(f"{each.unit}: as it was")
+                        told.there(self.reporter, current[each.unit])
                         continue
                     self._publish(each, context, result, started, usage)
 
@@ -301,8 +311,7 @@ class _Execution:
         )
         self.check_sole()
         self.store.publish(work, record, folders)
-        counts = ", ".join(f"{count:,} {name}" for name, count in rows.items())
-        self.reporter.line(f"{unit}: {counts} in {usage.seconds:.1f} s")
+        told.ended(self.reporter, record)
 
     def clean_up(self) -> None:
         """Remove pixels of earlier images, and the arrays that the processes of each machine shared."""
@@ -314,11 +323,26 @@ class _Execution:
     def _connect(self) -> "Workers":
         if self._workers is None:
             from elfs_ray.workers.hardware import hardware_summary
-            from elfs_ray.workers.on_ray.session import ray_session
 
-            self._workers = self.stack.enter_context(ray_session(self.configs[0].ray, verbose=self.verbose))
-            self.store.update_manifest(hardware=hardware_summary(self._workers.hardware), versions=_versions())
+            on_ray = works_on_ray(self.configs, self._count())
+            workers = workers_of(self.configs[0].ray, on_ray=on_ray, verbose=self.verbose)
+            self._workers = self.stack.enter_context(workers)
+            hardware = hardware_summary(self._workers.hardware, ON_RAY if on_ray else IN_PROCESS)
+            self.store.update_manifest(hardware=hardware, versions=_versions())
         return self._workers
+
+    def _count(self) -> int | None:
+        """Images of all inputs, as they were looked at or listed; None if one is not known."""
+        records, total = self.store.records(), 0
+        for prefix in prefixes_of(self.configs[0]):
+            listed = records.get(Unit("listing", prefix))
+            if prefix in self.small:
+                total += self.small[prefix].count
+            elif listed is not None and not self.look_again:
+                total += listed.metrics["inputs"]
+            else:
+                return None
+        return total
 
 
 def write_comparison(store: RunFolder) -> None:

@@ -6,7 +6,7 @@ the files, as one might expect, because `--help` and `status` need all entries a
 """
 
 from elfs_ray.planning import stage_costs as cost
-from elfs_ray.stages import identity
+from elfs_ray.stages import identity, words
 from elfs_ray.stages.descriptor import Scope, Stage, always
 
 __all__ = ["STAGES", "maker_of", "stage_named"]
@@ -23,6 +23,9 @@ STAGES = (
         options=identity.of_listing,
         cost=cost.listing,
         wanted=always,
+        doing=words.on_images("Listing {}"),
+        told=words.listed,
+        brief=True,
     ),
     Stage(
         name="ingest",
@@ -35,6 +38,8 @@ STAGES = (
         options=lambda case: case.config.ingest.identity(),
         cost=cost.ingest,
         wanted=always,
+        doing=words.on_images("Checking {}"),
+        told=words.checked,
     ),
     Stage(
         name="labels",
@@ -47,6 +52,9 @@ STAGES = (
         options=identity.of_labels,
         cost=cost.labels,
         wanted=lambda config, _: config.evaluate.labels is not None or config.evaluate.test_input is not None,
+        doing=words.on_images("Reading the labels of {}"),
+        told=words.labels_read,
+        brief=True,
     ),
     Stage(
         name="labeled",
@@ -58,6 +66,9 @@ STAGES = (
         options=identity.of_labeled,
         cost=cost.labels,
         wanted=lambda config, _: config.select.labeled is not None,
+        doing=words.on_images("Reading the labels that some of {} have already"),
+        told=words.labeled_read,
+        brief=True,
     ),
     Stage(
         name="embed",
@@ -69,6 +80,8 @@ STAGES = (
         outputs=("embeddings",),
         options=identity.of_embed,
         cost=cost.embed,
+        doing=words.embedding,
+        told=words.embedded,
     ),
     Stage(
         name="neighbors",
@@ -79,16 +92,20 @@ STAGES = (
         outputs=("neighbors",),
         options=lambda case: case.config.neighbors.identity(),
         cost=cost.neighbors,
+        doing=words.on_images("Finding the nearest neighbours of {}"),
+        told=words.neighbors_found,
     ),
     Stage(
         name="pseudo_labels",
-        version=1,
+        version=3,  # 3: pairs from fewer neighbours where classes are small
         summary="Cluster the embeddings into pseudo-labels (TEMI).",
         module="elfs_ray.stages.pseudo_labels",
         inputs=lambda _: ("embeddings", "neighbors"),
         outputs=("pseudo_labels",),
         options=lambda case: [case.config.pseudo_labels.identity(), case.config.seed, case.config.num_classes],
         cost=cost.pseudo_labels,
+        doing=words.on_images("Clustering {}"),
+        told=words.clustered,
     ),
     Stage(
         name="anchor",
@@ -99,6 +116,8 @@ STAGES = (
         outputs=("pseudo_labels_anchored",),
         options=lambda case: [case.config.seed, case.config.num_classes],
         cost=cost.anchor,
+        doing=words.on_images("Improving the pseudo-labels of {} with known labels"),
+        told=words.anchored,
     ),
     Stage(
         name="proxy",
@@ -109,6 +128,8 @@ STAGES = (
         outputs=("dynamics",),
         options=lambda case: [case.config.proxy.identity(), case.config.seed, case.config.num_classes],
         cost=cost.proxy,
+        doing=words.training_proxy,
+        told=words.proxy_trained,
     ),
     Stage(
         name="beta_search",
@@ -120,6 +141,8 @@ STAGES = (
         outputs=("beta_search", "logs/beta_search"),
         options=identity.of_search,
         cost=cost.beta_search,
+        doing=words.searching,
+        told=words.searched,
     ),
     Stage(
         name="select",
@@ -132,6 +155,9 @@ STAGES = (
         options=identity.of_select,
         cost=cost.select,
         wanted=always,
+        doing=words.selecting,
+        told=words.selected,
+        brief=True,
     ),
     Stage(
         name="evaluate",
@@ -144,6 +170,8 @@ STAGES = (
         options=identity.of_evaluate,
         cost=cost.evaluate,
         wanted=lambda config, _: config.evaluate.labels is not None,
+        doing=words.evaluating,
+        told=words.evaluated,
     ),
     Stage(
         name="duplicates",
@@ -155,10 +183,13 @@ STAGES = (
         options=lambda _: None,
         cost=cost.duplicates,
         wanted=lambda _, made: "neighbors" in made,
+        doing=words.on_images("Looking for near-duplicates among {}"),
+        told=words.duplicates_found,
+        brief=True,
     ),
     Stage(
         name="map",
-        version=1,
+        version=2,
         summary="Place the images in the plane, for the report.",
         module="elfs_ray.stages.overview.map",
         inputs=lambda _: ("embeddings",),
@@ -166,6 +197,8 @@ STAGES = (
         options=lambda case: [case.config.report.map, case.config.report.map_points, case.config.seed],
         cost=cost.map,
         wanted=lambda config, made: config.report.map_points > 0 and "embeddings" in made,
+        doing=words.on_images("Placing {} on a map"),
+        told=words.mapped,
     ),
     Stage(
         name="coverage",
@@ -178,6 +211,9 @@ STAGES = (
         options=lambda case: [case.config.seed, case.unit.budget],
         cost=cost.coverage,
         wanted=lambda _, made: "embeddings" in made,
+        doing=words.covering,
+        told=words.coverage_measured,
+        brief=True,
     ),
 )
 

@@ -147,7 +147,7 @@ def _search(context: StageContext, options: BetaSearchConfig, candidates: list[d
     pending = [trial for trial in trials if _file_name(trial) not in ended]
     if pending:
         samples = pixels_for(context, int(options.image_size)) if options.image_size else context.embeddings
-        with context.counting("beta search", len(trials), "trials", len(trials) - len(pending)) as counter:
+        with context.counting("trying", len(trials), "trials", len(trials) - len(pending)) as counter:
 
             def save(trial: dict[str, Any], report: dict[str, Any]) -> None:
                 store.write_json(list(report["seeds"].values()), work, TRIALS, _file_name(trial))
@@ -273,6 +273,9 @@ def _coreset(data: SearchData, found: dict[str, Any], training: np.ndarray, rng:
     # The same share of a tenth fewer samples: the split is to stand for the whole. Rounding may leave one sample less
     # than the share; and there must be one beside those labelled before.
     labeled = int(labeled_mask(inputs).sum())
+    if not inputs.num_open:
+        return training
     share = round(data.budget * len(training) / len(data.labels))
-    budget = min(max(share, labeled + 1), labeled + method.capacity(inputs.num_open))
-    return training[select_coreset(method, inputs, budget, rng, balance=select.balance).positions]
+    budget = min(max(share, labeled + 1), labeled + max(1, method.capacity(inputs.num_open)))
+    fitted = method.fitted(inputs.num_open, budget - labeled)
+    return training[select_coreset(fitted, inputs, budget, rng, balance=select.balance).positions]

@@ -1,13 +1,16 @@
 """What a stage says of itself: all that ordering, running, planning and showing it need."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from elfs_ray.artifacts.record import Unit
-from elfs_ray.config import RunConfig
-from elfs_ray.planning.cost import Cost, Rates, Work
+if TYPE_CHECKING:
+    from elfs_ray.artifacts.record import Record, Unit
+    from elfs_ray.config import RunConfig
+    from elfs_ray.planning.cost import Cost, Rates, Work
 
 
 class Scope(Enum):
@@ -57,6 +60,9 @@ class Stage:
         cost: what it takes.
         scope: how often it runs.
         wanted: whether a run needs it for its own sake, given the names of all that the run makes otherwise.
+        doing: a sentence on what a unit does, given the number of images (0: not known yet).
+        told: a sentence on what came out.
+        brief: whether it ends in a moment, so that a run says nothing when it begins.
     """
 
     name: str
@@ -69,8 +75,22 @@ class Stage:
     cost: Callable[[Work, Rates], Cost]
     scope: Scope = Scope.ONCE
     wanted: Callable[[RunConfig, Set[str]], bool] = on_demand
+    doing: Callable[[Case, int], str] | None = None
+    told: Callable[[Record], str] | None = None
+    brief: bool = False
 
     @property
     def command(self) -> str:
         """Its name on the command line."""
         return self.name.replace("_", "-")
+
+    def sentence(self, case: Case, images: int) -> str:
+        """What a unit does."""
+        return self.doing(case, images) if self.doing else self.summary.rstrip(".")
+
+    def result(self, record: Record) -> str:
+        """What came out of a unit."""
+        if self.told:
+            return self.told(record)
+        rows = ", ".join(f"{count:,} {name}" for name, count in record.rows.items())
+        return f"{self.summary.rstrip('.')}: {rows}"

@@ -107,7 +107,7 @@ def _choose(context: StageContext) -> tuple[EmbedConfig, Encoder]:
         section, hardware, store = context.config.embed, context.hardware, context.store
         native = load_encoder(section.encoder, weights=section.weights).preprocessing.size
         sizes = context.table("samples").rows, native, median_side(store)
-        arithmetic, card = hardware.image_dtype, built_for_cards()
+        arithmetic, card = hardware.image_dtype, hardware.gpus > 0 and built_for_cards()
         options = choose_embed(section, hardware.cpus, hardware.gpus, *sizes, image_dtype=arithmetic, card_decodes=card)
         options = context.as_begun(options)
         context.begin(options)

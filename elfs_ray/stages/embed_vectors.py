@@ -108,7 +108,7 @@ def _split(context: StageContext, table: Vectors, ranges: Sequence[Range]) -> No
         keys, shared = workers.begin(_hashed_ids, samples), workers.share(table)
         in_order = None if table.has_ids else samples
         first = store, work, shared, begins, keys, in_order
-        with context.counting("vectors", len(table.groups), "row groups", len(done)) as counter:
+        with context.counting("reading vectors", len(table.groups), "row groups", len(done)) as counter:
             for _ in workers.map(_split_group, pending, *first, cpus=0.5, at_once=TASKS_IN_FLIGHT):
                 counter.advance(1)
 

@@ -3,22 +3,24 @@
 Free of everything that takes seconds to import: `--help` and `status` read all stages.
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any
 
 from elfs_ray.artifacts.filesystems import without_options
+from elfs_ray.artifacts.manifest import read_records
 from elfs_ray.artifacts.record import SUPERVISED, Unit
-from elfs_ray.artifacts.run_folder import RunFolder
-from elfs_ray.config import RunConfig
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import ON_EMBEDDINGS, train_as_evaluated
-from elfs_ray.stages.descriptor import Case
 
 # What needs torch is imported where it is used: every worker imports this package, and most do without.
 if TYPE_CHECKING:
+    from elfs_ray.config import RunConfig
     from elfs_ray.methods import SelectionMethod
+    from elfs_ray.stages.descriptor import Case
 
 
-def method_of(config: RunConfig) -> "SelectionMethod":
+def method_of(config: RunConfig) -> SelectionMethod:
     """The method that selects, with its options."""
     from elfs_ray.methods import get_method
 
@@ -205,6 +207,6 @@ def of_evaluate(case: Case) -> Any:
         for name, value in case.config.evaluate.identity().items()
     }
     if other := options.pop("embeddings_of"):
-        embedded = RunFolder(other).records().current.get(Unit("embed"))
+        embedded = read_records(other).current.get(Unit("embed"))
         options["embeddings_of"] = embedded and embedded.content
     return options

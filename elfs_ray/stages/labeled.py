@@ -21,7 +21,7 @@ def run(context: StageContext) -> StageResult:
     """Align the labels with the samples, in one task."""
     lines, result = context.workers.call(_bring, context.store, context.config, context.work, here=True)
     for line in lines:
-        context.reporter.line(f"{context.unit}: {line}")
+        context.reporter.line(f"  {line}")
     return result
 
 

@@ -31,7 +31,7 @@ def run(context: StageContext) -> StageResult:
         _bring, context.store, config, unit.prefix, context.work, of_candidates, here=True
     )
     for line in lines:
-        context.reporter.line(f"{unit}: {line}")
+        context.reporter.line(f"  {line}")
     return result
 
 

@@ -47,7 +47,7 @@ def run(context: StageContext) -> StageResult | None:
     if len(runs) == 1:  # perhaps a manifest that no other machine has
         pieces = [workers.call(_list_some, *first, *runs[0], here=True)]
     else:
-        with context.counting("listing", len(runs), "pieces") as counter:
+        with context.counting("listing files", len(runs), "pieces") as counter:
             pieces = []
             for piece in workers.map(_list_some, runs, *first, cpus=0.5):
                 pieces.append(piece)

@@ -56,7 +56,7 @@ def run(context: StageContext) -> StageResult:
     return StageResult(
         chosen=options.model_dump(mode="json"),
         metrics={
-            "k": options.k,
+            "k": int(options.k),
             "search": options.search,
             "shards": options.shards,
             "shard_memory_mb": _shard_bytes(context, options, num_samples) >> 20,
@@ -71,11 +71,6 @@ def run(context: StageContext) -> StageResult:
 def _choose(context: StageContext, num_samples: int) -> NeighborsConfig:
     """The options with each `auto` resolved, as the run that began chose them."""
     hardware, section = context.hardware, context.config.neighbors
-    if section.k >= num_samples:
-        raise UsageError(
-            f"neighbors.k is {section.k}, but each of the {num_samples} samples has only {num_samples - 1} others; "
-            f"use --set neighbors.k={max(1, min(50, (num_samples - 1) // 2))} or less"
-        )
     dim = context.embeddings.dim
     memory = math.inf if (there := context.workers.memory()).may_grow else there.total
     options = choose_neighbors(section, hardware.cpus, hardware.gpus, num_samples, dim, memory)
@@ -148,7 +143,7 @@ def _search_all(context: StageContext, options: NeighborsConfig, num_samples: in
     shards = _start_shards(context, options, num_samples, trained)
     devices = _where_they_run(context, options, shards)
     done = num_samples - sum(stop - start for _, start, stop in pending)
-    with context.counting("neighbours", num_samples, "samples", done) as counter:
+    with context.counting("searching", num_samples, "samples", done) as counter:
         first = context.embeddings, context.work, options, trained, shards
         for rows_found in context.workers.map(_search_block, pending, *first, cpus=0.25, at_once=BLOCKS_IN_FLIGHT):
             counter.advance(rows_found)
@@ -232,7 +227,7 @@ class _Shard:
         on_gpu: bool,
     ) -> None:
         faiss.omp_set_num_threads(threads())
-        self._start, self._k = start, options.k + 1
+        self._start, self._k = start, int(options.k) + 1
         self._why_no_gpu = why_no_gpu(options) if on_gpu else ""
         on_gpu = on_gpu and not self._why_no_gpu
         self._index = build_index(embeddings, start, stop, options, trained, on_gpu=on_gpu)
@@ -258,7 +253,7 @@ def _search_block(
     stop: int,
 ) -> int:
     """Ask all shards for the neighbours of the rows start..stop-1, merge and save them; returns their count."""
-    k, vectors = options.k, embeddings.unit_vectors(start, stop)
+    k, vectors = int(options.k), embeddings.unit_vectors(start, stop)
     # With the inverted lists that they look into.
     queries = Queries(vectors) if trained is None else nearest_lists(vectors, trained, int(options.nprobe))
     ids, similarity = merge_top_k(shards.ask("search", queries), k + 1)
@@ -276,13 +271,13 @@ def _search_block(
 def _join(context: StageContext, options: NeighborsConfig, num_samples: int) -> float:
     """Write the blocks as parts; returns the mean similarity over all samples and neighbours."""
     store, work, rows = context.store, context.work, options.query_rows
-    layout = schema.neighbors(options.k)
+    layout = schema.neighbors(int(options.k))
     size = rows * row_bytes(layout)
     parts = ((number, blocks) for number, blocks in enumerate(grouped([size] * -(-num_samples // rows))))
     # One core each: who writes a part holds it.
     written = list(context.workers.map(_write_part, parts, store, work, layout, rows, cpus=1))
     write_index(store, f"{work}/{FOUND}", (part for part, _ in written), layout)
-    return sum(similarity for _, similarity in written) / (num_samples * options.k)
+    return sum(similarity for _, similarity in written) / (num_samples * int(options.k))
 
 
 def _write_part(
@@ -296,7 +291,7 @@ def _write_part(
 
 def _recall(embeddings: Embeddings, neighbors: Table, options: NeighborsConfig, seed: int) -> float:
     """Share of the true neighbours that were found, on a sample of the queries."""
-    count, rng = embeddings.rows, np.random.default_rng(seed)
+    count, k, rng = embeddings.rows, int(options.k), np.random.default_rng(seed)
     rows = np.sort(rng.choice(count, min(RECALL_SAMPLES, count), replace=False))
     queries = embeddings.unit_vectors_at(rows)
     exact: list[tuple[np.ndarray, np.ndarray]] = []
@@ -304,6 +299,6 @@ def _recall(embeddings: Embeddings, neighbors: Table, options: NeighborsConfig, 
         stop = min(start + RECALL_BLOCK_ROWS, count)
         similarity = queries @ embeddings.unit_vectors(start, stop).T
         block = np.broadcast_to(np.arange(start, stop), similarity.shape), similarity
-        exact = [merge_top_k([*exact, block], min(options.k + 1, stop))]
-    ids, _ = drop_self(*exact[0], rows, options.k)
+        exact = [merge_top_k([*exact, block], min(k + 1, stop))]
+    ids, _ = drop_self(*exact[0], rows, k)
     return recall_at_k(neighbors.matrix_at("ids", rows), ids)

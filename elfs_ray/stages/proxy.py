@@ -59,7 +59,7 @@ def run(context: StageContext) -> StageResult:
     )
     inputs = context.embeddings if options.model == "mlp" else pixels_for(context, int(options.image_size))
     total = options.folds * int(options.epochs) * num_samples
-    with context.counting("proxy training", total, "samples") as counter:
+    with context.counting("training", total, "samples") as counter:
         task = ProxyTask(
             store,
             context.work,

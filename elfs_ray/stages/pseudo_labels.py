@@ -52,9 +52,14 @@ def run(context: StageContext) -> StageResult:
         raise UsageError(
             f"num_classes is {num_classes}, but there are only {num_samples} samples; pass a smaller --num-classes"
         )
-    hardware = context.hardware
+    hardware, sizes = context.hardware, (num_samples, embeddings.dim)
     options = choose_pseudo_labels(
-        context.config.pseudo_labels, hardware.device, hardware.units, num_samples, embeddings.dim
+        context.config.pseudo_labels,
+        hardware.device,
+        hardware.units,
+        *sizes,
+        num_classes=num_classes,
+        neighbors=context.table("neighbors").schema.field("ids").type.list_size,
     )
     total = int(options.epochs) * num_samples
     with context.counting("clustering", total, "samples") as counter:
@@ -66,7 +71,7 @@ def run(context: StageContext) -> StageResult:
 def _train(task: TemiTask, worker: Training) -> None:
     """One worker: train from the last checkpoint on, then (first worker) write the pseudo-labels."""
     options, epochs = task.options, int(task.options.epochs)
-    neighbor_ids = Table(task.store, "neighbors").mapped("ids")
+    neighbor_ids = Table(task.store, "neighbors").mapped("ids")[:, : int(options.num_neighbors)]
     clustering = Clustering(
         _features(task),
         neighbor_ids,

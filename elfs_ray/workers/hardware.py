@@ -3,7 +3,6 @@
 import contextlib
 import os
 import platform
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -70,46 +69,52 @@ class Memory(NamedTuple):
         return self.may_grow or sum(node // max(1, bytes_each) for node in self.nodes) >= actors
 
 
-def this_machine() -> Hardware:
-    """What this process computes on, by itself."""
-    import torch
-
-    gpu = torch.cuda.is_available()
-    return Hardware("cuda" if gpu else "cpu", len(os.sched_getaffinity(0)), int(gpu), has_bfloat16())
-
-
 def describe_machine() -> dict[str, Any]:
     """Processor, memory and GPUs of this machine, for the manifest."""
-    import torch
-
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    gpus = _names_of_gpus()
     return {
         "device": "cuda" if gpus else "cpu",
         "cpus": os.cpu_count(),
-        "processor": _processor_name(),
+        "processor": _from_cpuinfo("model name") or platform.processor() or platform.machine(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": gpus,
         "system": f"{platform.system()} {platform.machine()}",
     }
 
 
-def hardware_summary(hardware: Hardware) -> dict[str, Any]:
-    """The machine's description with what Ray offers to stages."""
-    return {**describe_machine(), "ray": asdict(hardware)}
+def hardware_summary(hardware: Hardware, workers: str) -> dict[str, Any]:
+    """The machine's description, with who works and what they offer to stages."""
+    return {**describe_machine(), "workers": {"are": workers, **asdict(hardware)}}
+
+
+def hardware_here(num_cpus: int | None = None, num_gpus: int | None = None) -> Hardware:
+    """What this machine offers to this process; numbers that are given count as they are."""
+    import joblib
+
+    cpus = joblib.cpu_count() if num_cpus is None else num_cpus  # knows of the limits of a container
+    gpus = len(_names_of_gpus()) if num_gpus is None else num_gpus
+    return Hardware("cuda" if gpus else "cpu", cpus, gpus, has_bfloat16())
 
 
 def has_bfloat16() -> bool:
-    """Whether the processors of this machine (x86; others were not tried) have instructions for bfloat16."""
+    """Whether the processors of this machine (x86 under Linux; others were not tried) have instructions for it."""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_from_cpuinfo("flags").split())
+
+
+def _names_of_gpus() -> list[str]:
+    """The GPUs that torch can use; it takes seconds to import, and is not asked where the system shows none."""
+    shown = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists() or platform.system() == "Windows"
+    if not shown:
+        return []
     import torch
 
-    ask: Callable[[], Mapping[str, Any]] | None = getattr(torch.cpu, "get_capabilities", None)  # not in each torch 2
-    capabilities = ask() if ask else {}
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
-def _processor_name() -> str:
+def _from_cpuinfo(name: str) -> str:
+    """What Linux says of the first processor under this name; empty elsewhere."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
+            if line.startswith(name):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return ""

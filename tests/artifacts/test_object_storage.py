@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from elfs_ray import select
-from elfs_ray.artifacts import filesystems
+from elfs_ray.artifacts import stores
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
@@ -118,7 +118,7 @@ class TestLocations:
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "4")
         pickled = pickle.dumps(RunFolder(object_storage.uri(folder)).filesystem)
         assert SECRET.encode() not in pickled
-        assert pickle.loads(pickled).__reduce__() == (filesystems.S3, (None, "http", object_storage.address, 4))
+        assert pickle.loads(pickled).__reduce__() == (stores.S3, (None, "http", object_storage.address, 4))
         pickle.loads(pickled).create_dir(folder)
 
 
@@ -186,7 +186,7 @@ class TestRefusals:
         assert door.refused == 2
 
 
-def test_table_input(ray_session, object_storage, small_input, folder):
+def test_table_input(object_storage, small_input, folder):
     """Bytes in a Parquet file; and a run folder that is moved to another address goes on."""
     images = sorted(small_input[0].iterdir())[:20]
     columns = {"id": [path.name for path in images], "image": [path.read_bytes() for path in images]}
@@ -206,7 +206,7 @@ def test_table_input(ray_session, object_storage, small_input, folder):
 
 
 @pytest.mark.slow
-def test_the_whole_run(ray_session, small_run, small_input, object_storage, folder, monkeypatch):
+def test_the_whole_run(small_run, small_input, object_storage, folder, monkeypatch):
     """Storage refuses writes until the run gives up, then for seconds at a time: the same coreset as on a disk."""
     images, labels = small_input
     object_storage.upload(images, f"{folder}/images")
@@ -240,7 +240,7 @@ def test_the_whole_run(ray_session, small_run, small_input, object_storage, fold
             ended.set()
             swinging.join()
         assert door.refused > refused
-    assert "ingest: complete" in lines.lines
+    assert "ingest" in lines.units["there"]
 
     columns = ["sample_id", "index", "rank", "score", "pseudo_label"]
     assert result.table.select(columns).equals(small_run.table.select(columns))
@@ -256,8 +256,7 @@ def test_the_whole_run(ray_session, small_run, small_input, object_storage, fold
     lines = Lines()
     again = run_again(object_storage, None, folder, lines)
     assert again.table.equals(result.table)
-    units = {line.partition(":")[0] for line in lines.lines if line.endswith(": complete")}
-    assert units == set(result.manifest["records"])
+    assert set(lines.units["there"]) == set(result.manifest["records"])
     assert again.report == f"s3://{folder}/run/report.html"
     for path in object_storage.paths(f"{folder}/run"):
         assert SECRET.encode() not in object_storage.filesystem.open_input_file(path).read(), path

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.manifest import MANIFEST
 from elfs_ray.artifacts.record import Record, Unit
-from elfs_ray.artifacts.run_folder import INDEX_FILE, MANIFEST, RunFolder
+from elfs_ray.artifacts.run_folder import INDEX_FILE, RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.artifacts.writing import write_table
 from elfs_ray.errors import UsageError

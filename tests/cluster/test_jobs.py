@@ -168,10 +168,10 @@ def test_stopped_and_submitted_again(cluster, undisturbed, small_input, tmp_path
     assert info.status == JobStatus.STOPPED
     assert "embed" not in RunFolder(str(run_dir)).manifest()["records"]
 
-    for arguments, found in ((embed, "ingest: complete"), (job("select", images, run_dir), "embed: complete")):
+    for arguments, found in ((embed, "Checked 240 images"), (job("select", images, run_dir), "Embedded 240 images")):
         info, log = finish(client, submit(client, arguments))
         assert (info.status, info.driver_exit_code) == (JobStatus.SUCCEEDED, 0), log
-        assert found in log
+        assert [line for line in log.splitlines() if line.startswith(found) and line.endswith("(there already)")]
     # That run had labels, for its evaluation; this one has none.
     for artifact in ("samples", "embeddings", "neighbors", "pseudo_labels", "dynamics", f"coresets/elfs/{BUDGET}"):
         ours, theirs = (Table(RunFolder(str(run)), artifact).read() for run in (run_dir, undisturbed))
@@ -185,5 +185,5 @@ def test_stopped_and_submitted_again(cluster, undisturbed, small_input, tmp_path
 
     swept = cluster.submit_and_wait(*job("sweep", images, run_dir, "--method=random,kcenter"))
     assert swept.returncode == 0, swept.stdout
-    assert "embed: complete" in swept.stdout
+    assert "Embedded 240 images with efficientnet-lite0 (there already)" in swept.stdout
     assert [len(coreset(run_dir, method)) for method in ("random", "kcenter")] == [BUDGET, BUDGET]

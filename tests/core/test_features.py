@@ -9,7 +9,8 @@ from hypothesis.extra import numpy as hnp
 from sklearn.decomposition import PCA
 
 from elfs_ray.core import features
-from elfs_ray.core.features import PrincipalComponents, normalize_rows, undirected_rows, unit_half
+from elfs_ray.core.components import PrincipalComponents
+from elfs_ray.core.features import normalize_rows, undirected_rows, unit_half
 from elfs_ray.core.splits import stratified_split
 
 
@@ -130,3 +131,9 @@ def test_split_keeps_the_proportions(labels, fraction, seed):
         assert abs(out - fraction * count) <= 1
         if count > 1:
             assert 1 <= out < count
+
+
+def test_a_split_of_single_labels_holds_one_out():
+    kept, held_out = stratified_split(np.arange(4), 0.1, np.random.default_rng(0))
+    assert (len(kept), len(held_out)) == (3, 1)
+    assert stratified_split(np.array([0]), 0.1, np.random.default_rng(0))[1].size == 0

@@ -373,7 +373,7 @@ class TestInputKind:
             open_source(str(tmp_path), kind="folder")
 
 
-def test_every_entry_is_a_sample_or_has_a_reason(ray_session, tmp_path):
+def test_every_entry_is_a_sample_or_has_a_reason(tmp_path):
     """Through ingest: what is listed, counted without the reader, is what the two artifacts hold."""
     fill(tmp_path / "in", {f"{number}.png": number for number in range(8)})
     fill(tmp_path / "in", {"odd": b"x", "7.txt": b"x", ".hidden.png": 1, "e\u0301.png": 9})

@@ -218,7 +218,7 @@ class TestShards:
         labels, classes = read_labels("column:kind", ["a/0", "b/1"], source=lambda: open_source(str(location)))
         assert (labels.tolist(), classes) == ([0, 1], ["cats", "dogs"])
 
-    def test_a_damaged_member_is_set_aside(self, ray_session, tmp_path):
+    def test_a_damaged_member_is_set_aside(self, tmp_path):
         shard = write_shards(tmp_path / "shards") / "shard-00.tar"
         named = [(member.name, data[:-60] if member.name == "b/1.png" else data) for member, data in members(shard)]
         write_tar(shard, named)
@@ -232,7 +232,7 @@ class TestShards:
         assert samples["sample_id"].to_pylist() == ["a/0", "a/2", "b/3", "a/4", "b/5", "a/6"]
         assert samples["image"].to_pylist() == [data for number, data in enumerate(IMAGES) if number != 1]
 
-    def test_two_images_of_one_name(self, ray_session, tmp_path):
+    def test_two_images_of_one_name(self, tmp_path):
         write_tar(tmp_path / "a.tar", [("1.png", png(1)), ("1.png", png(2))])
         values = {"input": str(tmp_path / "a.tar"), "budgets": [1], "num_classes": 2}
         with pytest.raises(UsageError) as caught:

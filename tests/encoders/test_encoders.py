@@ -31,6 +31,19 @@ class TestEfficientNetLite:
         similarity = (vectors @ vectors.T).fill_diagonal_(-1)
         assert (classes[similarity.argmax(dim=1)] == classes).mean() > 0.6
 
+    @pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite2"])
+    def test_it_is_the_network_that_timm_has(self, name, tmp_path):
+        """Its own weights load into both, and both give the same to the bit, at sizes with and without a remainder."""
+        import timm
+
+        weights = saved(tmp_path, load_encoder(name).module.state_dict())
+        theirs = timm.create_model(f"tf_{name.replace('-', '_')}", num_classes=0).eval()
+        theirs.load_state_dict(torch.load(weights))
+        for size in (64, 97):
+            ours = load_encoder(name, weights=weights, image_size=size)
+            expected = theirs((pixels(size).to(memory_format=torch.channels_last).float() - 127.5) / 127.5)
+            assert torch.equal(ours.encode(pixels(size)), expected)
+
     def test_half_precision_is_close(self):
         encoder = load_encoder("efficientnet-lite0", image_size=64)
         exact, half = encoder.encode(pixels(64)), encoder.encode(pixels(64), torch.bfloat16)

@@ -20,7 +20,8 @@ def make_inputs(seed=0, count=N, **changes):
     rng = np.random.default_rng(seed)
     embeddings = rng.normal(size=(count, DIM)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    neighbor_ids = np.array([rng.permutation(np.delete(np.arange(count), row))[:K] for row in range(count)])
+    k = min(K, max(1, (count - 1) // 2))
+    neighbor_ids = np.array([rng.permutation(np.delete(np.arange(count), row))[:k] for row in range(count)])
     values = {
         "ids": np.arange(count),
         "embeddings": embeddings,
@@ -53,6 +54,14 @@ class TestContract:
         assert len(set(selection.positions.tolist())) == budget
         assert selection.positions.min() >= 0
         assert selection.positions.max() < N
+
+    @pytest.mark.parametrize("count", [2, 3, 5, 12, 41])
+    def test_options_that_nobody_named_fit_few_samples(self, name, count):
+        inputs = make_inputs(count=count)
+        for budget in {1, count // 2, count - 1}:
+            for balance in ("none", "cluster"):
+                chosen = select_coreset(build(name), inputs, budget, np.random.default_rng(0), balance=balance)
+                assert len(set(chosen.positions.tolist())) == budget
 
     def test_types_of_the_answer(self, name):
         selection = select(name, make_inputs(), 9)
@@ -223,6 +232,22 @@ def test_typiclust_knows_what_has_labels():
     )
     chosen = get_method("typiclust", max_clusters=2).select(inputs, 4, np.random.default_rng(0)).positions
     assert chosen.tolist() == [6, 7, 0, 8]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("d2", {"num_neighbors": 13}, "num_neighbors is 13, but only 12 neighbours of each image are found"),
+        ("typiclust", {"num_neighbors": 13}, "num_neighbors is 13, but only 12 neighbours of each image are found"),
+        ("prototypicality", {"num_clusters": 61}, "num_clusters is 61, more than the 60 samples; lower it"),
+    ],
+)
+def test_a_named_size_that_does_not_fit_is_refused(name, options, message):
+    method = build(name, **options)
+    with pytest.raises(UsageError, match=message):
+        method.check_sizes(N, K)  # before the long stages
+    with pytest.raises(UsageError, match=message):
+        method.select(make_inputs(), 5, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(

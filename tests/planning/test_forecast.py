@@ -40,7 +40,9 @@ def work(images=50_000, device="cpu", side=32, dim=1280, options=(), **changes):
         tested=10_000,
         map_points=20_000,
         neighbors=choose_neighbors(config.neighbors, cpus, gpus, images, dim),
-        pseudo_labels=choose_pseudo_labels(config.pseudo_labels, device, units, images, dim),
+        pseudo_labels=choose_pseudo_labels(
+            config.pseudo_labels, device, units, images, dim, num_classes=10, neighbors=50
+        ),
         proxy=choose_proxy(config.proxy, device, units, images, side, **dtypes),
         beta_search=choose_beta_search(config.beta_search, config.evaluate, side, 100, **dtypes),
         evaluate=choose_evaluations(config.evaluate, side, **dtypes),
@@ -100,6 +102,32 @@ COSTS_OF_WORKS = {
         "map": Cost(9.0, 20_000, 800_000),
     },
 }
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "neighbors", "pairs", "components"),
+    [
+        (2, 2, 1, 1, 1),
+        (5, 2, 2, 1, 4),
+        (41, 10, 20, 2, 40),
+        (41, 3, 20, 6, 40),
+        (300, 10, 50, 15, 128),
+        (1797, 10, 50, 50, 128),
+    ],
+)
+def test_few_images_have_few_neighbours(images, classes, neighbors, pairs, components):
+    """Half of the others at most; a pair is drawn from half a class at most: what is farther is of another class."""
+    config = load_config({"input": "/x", "num_classes": classes, "budgets": [1]})
+    found = choose_neighbors(config.neighbors, 2, 0, images, 1280)
+    assert found.k == neighbors
+    chosen = choose_pseudo_labels(
+        config.pseudo_labels, "cpu", 2, images, 1280, num_classes=classes, neighbors=int(found.k)
+    )
+    assert (chosen.num_neighbors, chosen.pca_dim) == (pairs, components)
+    assert 1 <= chosen.batch_size <= images
+    named = config.pseudo_labels.model_copy(update={"num_neighbors": 7, "pca_dim": 64})
+    kept = choose_pseudo_labels(named, "cpu", 2, images, 1280, num_classes=classes, neighbors=50)
+    assert (kept.num_neighbors, kept.pca_dim) == (7, 64)
 
 
 class TestCosts:

@@ -39,14 +39,14 @@ def touch(*paths: Path) -> None:
         os.utime(path, ns=(1, 1))
 
 
-def test_files_that_only_got_new_times_are_read_again_and_no_more(ray_session, images, small_input, tmp_path):
+def test_files_that_only_got_new_times_are_read_again_and_no_more(images, small_input, tmp_path):
     labels = write_labels_of(images, small_input[1], tmp_path / "labels.csv")
     config = config_of(images, **{"evaluate.labels": str(labels)})
     store = RunFolder(str(tmp_path / "run"))
     before = run(config, store, Reporter(), until="neighbors")["records"]
 
     touch(*images.iterdir(), labels)
-    states = dict(outline([config], store, until="neighbors"))
+    states = {str(step.unit): step.state for step in outline([config], store, until="neighbors")}
     assert states == {
         **dict.fromkeys(("listing", "ingest", "labels"), State.TO_DO),
         **dict.fromkeys(PREPARED, State.PRESUMED),
@@ -55,19 +55,19 @@ def test_files_that_only_got_new_times_are_read_again_and_no_more(ray_session, i
     assert all(after[unit]["fingerprint"] != before[unit]["fingerprint"] for unit in ("ingest", "labels"))
     assert all(after[unit]["content"] == before[unit]["content"] for unit in ("ingest", "labels"))
     assert all(after[unit] == before[unit] for unit in PREPARED)
-    assert {state for _, state in outline([config], store, until="neighbors")} == {State.COMPLETE}
+    assert {step.state for step in outline([config], store, until="neighbors")} == {State.COMPLETE}
 
     one, another = sorted(images.iterdir())[:2]
     shutil.copy(another, one)
     shutil.copy(one, images / f"more-{one.name}")
-    assert {state for _, state in outline([config], store, until="neighbors")} == {State.TO_DO}
+    assert {step.state for step in outline([config], store, until="neighbors")} == {State.TO_DO}
     (images / f"more-{one.name}").unlink()
     changed = run(config, store, Reporter(), until="neighbors")["records"]
     assert all(changed[unit]["started"] > after[unit]["started"] for unit in PREPARED)
     assert changed["labels"]["content"] == before["labels"]["content"]
 
 
-def test_half_finished_embeddings_survive_new_times(ray_session, images, tmp_path):
+def test_half_finished_embeddings_survive_new_times(images, tmp_path):
     """The work folder bears the fingerprint of its step."""
     config, store, seen = config_of(images), RunFolder(str(tmp_path / "run")), []
     for _ in range(2):

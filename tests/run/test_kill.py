@@ -7,7 +7,7 @@ import pytest
 
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
-from small import BUDGET, TIMEOUT_SECONDS, command_line, finish, start, wait_until
+from small import BUDGET, TIMEOUT_SECONDS, command_line, finish, has_begun, published, start, wait_until
 
 # Folder of what a stage saves while it works -> signal. SIGKILL comes without notice; the others are Ctrl-C and what
 # `ray job stop` sends. test_workers.py kills `pseudo_labels`.
@@ -17,15 +17,6 @@ STAGES = {
     ".work/proxy-*": signal.SIGTERM,
     **dict.fromkeys([f".work/beta_search-elfs-{BUDGET}-*", "trainings"], signal.SIGKILL),
 }
-
-
-def published(run_dir: Path) -> set[str]:
-    return set(RunFolder(str(run_dir)).manifest().get("records", {}))
-
-
-def has_begun(stage: str, run_dir: Path) -> bool:
-    """Whether the folder of a stage holds something."""
-    return any(path.is_dir() and any(path.iterdir()) for path in run_dir.glob(stage))
 
 
 def stop_in(stage: str, sent: signal.Signals, arguments: list[str], run_dir: Path) -> None:

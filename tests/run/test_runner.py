@@ -10,12 +10,14 @@ import pytest
 from elfs_ray import select
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.embeddings import Embeddings
+from elfs_ray.artifacts.record import Records
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
 from elfs_ray.errors import UsageError
-from elfs_ray.run.preflight import check_sizes
+from elfs_ray.run.graph import all_units
+from elfs_ray.run.preflight import check_test_set
 from elfs_ray.run.runner import run
 from small import BUDGET, NUM_IMAGES, OPTIONS, exact_neighbors, sections
 
@@ -138,7 +140,7 @@ class TestRefuses:
             again(small_run, other)
         assert RunFolder(small_run.run_dir).manifest() == before
 
-    def test_ids_that_come_twice(self, ray_session, small_input, tmp_path):
+    def test_ids_that_come_twice(self, small_input, tmp_path):
         images = [path.read_bytes() for path in sorted(small_input[0].iterdir())[:4]]
         pq.write_table(pa.table({"id": ["a", "b", "a", "c"], "image": images}), tmp_path / "images.parquet")
         with pytest.raises(UsageError) as caught:
@@ -148,7 +150,7 @@ class TestRefuses:
             "fix them, or name another column of a table with --set ingest.id_column=NAME"
         )
 
-    def test_more_classes_than_images(self, ray_session, small_input, tmp_path):
+    def test_more_classes_than_images(self, small_input, tmp_path):
         with pytest.raises(UsageError, match="num_classes is 300, but only 240 images are usable"):
             select(small_input[0], budget=5, num_classes=300, out=tmp_path / "run", **sections(OPTIONS))
 
@@ -166,7 +168,7 @@ class TestQuarantine:
         (folder / "notes.txt").write_text("of another kind, and so no bad image")
         return folder
 
-    def test_bad_images_are_set_aside_with_their_reason(self, ray_session, mixed, tmp_path):
+    def test_bad_images_are_set_aside_with_their_reason(self, mixed, tmp_path):
         out = tmp_path / "run"
         options = {**OPTIONS, "ingest.max_bad_fraction": 0.2, "neighbors.k": 5, "select.method": "random"}
         result = select(mixed, budget=10, num_classes=2, out=out, **sections(options))
@@ -175,7 +177,7 @@ class TestQuarantine:
         assert "0 bytes" in quarantine["empty.png"]
         assert result.manifest["records"]["ingest"]["rows"] == {"samples": 30, "quarantine": 3}
 
-    def test_too_many_bad_images_stop_the_run(self, ray_session, mixed, tmp_path):
+    def test_too_many_bad_images_stop_the_run(self, mixed, tmp_path):
         with pytest.raises(UsageError) as caught:
             select(mixed, budget=10, num_classes=2, out=tmp_path / "run", **sections(OPTIONS))
         assert str(caught.value) == (
@@ -186,7 +188,7 @@ class TestQuarantine:
         assert not RunFolder(str(tmp_path / "run")).exists("samples")
 
 
-def test_table_input_with_bytes(ray_session, small_input, tmp_path):
+def test_table_input_with_bytes(small_input, tmp_path):
     """A Parquet source gives the same embeddings as the same files in a folder."""
     paths = sorted(small_input[0].iterdir())[:50]
     table = pa.table({"image_id": [path.name for path in paths], "image": [path.read_bytes() for path in paths]})
@@ -203,6 +205,8 @@ def test_table_input_with_bytes(ray_session, small_input, tmp_path):
     [
         ({"num_classes": 300}, "num_classes is 300, but only 240 images are usable"),
         ({"neighbors": {"k": 240}}, "neighbors.k is 240, but each of the 240 usable images has only 239 others"),
+        ({"pseudo_labels": {"num_neighbors": 51}}, "num_neighbors is 51, but only 50 neighbours of each image are"),
+        ({"select": {"method": "prototypicality", "options": {"num_clusters": 241}}}, "241, more than the 240 samples"),
         ({"budgets": [241]}, "241"),
         ({"select": {"beta": 0.9}, "budgets": [40]}, "select.beta=0.9 drops 216 of 240 images"),
     ],
@@ -210,4 +214,34 @@ def test_table_input_with_bytes(ray_session, small_input, tmp_path):
 def test_sizes_are_checked_before_the_long_stages(changes, message):
     config = load_config({"input": "/x", "num_classes": 10, "budgets": [40], **changes})
     with pytest.raises(UsageError, match=message):
-        check_sizes(config, 240)
+        all_units([config], Records({}), 240)
+
+
+def test_a_size_that_decides_nothing_fits():
+    """`random` reads no neighbours, and forms no clusters."""
+    values = {"input": "/x", "budgets": [4], "num_classes": 300, "neighbors": {"k": 240}, "select.method": "random"}
+    assert len(all_units([load_config(values)], Records({}), 5)) == 3
+
+
+def test_one_image_has_no_neighbours():
+    config = load_config({"input": "/x", "budgets": [1], "num_classes": 2, "select.method": "typiclust"})
+    with pytest.raises(UsageError, match=r"a single usable image has no neighbours.*use --method random"):
+        all_units([config], Records({}), 1)
+
+
+@pytest.mark.parametrize(("method", "budget", "left"), [("random", 5, None), ("zcore", 5, 19), ("random", 20, 1)])
+def test_candidates_that_leave_nothing_to_test_on_are_refused_before_the_long_stages(method, budget, left):
+    """41 images; of five random subsets of 5, and a coreset, about 19 are in none."""
+    values = {
+        "input": "/x",
+        "budgets": [budget],
+        "num_classes": 2,
+        "select.method": method,
+        "evaluate.labels": "folders",
+    }
+    if left is None:
+        check_test_set(load_config(values), 41, 41)
+        return
+    with pytest.raises(UsageError, match=f"leave about {left} of the 41 labelled images to test on, and it takes 20"):
+        check_test_set(load_config(values), 41, 41)
+    check_test_set(load_config({**values, "evaluate.test_input": "/y"}), 41, 41)

@@ -22,22 +22,9 @@ from elfs_ray.console import Reporter
 from elfs_ray.data.unusable import Unusable, UnusableImagesError
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.run.runner import run
-from small import write_labels_of
+from small import AtBegin, write_labels_of
 
 COUNT = 24
-
-
-class AtLine(Reporter):
-    """Does something once, when a line begins with some words; keeps what was said."""
-
-    def __init__(self, words, act):
-        self.words, self.act, self.lines = words, act, []
-
-    def line(self, text):
-        self.lines.append(text)
-        if text.startswith(self.words) and self.act:
-            act, self.act = self.act, None
-            act()
 
 
 @pytest.fixture(autouse=True)
@@ -83,12 +70,12 @@ def keys(store, artifact="samples"):
     return Table(store, artifact).read(columns=["sample_id", "index"]).to_pydict()
 
 
-def test_embed_goes_on_without_them(ray_session, images, small_input, tmp_path):
+def test_embed_goes_on_without_them(images, small_input, tmp_path):
     (images / "zzz-empty.png").write_bytes(b"")
     labels = write_labels_of(images, small_input[1], tmp_path / "labels.csv")
     config = config_of(images, **{"evaluate.labels": str(labels), "ingest.max_bad_fraction": 0.15})
     store = RunFolder(str(tmp_path / "run"))
-    reporter = AtLine("embed ...", lambda: damage(images))
+    reporter = AtBegin("embed", lambda: damage(images))
     manifest = run(config, store, reporter, until="embed")
 
     names = [f"digit-{number:04d}.png" for number in range(COUNT) if number not in (5, 17)]
@@ -122,18 +109,18 @@ def test_embed_goes_on_without_them(ray_session, images, small_input, tmp_path):
     assert Table(store, "labels_true").read().equals(Table(fresh, "labels_true").read())
 
 
-def test_interrupted_after_they_were_set_aside(ray_session, images, tmp_path):
+def test_interrupted_after_they_were_set_aside(images, tmp_path):
     """What was encoded before is not encoded again."""
     config, store = config_of(images), RunFolder(str(tmp_path / "run"))
 
-    class Interrupted(AtLine):
-        def line(self, text):
-            super().line(text)
+    class Interrupted(AtBegin):
+        def line(self, text, **about):
+            super().line(text, **about)
             if "set aside" in text:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(config, store, Interrupted("embed ...", lambda: damage(images, gone=0, cut=1)), until="embed")
+        run(config, store, Interrupted("embed", lambda: damage(images, gone=0, cut=1)), until="embed")
     assert Table(store, "samples").rows == COUNT - 2
     assert not store.exists("embeddings")
     (images / "digit-0001.png").unlink()  # a list of files that holds what the samples do
@@ -143,21 +130,21 @@ def test_interrupted_after_they_were_set_aside(ray_session, images, tmp_path):
     assert manifest["records"]["embed"]["metrics"]["images_per_second"] == 0
 
 
-def test_too_many_stop_the_run_by_name(ray_session, images, tmp_path):
+def test_too_many_stop_the_run_by_name(images, tmp_path):
     def remove_all():
         for path in images.iterdir():
             path.unlink()
 
     store = RunFolder(str(tmp_path / "run"))
     with pytest.raises(UsageError) as told:
-        run(config_of(images), store, AtLine("embed ...", remove_all), until="embed")
+        run(config_of(images), store, AtBegin("embed", remove_all), until="embed")
     assert " of 24 inputs (" in str(told.value)
     assert "more than ingest.max_bad_fraction=0.1; the first is 'digit-" in str(told.value)
     assert Table(store, "samples").rows == COUNT
     assert Table(store, "quarantine").rows == 0
 
 
-def test_evaluation_on_images_selects_anew(ray_session, images, small_input, tmp_path):
+def test_evaluation_on_images_selects_anew(images, small_input, tmp_path):
     """An image that is lost after the embedding takes its embedding with it."""
     extra = sorted(small_input[0].iterdir())[COUNT:40]
     for path in extra:
@@ -171,13 +158,13 @@ def test_evaluation_on_images_selects_anew(ray_session, images, small_input, tmp
         "evaluate.image_size": 16,
     }
     store = RunFolder(str(tmp_path / "run"))
-    lost = AtLine("evaluate/kcenter/4 ...", lambda: damage(images))
+    lost = AtBegin("evaluate/kcenter/4", lambda: damage(images))
     before = {}
 
-    def remember(text):
-        if text.startswith("evaluate/kcenter/4 ...") and not before:
+    def remember(text, **about):
+        if about.get("unit") == "evaluate/kcenter/4" and not before:
             before.update(embeddings=Table(store, "embeddings").read())
-        AtLine.line(lost, text)
+        lost.line(text, **about)
 
     reporter = Reporter()
     reporter.line = remember

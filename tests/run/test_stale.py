@@ -13,21 +13,14 @@ from elfs_ray.exports import only_coreset
 from elfs_ray.report.comparison import compare
 from elfs_ray.report.render import write_report
 from elfs_ray.run.runner import run
-from small import BUDGET, OPTIONS
+from small import BUDGET, OPTIONS, AtBegin, Lines
 
 SELECT, EVALUATE = (Unit(stage, method="elfs", budget=BUDGET) for stage in ("select", "evaluate"))
 
 
-class Lines(Reporter):
-    """Keeps what it is told; stops the run at a line, as Ctrl-C would."""
-
-    def __init__(self, last: str = "") -> None:
-        self.lines, self._last = [], last
-
-    def line(self, text):
-        self.lines.append(text)
-        if text == self._last:
-            raise KeyboardInterrupt
+def interrupt():
+    """As Ctrl-C would."""
+    raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -43,14 +36,14 @@ def configured(small_input):
     return configured
 
 
-def test_results_of_what_has_changed_are_hidden_named_and_removed(ray_session, store, configured, small_input, call):
+def test_results_of_what_has_changed_are_hidden_named_and_removed(store, configured, small_input, call):
     told = f"{100 * store.records()[EVALUATE].metrics['models']['mlp']['subsets']['elfs']['mean']:.1f} ±"
     assert told in store.read_bytes("report.html").decode()
     trainings = store.names("trainings")
     # Another proxy, no labels, and stopped before there is another coreset.
     changed = configured(**{"proxy.epochs": 6})
     with pytest.raises(KeyboardInterrupt):
-        run(changed, store, Lines(f"{SELECT} ..."))
+        run(changed, store, AtBegin(str(SELECT), interrupt))
     assert set(store.records().stale.values()) == {"proxy has changed"}
     assert {SELECT, EVALUATE} <= set(store.records().stale)
 
@@ -65,7 +58,7 @@ def test_results_of_what_has_changed_are_hidden_named_and_removed(ray_session, s
 
     reporter = Lines()
     run(changed, store, reporter)
-    assert f"{EVALUATE}: removed, because {SELECT} has changed" in reporter.lines
+    assert f"Removed {EVALUATE}, because {SELECT} has changed" in reporter.lines
     assert not store.records().stale
     assert not store.exists(EVALUATE.artifact("evaluation"))
     assert not store.exists("comparison")

@@ -143,6 +143,9 @@ def test_a_method_gets_what_it_reads_and_no_more(config):
     with_labels = names(**{"select.method": "random", "evaluate.labels": labels})
     assert with_labels == ["listing", "ingest", "labels", "embed", "select", "evaluate", "map", "coverage"]
     assert "neighbors" not in names(**{"select.method": "zcore"})
+    random = load_config({"input": images, "budgets": [BUDGET], "num_classes": 10, "select.method": "random"})
+    added = [each.unit.stage for each in all_units([random], Records({}), 240, until="map")]
+    assert added == ["listing", "ingest", "embed", "select", "map"]  # named, it needs what it reads
     assert {"neighbors", "pseudo_labels", "proxy", "beta_search"} <= set(names())
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -90,7 +91,8 @@ def arguments_of(command):
 def test_commands(here, call, command, line):
     code, out, err = call(*arguments_of(command))
     assert err == f"elfs-ray: {line.replace('{here}', str(here))}\n"
-    assert (code, out) == (2, "")
+    assert code == 2
+    assert out == "" or re.fullmatch(r"(Selecting|Working on) .+\n", out)
 
 
 @pytest.mark.parametrize(("call", "line"), CALLS, ids=[call for call, _ in CALLS])

@@ -3,13 +3,12 @@
 import os
 import shutil
 import signal
-import struct
 import threading
 from pathlib import Path
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
 
+from board_logs import logged
 from elfs_ray import select
 from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
@@ -40,22 +39,6 @@ def search(small_run, small_input, tmp_path):
         return RunFolder(str(run_dir))
 
     return run
-
-
-def logged(store, trial, name):
-    """What a trial reported to TensorBoard under a name, in order."""
-    [file] = Path(store.path("logs", TABLE, trial)).glob("events.out.tfevents.*")
-    values = [value for event in events(file) for value in event.summary.value]
-    return [value.simple_value for value in values if value.tag == f"ray/tune/{name}"]
-
-
-def events(path):
-    """The events of a file: length, checksum, record, checksum."""
-    data, start = path.read_bytes(), 0
-    while start < len(data):
-        (length,) = struct.unpack_from("<Q", data, start)
-        yield Event.FromString(data[start + 12 : start + 12 + length])
-        start += 12 + length + 4
 
 
 def chosen(evaluate=None, budget=100, dtype="float32", **options):
@@ -125,7 +108,7 @@ def test_asha_stops_the_worse_trials(search):
     farthest = by_beta[by_beta["steps"] == by_beta["steps"].max()]
     assert record_of(store, TABLE).metrics["beta"] == farthest["validation_accuracy"].round(12).idxmax()
     for number, beta in enumerate(betas):
-        reports = logged(store, f"candidate-{number}", "validation_accuracy")
+        reports = logged(Path(store.path("logs", TABLE, f"candidate-{number}")), "validation_accuracy")
         assert reports[-1] == pytest.approx(by_beta["validation_accuracy"][beta])
 
 
@@ -174,7 +157,9 @@ def test_every_trial_is_logged_for_tensorboard(small_run):
     rows = Table(store, TABLE).read().to_pandas()
     assert len(rows) == len(OPTIONS["beta_search.betas"])
     for number, row in rows.iterrows():
-        [accuracy] = logged(store, f"candidate-{number}-seed-{row['seed']}", "validation_accuracy")
+        [accuracy] = logged(
+            Path(store.path("logs", TABLE, f"candidate-{number}-seed-{row['seed']}")), "validation_accuracy"
+        )
         assert accuracy == pytest.approx(row["validation_accuracy"])
 
 

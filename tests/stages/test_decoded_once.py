@@ -16,20 +16,9 @@ from elfs_ray.stages.parts import pixels as parts
 from elfs_ray.stages.parts.pixels import pixels_for
 from kill_points import contents
 from photographs import jpeg
-from small import BUDGET, OPTIONS, copy_without
+from small import BUDGET, OPTIONS, AtBegin, copy_without
 
 COUNT, SIDE = 24, 16
-
-
-class AtLine(Reporter):
-    """Does something when a line begins with some words."""
-
-    def __init__(self, words, act):
-        self.words, self.act = words, act
-
-    def line(self, text):
-        if text.startswith(self.words):
-            self.act()
 
 
 @pytest.fixture
@@ -49,11 +38,11 @@ def write(images, tmp_path):
 
 
 @pytest.fixture
-def context(ray_session, images, tmp_path):
+def context(in_process, images, tmp_path):
     store = RunFolder(str(tmp_path / "run"))
     config = load_config({"input": str(tmp_path / "images"), "budgets": [4], "num_classes": 2})
     run(config, store, Reporter(), until="ingest")
-    return StageContext(config, store, Unit("proxy"), "work", ray_session, Reporter())
+    return StageContext(config, store, Unit("proxy"), "work", in_process, Reporter())
 
 
 def squares(images):
@@ -127,7 +116,7 @@ def test_search_and_evaluation_see_what_the_proxy_saw(small_run, small_input, tm
     config = load_config({**OPTIONS, **on_images}, base=small_run.manifest["config"])
     aside = tmp_path / "aside"
     try:
-        reporter = AtLine(f"beta_search/elfs/{BUDGET} ...", lambda: small_input[0].rename(aside))
+        reporter = AtBegin(f"beta_search/elfs/{BUDGET}", lambda: small_input[0].rename(aside))
         records = run(config, store, reporter, until="evaluate")["records"]
     finally:
         aside.rename(small_input[0])

@@ -210,8 +210,8 @@ class TestDecodingOnTheCard:
         config = load_config({"input": str(folder), **options})
 
         class Damaging(Reporter):
-            def line(_, text):  # noqa: N805 - of the reporter; `self` is the test
-                if text.startswith("embed ..."):
+            def line(_, text, **about):  # noqa: N805 - of the reporter; `self` is the test
+                if about.get("state") == "begun" and about["unit"] == "embed":
                     (folder / "f.jpg").write_bytes(BROKEN)
 
         stream, on_card = embed._stream, {"cpu": 0, "gpu": 0}

@@ -45,7 +45,7 @@ def same(table, other):
 
 
 @pytest.fixture
-def embed(ray_session, small_input, tmp_path):
+def embed(small_input, tmp_path):
     """Run up to the embeddings, which come from a table beside the run folder."""
 
     def embed(**more):
@@ -268,7 +268,7 @@ class TestUnicodeForms:
             assert call() == (own, counts)
 
 
-def test_other_forms_in_a_run(ray_session, small_input, tmp_path):
+def test_other_forms_in_a_run(small_input, tmp_path):
     """Names of files as macOS writes them, ids as they are typed; one id in both forms, and its image in one."""
     folder = tmp_path / "images"
     folder.mkdir()

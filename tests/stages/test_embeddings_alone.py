@@ -54,7 +54,7 @@ def clustered(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def result(ray_session, clustered, tmp_path_factory):
+def result(clustered, tmp_path_factory):
     """The whole pipeline, up to the evaluation and the report."""
     path, labels, *_ = clustered
     options = {**OPTIONS, "embed.vectors": str(path), "evaluate.labels": str(labels)}
@@ -112,7 +112,7 @@ def test_exports_that_need_no_pictures(result, tmp_path, form):
         assert rows["width"].null_count == BUDGET
 
 
-def test_labels_of_the_table_and_a_matrix(ray_session, clustered, tmp_path):
+def test_labels_of_the_table_and_a_matrix(clustered, tmp_path):
     """An .npy file has the numbers of its rows as ids; the table's own columns hold labels."""
     path, _, ids, matrix = clustered
     np.save(tmp_path / "v.npy", matrix)
@@ -175,7 +175,7 @@ def test_a_plan_needs_no_images(clustered, monkeypatch):
     assert choose_proxy(config.proxy, "cuda", 1, ROWS, median_side=64, image_dtype="bfloat16").model == "resnet18"
 
 
-def test_a_repeated_id_is_refused(ray_session, tmp_path):
+def test_a_repeated_id_is_refused(tmp_path):
     pq.write_table(pa.table({"id": ["a", "a", "b"], "vector": [[1.0], [2.0], [3.0]]}), tmp_path / "v.parquet")
     values = {"budgets": [1], "num_classes": 2, "embed.vectors": str(tmp_path / "v.parquet")}
     with pytest.raises(UsageError) as caught:
@@ -186,7 +186,7 @@ def test_a_repeated_id_is_refused(ray_session, tmp_path):
     )
 
 
-def test_one_coreset_on_any_scale(ray_session, tmp_path):
+def test_one_coreset_on_any_scale(tmp_path):
     """As a network without a final norm gives, or probabilities over many classes: 300 vectors in 10 clear groups."""
     rng = np.random.default_rng(0)
     matrix = np.repeat(rng.normal(size=(10, 16)), 30, axis=0) + 0.1 * rng.normal(size=(300, 16))

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from elfs_ray.artifacts import schema
+from elfs_ray.artifacts.manifest import MANIFEST
 from elfs_ray.artifacts.record import Unit
-from elfs_ray.artifacts.run_folder import MANIFEST, RunFolder
+from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table, matrix_column
 from elfs_ray.artifacts.writing import write_table
 from elfs_ray.config_loading import load_config
@@ -137,13 +138,13 @@ class TestTogether:
         assert random[0].equals(random[1])  # down to the seconds: trained on once
         assert random[0].equals(random[2])
 
-    def test_the_next_begins_before_the_first_is_published(self, small_run, configs, tmp_path, ray_session):
+    def test_the_next_begins_before_the_first_is_published(self, small_run, configs, tmp_path, in_process):
         store = RunFolder(str(shutil.copytree(small_run.run_dir, tmp_path / "run")))
         run_methods(configs, store, Reporter(), until="select")
         units = [Unit("evaluate", method=config.select.name, budget=BUDGET) for config in configs]
         records = store.records()
         contexts = [
-            StageContext(config, store, unit, store.work_folder(unit, "0"), ray_session, Reporter(), records)
+            StageContext(config, store, unit, store.work_folder(unit, "0"), in_process, Reporter(), records)
             for config, unit in zip(configs, units, strict=True)
         ]
         before = len(store.names(TRAININGS))

@@ -28,7 +28,7 @@ class Lines(Reporter):
     def __init__(self):
         self.lines = []
 
-    def line(self, text):
+    def line(self, text, **_):
         self.lines.append(text)
 
 
@@ -42,7 +42,7 @@ def write_ids(store, prefix, good, bad):
 
 
 @pytest.fixture
-def bring(ray_session, tmp_path):
+def bring(in_process, tmp_path):
     """Run the stage over candidates (and test images) that are in the run folder; returns the record's metrics."""
     store = RunFolder(str(tmp_path / "run"))
     write_ids(store, "", CANDIDATES, BROKEN)
@@ -60,7 +60,7 @@ def bring(ray_session, tmp_path):
         if test_labels:
             values["evaluate.test_labels"] = write("test.csv", test_labels)
         unit, reporter = Unit("labels", prefix), Lines()
-        given = load_config(values), store, unit, store.work_folder(unit, "0"), ray_session, reporter, store.records()
+        given = load_config(values), store, unit, store.work_folder(unit, "0"), in_process, reporter, store.records()
         metrics = stage.run(StageContext(*given)).metrics
         add_records(store, record(str(unit), metrics=metrics))
         return metrics, [line.replace(str(tmp_path), "") for line in reporter.lines]
@@ -77,7 +77,7 @@ def test_of_candidates_alone(bring):
     assert metrics == {
         "classes": ["a", "b"], "labelled": 3, "given": 4, "matched": 3, "quarantined": 1, "elsewhere": 0, "unmatched": 0
     }  # fmt: skip
-    assert lines == ["labels: 1 of 4 labels belong to images in quarantine", "labels: 3 of 6 images have a label"]
+    assert lines == ["  1 of 4 labels belong to images in quarantine", "  3 of 6 images have a label"]
 
 
 def test_labels_of_no_image_stop_the_run_unless_that_is_allowed(bring):
@@ -92,7 +92,7 @@ def test_labels_of_no_image_stop_the_run_unless_that_is_allowed(bring):
         bring(stray, separate=False)
     metrics, lines = bring(stray, separate=False, allow_unmatched=True)
     assert (metrics["given"], metrics["matched"], metrics["unmatched"], metrics["classes"]) == (6, 3, 2, ["a", "b"])
-    assert f"labels: {told}" in lines
+    assert f"  {told}" in lines
 
 
 class TestOneFileForBoth:
@@ -100,11 +100,11 @@ class TestOneFileForBoth:
         both = {**LABELS, **TEST_LABELS, "broken-test.png": "a"}
         metrics, lines = bring(both)
         assert (metrics["matched"], metrics["labelled"]) == (3, 3)
-        assert lines == ["labels: 1 of 7 labels belong to images in quarantine", "labels: 3 of 6 images have a label"]
+        assert lines == ["  1 of 7 labels belong to images in quarantine", "  3 of 6 images have a label"]
         metrics, lines = bring(both, "test")
         assert (metrics["given"], metrics["matched"], metrics["quarantined"]) == (7, 2, 1)
         assert (metrics["elsewhere"], metrics["unmatched"]) == (4, 0)
-        assert lines[-1] == "test/labels: 2 of 3 images have a label"
+        assert lines[-1] == "  2 of 3 images have a label"
 
     def test_or_it_is_refused_when_both_are_known(self, bring):
         both = {**LABELS, **TEST_LABELS, "x.png": "a"}
@@ -132,7 +132,7 @@ class TestClassesOfTestImages:
         metrics, lines = bring(LABELS, "test", test_labels={**TEST_LABELS, "t1.png": "c"})
         assert metrics["of_unknown_classes"] == 1
         told = "1 test images are of classes that no candidate has, such as 'c'; the evaluation leaves them out"
-        assert lines == [f"test/labels: {told}"]
+        assert lines == [f"  {told}"]
 
     def test_none_of_both_is_refused(self, bring):
         bring(LABELS, test_labels=TEST_LABELS)
@@ -152,7 +152,7 @@ class TestClassesOfTestImages:
 
 
 @pytest.mark.parametrize("key", ["0001", "cat/0001"])
-def test_the_name_of_a_shard_is_no_class(ray_session, tmp_path, key):
+def test_the_name_of_a_shard_is_no_class(in_process, tmp_path, key):
     """Ids begin with it where the shards share keys."""
     store = RunFolder(str(tmp_path / "run"))
     of_samples = schema.samples(carries_bytes=False, has_images=False)
@@ -164,7 +164,7 @@ def test_the_name_of_a_shard_is_no_class(ray_session, tmp_path, key):
         write_table(store, f"{prefix}samples", pa.Table.from_pylist(rows, of_samples), of_samples)
         empty = schema.QUARANTINE.empty_table()
         write_table(store, f"{prefix}quarantine", empty, schema.QUARANTINE)
-    context = StageContext(config, store, Unit("labels"), ".work/labels", ray_session, Reporter())
+    context = StageContext(config, store, Unit("labels"), ".work/labels", in_process, Reporter())
     with pytest.raises(
         UsageError, match=r"the id 'shard-00/.*0001' begins with the name of a tar shard, .*'column:cls'"
     ):
@@ -174,13 +174,13 @@ def test_the_name_of_a_shard_is_no_class(ray_session, tmp_path, key):
     assert stage.run(of_test_images).metrics["classes"] == ["cat"]
 
 
-def test_labels_that_are_there_already(bring, ray_session, tmp_path):
+def test_labels_that_are_there_already(bring, in_process, tmp_path):
     store, reporter = RunFolder(str(tmp_path / "run")), Lines()
     known = tmp_path / "known.csv"
     values = {"input": "/photos", "num_classes": 2, "budgets": [2], "select.labeled": str(known)}
     known.write_text("id,label\n1.png,a\nbroken.png,b\nx.png,c\n")
     message = "known.csv: 2 of 3 labels belong to images of /photos; 1 does not, such as 'x.png'"
-    context = StageContext(load_config(values), store, Unit("labeled"), ".work/labeled", ray_session, reporter)
+    context = StageContext(load_config(values), store, Unit("labeled"), ".work/labeled", in_process, reporter)
     with pytest.raises(UsageError, match=message):
         labeled.run(context)
     labeled.run(replace(context, config=load_config({**values, "allow_unmatched": True})))
@@ -188,9 +188,9 @@ def test_labels_that_are_there_already(bring, ray_session, tmp_path):
     assert written.schema == schema.LABELS
     assert written["label"].to_pylist() == [-1, 0, -1, -1, -1, -1]
     aside, stray, some = reporter.lines
-    assert aside == "labeled: 1 of 3 labels belong to images in quarantine"
-    assert stray == f"labeled: {tmp_path}/{message} (images are called like '0.png')"
-    assert some == "labeled: 1 of 6 images have a label"
+    assert aside == "  1 of 3 labels belong to images in quarantine"
+    assert stray == f"  {tmp_path}/{message} (images are called like '0.png')"
+    assert some == "  1 of 6 images have a label"
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_allowing_changes_nothing_that_is_computed(folders):
     assert after["test/labels"] != found[0]["test/labels"]
 
 
-def test_the_run_stops_before_the_long_stages(ray_session, folders):
+def test_the_run_stops_before_the_long_stages(folders):
     """One folder: whatever the labels say, the images are ingested once."""
     store = RunFolder(str(folders / "run"))
     given = {"select.labeled": str(folders / "labels.csv")}

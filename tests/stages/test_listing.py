@@ -17,6 +17,7 @@ from elfs_ray.run.runner import run
 from elfs_ray.stages import listing
 from elfs_ray.stages.parts import listed
 from kinds_of_input import COUNT, KINDS, png, read_all, write_shards
+from small import Lines
 
 BUDGETS = {"num_classes": 2, "budgets": [2], "select.method": "random", "neighbors.k": 2}
 
@@ -74,7 +75,7 @@ def photos(tmp_path):
     return folder
 
 
-def test_a_stage_goes_by_the_listing_and_a_run_looks_again(ray_session, photos, tmp_path, call):
+def test_a_stage_goes_by_the_listing_and_a_run_looks_again(photos, tmp_path, call):
     out = tmp_path / "run"
     options = ["--num-classes=2", "--budget=2", "--method=random", "--until=select", "--set=neighbors.k=2"]
     given = ["run", f"--input={photos}", f"--out={out}", *options]
@@ -95,28 +96,23 @@ def test_a_stage_goes_by_the_listing_and_a_run_looks_again(ray_session, photos, 
     assert Table(store, "samples").rows == 7
 
 
-def test_an_input_that_is_too_large_to_look_at_first_is_looked_at_by_tasks(ray_session, photos, tmp_path, monkeypatch):
+def test_an_input_that_is_too_large_to_look_at_first_is_looked_at_by_tasks(photos, tmp_path, monkeypatch):
     """As if six files were many: nothing is listed by the driver, and what is wrong shows after the listing."""
     monkeypatch.setattr(listed, "LISTED_AT_ONCE", 5)
-    config, store, said = load_config({**BUDGETS, "input": str(photos)}), RunFolder(str(tmp_path / "run")), []
-
-    class Said(Reporter):
-        def line(self, text):
-            said.append(text)
-
+    config, store, said = load_config({**BUDGETS, "input": str(photos)}), RunFolder(str(tmp_path / "run")), Lines()
     assert listed.small_inputs(config, store.records()) == {}
-    first = run(config, store, Said(), until="select")["records"]
-    again = run(config, store, Said(), until="select")["records"]
+    first = run(config, store, Reporter(), until="select")["records"]
+    again = run(config, store, said, until="select")["records"]
     assert again == first
-    assert "listing: as it was" in said
+    assert said.units["begun"] == said.units["there"][:1] == ["listing"]  # it was listed again, and is the same
     shutil.copy(photos / "0.png", photos / "7.png")
-    changed = run(config, store, Said(), until="ingest")["records"]
+    changed = run(config, store, Reporter(), until="ingest")["records"]
     assert changed["ingest"]["rows"]["samples"] == 7
     with pytest.raises(Exception, match="budget 9 is over the number of images, 7"):
-        run(config.model_copy(update={"budgets": [9]}), RunFolder(str(tmp_path / "other")), Said())
+        run(config.model_copy(update={"budgets": [9]}), RunFolder(str(tmp_path / "other")), Reporter())
 
 
-def test_another_column_of_labels_counts_though_the_images_are_the_same(ray_session, tmp_path):
+def test_another_column_of_labels_counts_though_the_images_are_the_same(tmp_path):
     """Samples do not hold it: the labels rest on the listing, too."""
     table = tmp_path / "photos.parquet"
     columns = {"id": list("abcd"), "image": [png(number) for number in range(4)]}

@@ -37,7 +37,7 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture
-def search(store, ray_session, tmp_path):
+def search(store, in_process, tmp_path):
     """Run the stage; returns ids, similarity and metrics. The lists that the first call trains serve the others."""
 
     def run(name="work", gpus=0, **options):
@@ -47,7 +47,7 @@ def search(store, ray_session, tmp_path):
         work = f".work/{tmp_path.name}-{name}"
         for path in lists:
             store.write_bytes(path.read_bytes(), work, path.name)
-        workers = replace(ray_session, planned=replace(ray_session.planned, gpus=gpus))
+        workers = replace(in_process, planned=replace(in_process.planned, gpus=gpus))
         result = neighbors.run(StageContext(config, store, "neighbors", work, workers, Reporter()))
         if store.exists(work, neighbors.TRAINED) and not lists:
             (tmp_path / "kept").mkdir()

@@ -19,9 +19,8 @@ from elfs_ray.artifacts.table import Table
 from elfs_ray.config import RunConfig, fingerprint
 from elfs_ray.data.classes import class_key
 from elfs_ray.errors import UsageError
-from elfs_ray.planning.auto_options import TRAINING_OPTIONS, choose_evaluations
+from elfs_ray.planning.auto_options import MIN_TEST_SAMPLES, TRAINING_OPTIONS, choose_evaluations
 
-MIN_TEST_SAMPLES = 20
 AUGMENTATION = 2
 """Raised when images are augmented in another way: trainings with the earlier one no longer count."""
 

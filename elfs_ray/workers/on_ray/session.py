@@ -25,6 +25,8 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Ray Train takes one report of a worker at each health check; at the default of 2 s short epochs would wait for it.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Ctrl-C ends a search as it ends all else: Tune's own handler would wait for its trials, and forget the signal.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # Tune's logs are those for TensorBoard; the rows of the trials are ours.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Threads that spin while they wait make a shared machine several times slower, and win little on a free one.
@@ -54,11 +56,11 @@ def ray_session(config: RayConfig, *, verbose: bool = False) -> Iterator["OnRay"
 
     if not verbose:
         _quieten()
-    started_here = not ray.is_initialized()
-    if started_here:
-        _start(config, verbose)
+    started_here, handlers = not ray.is_initialized(), _handlers()
     try:
-        with _terminated_as_interrupted():
+        if started_here:
+            _start(config, verbose)
+        with _interrupted_by(handlers):
             yield OnRay(_hardware(config, ray.cluster_resources()), verbose)
     finally:
         if started_here:
@@ -154,20 +156,29 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
 
 
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """A block that SIGTERM (`ray job stop`, a machine that goes down) ends as Ctrl-C does.
+def _handlers() -> dict[signal.Signals, Any]:
+    """What handles the signals that interrupt; of SIGTERM nothing but Ray's own does in a Python script."""
+    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    Ray's own handler prints a trace of its native code. Only the main thread may have handlers.
+
+@contextlib.contextmanager
+def _interrupted_by(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
+    """A block that Ctrl-C, and SIGTERM (`ray job stop`, a machine that goes down), end in the way that was before Ray.
+
+    Ray's own handler prints a trace of its native code. Where nothing handles SIGTERM, it ends the block as Ctrl-C
+    does. Only the main thread may have handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    own = handlers[signal.SIGTERM]
+    signal.signal(signal.SIGTERM, own if callable(own) else signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for number, handler in handlers.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 def _quieten() -> None:
@@ -179,14 +190,19 @@ def _quieten() -> None:
 
 @contextlib.contextmanager
 def _standard_error_closed() -> Iterator[None]:
-    """Drop what Ray's own C++ code prints while it starts, which no option turns off; failures come as exceptions."""
-    if sys.stderr is not None:
-        sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    """Drop what Ray's own C++ code prints while it starts, which no option turns off; failures come as exceptions.
+
+    What Python prints, such as the line of an interruption, is seen.
+    """
+    before, kept = sys.stderr, os.dup(2)
+    if before is not None:
+        before.flush()
+    with open(kept, "w", encoding=getattr(before, "encoding", None), errors="backslashreplace") as seen:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        sys.stderr = seen
+        try:
+            yield
+        finally:
+            sys.stderr = before
+            os.dup2(seen.fileno(), 2)

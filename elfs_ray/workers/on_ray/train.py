@@ -85,7 +85,7 @@ def run_training(
     on_gpu = hardware.device == "cuda"
     # More workers than processors would wait for ever for one each; so would they for shares that are rounded up.
     share = min(1.0, 10_000 * hardware.cpus // workers / 10_000)
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         worker,
         train_loop_config={"task": task},
         torch_config=_DeviceConfig(),
@@ -105,6 +105,24 @@ def run_training(
     trainer.fit()
     metrics: dict[str, Any] = store.read_json(work, METRICS_FILE)
     return metrics
+
+
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to whoever handles it: Ray's own handler ends the process without a word, and stays in place."""
+
+    _controller: Any = None
+
+    def fit(self) -> Any:
+        """Train; an interruption ends the workers, too, which may be on a cluster that stays."""
+        try:
+            return super().fit()
+        except KeyboardInterrupt:
+            if self._controller is not None:
+                ray.kill(self._controller)
+            raise
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self._controller = controller
 
 
 def _device() -> torch.device:

@@ -1,0 +1,1 @@
+"""Workers of small runs: threads of this process. Nothing is started, and no Ray is imported."""

@@ -1,0 +1,56 @@
+"""What commands import that compute nothing: a user waits for each of these libraries."""
+
+import json
+
+from elfs_ray.artifacts.run_folder import RunFolder
+from elsewhere import ROOT, run_python
+
+NUMERICS = {"jaxtyping", "numba", "numpy", "pandas", "pyarrow", "ray", "scipy", "torch", "torchvision"}
+COMMANDS = """
+import contextlib, io, json, os, sys
+from elfs_ray.cli import main
+given, heavy = json.loads(sys.argv[1]), set(json.loads(sys.argv[2]))
+for command in given:
+    sys.argv = ["elfs-ray", *command]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    print(json.dumps([code, sorted(heavy & sys.modules.keys()), said.getvalue()]))
+"""
+
+
+def imported(*commands, **environment):
+    """Exit status, heavy modules that are imported by then, and output of each command, in one process."""
+    ended = run_python("-c", COMMANDS, json.dumps(commands), json.dumps(sorted(NUMERICS)), cwd=ROOT, **environment)
+    assert ended.stderr == ""
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+def test_commands_that_compute_nothing(tmp_path):
+    folder = RunFolder(str(tmp_path / "run"))
+    folder.update_manifest(name="run", input="photos", records={}, finished=None)
+    found = imported(
+        ["--help"], ["--version"], ["methods"], ["run", "--help"], ["status", folder.uri], ["run", "--widht=3"],
+        ["status", str(tmp_path)], ["run", "--out=run", "--input=photos", "--budget=3", "--set=embed.batch=3"],
+    )  # fmt: skip
+    assert [code for code, _, _ in found] == [0, 0, 0, 0, 0, 2, 2, 2]
+    assert [heavy for _, heavy, _ in found] == [[]] * len(found)
+    assert "run run over photos" in found[4][2]
+
+
+def test_the_shell_completes_methods():
+    """As bash asks for it, beginning with what the user has typed."""
+    asked = {"_ELFS_RAY_COMPLETE": "complete_bash", "COMP_WORDS": "elfs-ray run --method ty", "COMP_CWORD": "3"}
+    [(code, heavy, said)] = imported([], **asked)
+    assert (code, heavy, said.split()) == (0, [], ["typiclust"])
+
+
+def test_the_usual_encoder_does_without_other_networks():
+    """They bring a compiler, which takes seconds in each process that encodes."""
+    asked = "import sys; from elfs_ray.encoders import load_encoder; load_encoder(sys.argv[1]); print(*sys.modules)"
+    ended = run_python("-c", asked, "efficientnet-lite0", cwd=ROOT)
+    assert ended.stderr == ""
+    assert not {"timm", "torchvision", "torch._dynamo", "open_clip"} & set(ended.stdout.split())
