@@ -86,7 +86,7 @@ def command() -> NoReturn:
     except SystemExit as ended:
         status = ended.code
     atexit._run_exitfuncs()  # noqa: SLF001 - has no public name
-    for stream in filter(None, (sys.stdout, sys.stderr)):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where there is no output at all
         with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
             stream.flush()
     os._exit(status)
