@@ -22,8 +22,9 @@ from sklearn.cluster import KMeans
 
 from elfs_ray.core.classifier import cosine_factor, epoch_batches, sgd, train_step
 from elfs_ray.core.classifier_training import ClassifierTraining, TrainingOptions, TrainingSet
+from elfs_ray.core.components import PrincipalComponents
 from elfs_ray.core.dynamics import DynamicsAccumulator
-from elfs_ray.core.features import PrincipalComponents, normalize_rows
+from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.metrics import mean_and_interval
 from elfs_ray.core.networks import build_network
 from elfs_ray.core.pruning import beta_grid
