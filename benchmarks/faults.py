@@ -137,7 +137,7 @@ class Process:
     def __init__(self, arguments: list[str]) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         self._process = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-m", "elfs_ray.cli", *arguments],
+            [sys.executable, "-m", "elfs_ray.cli", *arguments, "--set=ray.mode=always"],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         self.lines: list[tuple[float, str]] = []

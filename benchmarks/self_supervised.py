@@ -34,7 +34,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also from a checkout that is not installed
 
 from elfs_ray.core.classifier import cosine_factor, sgd
-from elfs_ray.core.features import PrincipalComponents, normalize_rows
+from elfs_ray.core.components import PrincipalComponents
+from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.networks import ResNet
 from elfs_ray.data.columns import ID_COLUMNS
 from elfs_ray.data.images import decode, to_uint8

@@ -32,8 +32,9 @@ from elfs_ray.artifacts.table import Table
 from elfs_ray.core.anchoring import spread_by_probes
 from elfs_ray.core.centers import k_means
 from elfs_ray.core.classifier import Recipe, accuracy, cosine_factor, epoch_batches, sgd, train_for_steps
+from elfs_ray.core.components import PrincipalComponents
 from elfs_ray.core.dynamics import DynamicsAccumulator
-from elfs_ray.core.features import PrincipalComponents, normalize_rows
+from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.metrics import cluster_accuracy, contingency, mean_and_interval
 from elfs_ray.core.networks import MlpClassifier
 from elfs_ray.core.pruning import budget_count

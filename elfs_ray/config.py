@@ -161,6 +161,11 @@ class ProxyConfig(Section):
         "auto", description="mlp on embeddings (auto without a GPU, or images), or a network on images (auto: resnet18)"
     )
     hidden_dim: int = Field(512, ge=1, description="mlp: width of the hidden layer")
+    pca_dim: Annotated[int, Field(ge=0)] | Auto = Field(
+        "auto",
+        description="mlp, and models on embeddings in the beta search: reduce embeddings first; auto: to 256, where "
+        "they are wider; 0: do not",
+    )
     image_size: AutoInt = Field("auto", description="on images: pixels a side")
     epochs: AutoInt = Field("auto", description="passes over the samples")
     batch_size: int = Field(256, ge=1, description="samples in one step, over all workers")
@@ -184,7 +189,9 @@ class BetaSearchConfig(Section):
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the samples that trials are judged on")
     seeds: int = Field(3, ge=1, description="trainings for each candidate")
     steps: AutoInt = Field(
-        "auto", description="optimizer steps of each training; auto: 500, or ten passes over the coreset if more"
+        "auto",
+        description="optimizer steps of each training; auto: 500, or ten passes over the coreset if more; on "
+        "embeddings a hundred passes if fewer, but at least 200",
     )
     batch_size: AutoInt = Field("auto", description="samples in one step; auto: as `evaluate` trains this model")
     learning_rate: AutoFloat = Field("auto", description="SGD; auto: as `evaluate` trains this model")

@@ -75,7 +75,7 @@ def test_progress_is_shown_unless_it_is_not_wanted(small_run, small_input, capfd
         select(small_input[0], BUDGET, num_classes=10, out=small_run.run_dir, progress=wanted, **options)
         captured = capfd.readouterr()
         assert captured.out == ""
-        assert ("embed: complete" in captured.err) == wanted
+        assert bool(captured.err) == wanted
 
 
 class TestResult:

@@ -179,6 +179,7 @@ def test_a_run_where_files_hide_modules_and_a_plugin_lies(hiding, small_input):
         "--set=pseudo_labels.heads=2",
         "--set=pseudo_labels.epochs=2",
         "--set=ray.num_cpus=2",
+        "--set=ray.mode=always",
     ]
     ended = run_python(
         "-m", "elfs_ray.cli", "run", *required, *small, "--until=select", "--log=quiet", cwd=hiding, HOME=hiding.parent
@@ -200,7 +201,7 @@ def test_a_run_of_somebody_without_a_name_a_home_or_a_terminal(room, small_input
         (images / f"ä{image.name}").write_bytes(image.read_bytes())
     give_to(NAMELESS, room)
     required = ["--input", images, "--budget=4", "--num-classes=2", "--out", room / "Läufe", "--method=random"]
-    small = ["--set=embed.image_size=64", "--set=neighbors.k=5", "--set=ray.num_cpus=1"]
+    small = ["--set=embed.image_size=64", "--set=neighbors.k=5", "--set=ray.num_cpus=1", "--set=ray.mode=always"]
     ended = run_python(
         "-m", "elfs_ray.cli", "run", *required, "--until=select", *small,
         cwd=room, user=NAMELESS, HOME="/", TMPDIR=temporary, RAY_TMPDIR="/tmp", **ASCII,
@@ -208,7 +209,7 @@ def test_a_run_of_somebody_without_a_name_a_home_or_a_terminal(room, small_input
     assert (ended.stderr, ended.returncode) == ("", 0)
     lines = ended.stdout.splitlines()
     assert "  Bilder f\\xfcr K\\xe4se/: 12 images read" in lines
-    assert lines[-1].startswith("select/random/4: 4 coresets/random/4 in ")
+    assert lines[-1].startswith("Selected 4 images by random (")
     assert sorted(path.name for path in room.iterdir()) == sorted([images.name, temporary.name, "Läufe"])
     uris = Table(RunFolder(str(room / "Läufe")), "samples").read()["uri"].to_pylist()
     assert sorted(uris) == sorted(map(str, images.iterdir()))

@@ -40,3 +40,21 @@ class Embeddings(Table):
         return self.derived(
             "unit", lambda: (normalize_rows(fixed_size_matrix(batch["vector"])) for batch in self.batches(["vector"]))
         )
+
+    def mapped_components(self, dim: int) -> np.ndarray:
+        """The leading principal components of the unit vectors, float32 [rows, dim], shared as `mapped` says.
+
+        Args:
+            dim: components to keep; 0: the unit vectors as they are.
+        """
+        if not dim:
+            return self.mapped_unit_vectors()
+
+        def reduced() -> Iterator[np.ndarray]:
+            from elfs_ray.core.components import SAMPLE_ROWS, PrincipalComponents, sample_for_components
+
+            components = PrincipalComponents(self.unit_vectors_at(sample_for_components(self.rows)), dim)
+            for _, vectors in self.chunks(0, self.rows, SAMPLE_ROWS):
+                yield components.project(vectors)
+
+        return self.derived(f"components-{dim}", reduced)

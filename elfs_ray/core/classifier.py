@@ -46,15 +46,17 @@ def epoch_batches(
     return [order[start:stop] for start, stop in zip(starts, [*starts[1:], num_samples], strict=True)]
 
 
-def sgd(model: nn.Module, learning_rate: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD with Nesterov momentum, as the papers train proxies and evaluation models."""
+def sgd(
+    model: nn.Module, learning_rate: float, momentum: float, weight_decay: float, *, fused: bool = False
+) -> torch.optim.SGD:
+    """SGD with Nesterov momentum, as the papers train proxies and evaluation models; fused on a GPU, or if asked."""
     return torch.optim.SGD(
         model.parameters(),
         learning_rate,
         momentum=momentum,
         weight_decay=weight_decay,
         nesterov=momentum > 0,
-        fused=next(model.parameters()).is_cuda or None,
+        fused=fused or next(model.parameters()).is_cuda or None,
     )
 
 

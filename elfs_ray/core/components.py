@@ -5,11 +5,21 @@ Symbols: m, n rows, d dimensions.
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from scipy import linalg
 from threadpoolctl import threadpool_limits
 
 from elfs_ray.core.features import blocks
+
+SAMPLE_ROWS = 50_000
+"""Of so many rows at most are components taken."""
+
+
+def sample_for_components(count: int) -> Int64[np.ndarray, " m"]:
+    """The rows, of so many, that principal components are taken of: all, or a random sample; in ascending order."""
+    if count <= SAMPLE_ROWS:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, SAMPLE_ROWS, replace=False))
 
 
 class PrincipalComponents:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 CIFAR_SIDE = 64
 
 
-class _EmbeddingClassifier(nn.Module):
+class EmbeddingClassifier(nn.Module):
     """Inputs centred and divided by one number for all features.
 
     Dividing each feature by its own deviation would blow up features that hardly vary: embeddings have many, and a
@@ -36,8 +36,13 @@ class _EmbeddingClassifier(nn.Module):
         """Inputs as the first layer takes them."""
         return (inputs - self.mean) / self.scale
 
+    @property
+    def layers(self) -> tuple[nn.Linear, ...]:
+        """From the inputs to the logits, with ReLU between them."""
+        raise NotImplementedError
 
-class LinearClassifier(_EmbeddingClassifier):
+
+class LinearClassifier(EmbeddingClassifier):
     """Linear d -> C on scaled inputs: a linear probe."""
 
     def __init__(self, inputs: Float[Tensor, "N d"], num_classes: int, *, generator: torch.Generator) -> None:
@@ -45,13 +50,18 @@ class LinearClassifier(_EmbeddingClassifier):
         super().__init__(inputs)
         self.output = _linear(inputs.shape[1], num_classes, generator)
 
+    @property
+    def layers(self) -> tuple[nn.Linear, ...]:
+        """The only one."""
+        return (self.output,)
+
     def forward(self, inputs: Float[Tensor, "*b d"]) -> Float[Tensor, "*b C"]:
         """Logits [b, C] of inputs [b, d]."""
         logits: Tensor = self.output(self.scaled(inputs))
         return logits
 
 
-class MlpClassifier(_EmbeddingClassifier):
+class MlpClassifier(EmbeddingClassifier):
     """Linear d -> hidden, ReLU, Linear -> C on scaled inputs."""
 
     def __init__(
@@ -61,6 +71,11 @@ class MlpClassifier(_EmbeddingClassifier):
         super().__init__(inputs)
         self.hidden = _linear(inputs.shape[1], hidden_dim, generator)
         self.output = _linear(hidden_dim, num_classes, generator)
+
+    @property
+    def layers(self) -> tuple[nn.Linear, ...]:
+        """The hidden one and the last."""
+        return self.hidden, self.output
 
     def forward(self, inputs: Float[Tensor, "*b d"]) -> Float[Tensor, "*b C"]:
         """Logits [b, C] of inputs [b, d]."""

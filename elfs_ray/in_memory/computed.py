@@ -11,6 +11,7 @@ import torch
 from elfs_ray.config import RunConfig
 from elfs_ray.console import Meter, Reporter
 from elfs_ray.core.clustering import Clustering, reduced_features
+from elfs_ray.core.components import PrincipalComponents, sample_for_components
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.neighbors import nearest_others
 from elfs_ray.core.progress import Progress
@@ -18,7 +19,7 @@ from elfs_ray.core.proxy_training import ProxyTraining
 from elfs_ray.core.seeds import derived_seed
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import Needs, SelectionInputs, SelectionMethod, balances
-from elfs_ray.planning.auto_options import choose_proxy, choose_pseudo_labels, neighbors_of_each
+from elfs_ray.planning.auto_options import choose_pca_dim, choose_proxy, choose_pseudo_labels, neighbors_of_each
 from elfs_ray.stages.parts.training_options import proxy_options, temi_options, temi_schedule
 from elfs_ray.stages.pseudo_labels import SEED_NAME
 from elfs_ray.workers.compute import device_of_task
@@ -66,6 +67,15 @@ class Computed:
         return normalize_rows(self.halves)
 
     @cached_property
+    def components(self) -> np.ndarray:
+        """What classifiers see of the rows: their leading principal components, float32 [n, dim], or all of them."""
+        count, width = self.halves.shape
+        dim = choose_pca_dim(self.config.proxy, count, width)
+        if not dim:
+            return self.vectors
+        return PrincipalComponents(self.vectors[sample_for_components(count)], dim).project(self.vectors)
+
+    @cached_property
     def neighbors(self) -> tuple[np.ndarray, np.ndarray]:
         """Positions int64 [n, k] and similarity float32 [n, k]; k is what was asked for, or all others."""
         count = len(self.halves)
@@ -110,12 +120,12 @@ class Computed:
     @cached_property
     def dynamics(self) -> dict[str, np.ndarray]:
         """Scores by name, each [n], of a proxy trained on the pseudo-labels."""
-        there, count = self.hardware, len(self.halves)
+        there, (count, dim) = self.hardware, self.halves.shape
         # 0 pixels a side: the proxy sees embeddings.
-        section = choose_proxy(self.config.proxy, there.device, there.units, count, 0.0, **there.dtypes)
+        section = choose_proxy(self.config.proxy, there.device, there.units, count, dim, 0.0, **there.dtypes)
         options = proxy_options(section, self.num_classes)
         labels, seed = self.pseudo_labels.astype(np.int64), self.seed("proxy")
-        proxy = ProxyTraining(self.vectors, labels, options, seed=seed, device=self.device)
+        proxy = ProxyTraining(self.components, labels, options, seed=seed, device=self.device)
         self._train("proxy training", proxy.train_epoch, options.total_epochs)
         return proxy.scores(proxy.all_dynamics())
 

@@ -23,7 +23,8 @@ def search(computed: Computed, method: SelectionMethod, inputs: SelectionInputs,
         options=options.model_copy(update={"scheduler": "none"}),  # trials that run one by one cannot stop each other
         select=config.select,
         inputs=inputs,
-        samples=computed.vectors,
+        samples=computed.components,
+        pca_dim=0,
         labels=labels,
         splits=[stratified_split(labels, options.validation_fraction, rng) for _ in range(options.seeds)],
         budget=budget,
@@ -32,10 +33,10 @@ def search(computed: Computed, method: SelectionMethod, inputs: SelectionInputs,
         seed=computed.seed("beta_search", 1),
     )
     accuracies = np.empty((len(candidates), options.seeds))
-    with computed.reporter.meter("beta search", accuracies.size, "trials") as meter:
-        for place, (number, seed) in enumerate(np.ndindex(accuracies.shape)):
-            [*_, report] = run_trial(data, {"number": number, "found": candidates[number], "seeds": [seed]})
-            accuracies[number, seed] = report["validation_accuracy"]
-            meter.update(place + 1)
+    with computed.reporter.meter("beta search", len(candidates), "trials") as meter:
+        for number, found in enumerate(candidates):
+            [*_, report] = run_trial(data, {"number": number, "found": found})
+            accuracies[number] = [row["validation_accuracy"] for row in report["seeds"].values()]
+            meter.update(number + 1)
     steps = np.full(accuracies.shape, int(options.steps))
     return candidates[best_candidate(accuracies, steps, within_noise=method.takes_first_within_noise)]

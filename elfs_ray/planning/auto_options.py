@@ -49,6 +49,8 @@ POINTS_PER_LIST, MAX_LISTS, PROBES = 39, 16_384, 64
 MLP_LEARNING_RATE = 0.02
 MLP_PROXY_LEARNING_RATE = 0.005
 RESNET_PROXY_LEARNING_RATE = 0.1
+# Principal components that the MLPs of proxy and beta search see of wider embeddings (docs/results.md).
+MLP_PCA_DIM = 256
 
 # Networks that an evaluation trains: optimizer steps, rows of a batch, learning rate. Those of the large ones are the
 # papers' (ELFS, section 5.1: 40,000 steps of 256; 300,000 on ImageNet).
@@ -70,6 +72,8 @@ TRAINING_OPTIONS = {
 # Of a training in the beta search. After four passes over 15,000 images a search with a small ResNet took the easiest,
 # after eight harder ones, and these made the better coreset (docs/results.md).
 MIN_SEARCH_STEPS, SEARCH_PASSES = 500, 10
+# On embeddings a small coreset needs fewer: a hundred passes, but these steps at least (docs/results.md).
+FEWEST_SEARCH_STEPS, SMALL_CORESET_PASSES = 200, 100
 # Of a GPU for one short training: on embeddings, on images.
 GPU_SHARES = {False: 0.25, True: 1.0}
 # Pixels a side for images with a median short side up to so many.
@@ -228,6 +232,7 @@ def choose_proxy(
     device: str,
     units: int,
     num_samples: int,
+    embedding_dim: int,
     median_side: float,
     *,
     image_dtype: str,
@@ -242,14 +247,21 @@ def choose_proxy(
         size, epochs = 0, min(200, max(30, math.ceil(2000 / steps_per_epoch)))
         learning_rate = MLP_PROXY_LEARNING_RATE
     workers = units if device == "cuda" else 1
+    pca_dim = choose_pca_dim(section, num_samples, embedding_dim) if model == "mlp" else 0
     return _fill(
-        section.model_copy(update={"model": model}),
+        section.model_copy(update={"model": model, "pca_dim": pca_dim}),
         image_size=size,
         epochs=epochs,
         learning_rate=learning_rate,
         workers=workers,
         dtype=vector_dtype if model == "mlp" else image_dtype,
     )
+
+
+def choose_pca_dim(section: ProxyConfig, num_samples: int, embedding_dim: int) -> int:
+    """Principal components that models on embeddings see, in the proxy and in the beta search; 0: all dimensions."""
+    wanted = MLP_PCA_DIM if section.pca_dim == "auto" else int(section.pca_dim)
+    return min(wanted, num_samples) if wanted < embedding_dim else 0
 
 
 def choose_evaluations(section: EvaluateConfig, median_side: float, **dtypes: str) -> dict[str, EvaluateConfig]:
@@ -264,6 +276,11 @@ def choose_evaluation(
     steps, batch_size, learning_rate = EVALUATION_TRAININGS[model]
     section = _choose_inputs(section, model, median_side, image_dtype, vector_dtype)
     return _fill(section, steps=steps, batch_size=batch_size, learning_rate=learning_rate)
+
+
+def trained_together(section: EvaluateConfig) -> bool:
+    """Whether the evaluation trains all seeds of a model on a subset at once; the section is without `auto`."""
+    return section.image_size == 0 and not section.hide
 
 
 def train_as_evaluated(section: BetaSearchConfig, evaluate: EvaluateConfig) -> BetaSearchConfig:
@@ -289,7 +306,11 @@ def choose_beta_search(
 ) -> BetaSearchConfig:
     """How the search of beta for a budget trains its model."""
     section = train_as_evaluated(section, evaluate)
-    steps = max(MIN_SEARCH_STEPS, math.ceil(SEARCH_PASSES * budget / int(section.batch_size)))
+    batches = budget / int(section.batch_size)
+    least = MIN_SEARCH_STEPS
+    if section.model in ON_EMBEDDINGS:
+        least = min(least, max(FEWEST_SEARCH_STEPS, math.ceil(SMALL_CORESET_PASSES * batches)))
+    steps = max(least, math.ceil(SEARCH_PASSES * batches))
     return _fill(_choose_inputs(section, section.model, median_side, image_dtype, vector_dtype), steps=steps)
 
 

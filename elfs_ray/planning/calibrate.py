@@ -18,7 +18,7 @@ import torch
 from elfs_ray.config import ProxyConfig, PseudoLabelsConfig, RunConfig
 from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import sgd, train_step
-from elfs_ray.core.classifier_training import ClassifierTraining, TrainingOptions
+from elfs_ray.core.classifier_training import ClassifierTraining, TrainingOptions, TrainingSet
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.networks import build_network
@@ -34,9 +34,11 @@ from elfs_ray.planning.auto_options import (
     choose_beta_search,
     choose_embed,
     choose_evaluations,
+    choose_pca_dim,
     choose_proxy,
     choose_pseudo_labels,
     neighbors_of_each,
+    trained_together,
 )
 from elfs_ray.planning.cost import Rates
 from elfs_ray.planning.plan import Calibration
@@ -46,6 +48,8 @@ from elfs_ray.workers.hardware import Hardware
 SAMPLE_IMAGES, SAMPLE_CHUNKS = 96, 3
 SECONDS_EACH, MOST_REPEATS = 0.5, 15
 SEARCH_ROWS, SEARCH_QUERIES = 20_000, 1024
+# Of a coreset that short trainings are measured on.
+MOST_ROWS = 4096
 
 
 def calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibration:
@@ -85,12 +89,13 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
         neighbors=neighbors_of_each(config.neighbors, source.count),
     )
     dtypes = hardware.dtypes
-    proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side, **dtypes)
+    proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, dim, side, **dtypes)
     evaluate = choose_evaluations(config.evaluate, side, **dtypes)
     # For smaller budgets an upper bound.
     largest = max(budget_count(budget, source.count) for budget in config.budgets)
     search = choose_beta_search(config.beta_search, config.evaluate, side, largest, **dtypes)
     searching = training_options(search, search.model, classes, config.proxy.hidden_dim)
+    searched_dim = choose_pca_dim(config.proxy, source.count, dim) or dim
     device = torch.device(hardware.device)
     rates = Rates(
         check=check + read_seconds,
@@ -98,11 +103,16 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
         encode=embedding.encode,
         search_flops=_search_flops(dim, hardware),
         pseudo_labels_step=_pseudo_labels_step(pseudo_labels, dim, classes, device),
-        proxy_step=_proxy_step(proxy, dim, classes, device),
-        search_step=_model_step(searching, int(search.image_size), dim, device),
+        proxy_step=_proxy_step(proxy, int(proxy.pca_dim) or dim, classes, device),
+        search_step=_model_step(searching, int(search.image_size), searched_dim, largest, search.seeds, device),
         evaluate_steps={
             model: _model_step(
-                training_options(options, model, classes, options.hidden_dim), int(options.image_size), dim, device
+                training_options(options, model, classes, options.hidden_dim),
+                int(options.image_size),
+                dim,
+                largest,
+                options.seeds if trained_together(options) else 1,
+                device,
             )
             for model, options in evaluate.items()
             if config.evaluate.labels
@@ -271,12 +281,20 @@ def _proxy_step(options: ProxyConfig, dim: int, num_classes: int, device: torch.
     return _seconds(step)
 
 
-def _model_step(options: TrainingOptions, side: int, dim: int, device: torch.device) -> float:
-    """Seconds of a step of a model that the evaluation or the search of beta trains, on one core or a GPU."""
+def _model_step(
+    options: TrainingOptions, side: int, dim: int, coreset: int, trainings: int, device: torch.device
+) -> float:
+    """Seconds of a step of so many trainings that the evaluation or the search of beta does in one task.
+
+    On one core or a GPU; those on images one after another.
+    """
     torch.set_num_threads(1)
-    rows = options.batch_size
+    # Few samples on embeddings train faster; beyond this nothing changes.
+    rows = options.batch_size if side else min(coreset, MOST_ROWS)
     samples = (_pixels(rows, side) if side else _unit_rows(rows, dim)).numpy()
     labels = np.arange(rows) % options.num_classes
-    steps = ClassifierTraining(replace(options, steps=MOST_REPEATS + 1), samples, labels, device=device, seed=0).steps()
+    sets = [TrainingSet(np.arange(rows), seed) for seed in range(1 if side else trainings)]
+    steps = ClassifierTraining(replace(options, steps=MOST_REPEATS + 1), samples, labels, sets, device=device).steps()
+    seconds = _seconds(lambda: next(steps))
 
-    return _seconds(lambda: next(steps))
+    return seconds * trainings if side else seconds

@@ -89,8 +89,9 @@ class Rates:
         search_flops: operations per second of an exact search, on all cores or one GPU.
         pseudo_labels_step: seconds of a step of one training worker.
         proxy_step: seconds of a step of one training worker.
-        search_step: seconds of a step of the model of the beta search, on one core or a GPU.
-        evaluate_steps: seconds of a step of each model of the evaluation, on one core or a GPU.
+        search_step: seconds of a step of a trial of the beta search, with all its seeds, on one core or a GPU.
+        evaluate_steps: seconds of a step of each model of the evaluation, with all seeds that are trained together, on
+            one core or a GPU.
     """
 
     check: float

@@ -5,7 +5,7 @@ Seconds begin with those of a stage without work, measured on the digits.
 
 import math
 
-from elfs_ray.planning.auto_options import GPU_SHARES
+from elfs_ray.planning.auto_options import GPU_SHARES, choose_pca_dim, trained_together
 from elfs_ray.planning.cost import WORKER_BYTES, Cost, Rates, Work, search_seconds, shard_bytes
 
 # Of a point of the map, on one core; more than some do not help.
@@ -71,23 +71,27 @@ def proxy(work: Work, rates: Rates) -> Cost:
     """Train on all workers together, once for each fold."""
     options, images = work.proxy, work.images
     seconds = math.ceil(images / options.batch_size) * int(options.epochs) * options.folds * rates.proxy_step
-    inputs = _vector_bytes(work) if options.model == "mlp" else 3 * images * int(options.image_size) ** 2
+    if options.model == "mlp":
+        inputs = 4 * images * int(options.pca_dim) or _vector_bytes(work)
+    else:
+        inputs = 3 * images * int(options.image_size) ** 2
     held = WORKER_BYTES + inputs + 200 * images
     return Cost(7.0 + seconds, images, images * DYNAMICS_BYTES, int(options.workers), held)
 
 
 def beta_search(work: Work, rates: Rates) -> Cost:
-    """Train on the coresets of all candidates, some at a time; with ASHA a trial trains all seeds of a candidate."""
+    """Train on the coresets of all candidates, some at a time, each with all its seeds."""
     options = work.beta_search
-    in_a_trial = options.seeds if options.scheduler == "asha" else 1
-    rounds = math.ceil(work.search_trainings / in_a_trial / _at_once(work, int(options.image_size)))
+    trials = work.search_trainings // options.seeds
+    pca_dim = choose_pca_dim(work.proxy, work.images, work.dim)
+    rounds = math.ceil(trials / _at_once(work, int(options.image_size)))
     # A step goes forward and back; testing goes forward alone, a third of it.
     steps = int(options.steps) + options.validation_fraction * work.images / (3 * int(options.batch_size))
     return Cost(
-        6.0 + rounds * in_a_trial * rates.search_step * steps,
+        6.0 + rounds * rates.search_step * steps,
         work.search_trainings,
-        actors=min(work.search_trainings // in_a_trial, _at_once(work)),
-        actor_bytes=WORKER_BYTES + 4 * work.images * work.dim,
+        actors=min(trials, _at_once(work)),
+        actor_bytes=WORKER_BYTES + 4 * work.images * (pca_dim or work.dim),
     )
 
 
@@ -97,18 +101,20 @@ def select(_work: Work, _rates: Rates) -> Cost:
 
 
 def evaluate(work: Work, rates: Rates) -> Cost:
-    """Train each model on each subset with each seed, some at a time."""
-    seconds = 0.0
+    """Train each model on each subset with each seed, some at a time, and on embeddings all seeds at once."""
+    seconds, most = 0.0, 0
     for model, options in work.evaluate.items():
         steps = int(options.steps) + work.tested / (3 * int(options.batch_size))
-        rounds = math.ceil(work.trainings / _at_once(work, int(options.image_size)))
+        tasks = work.trainings // (options.seeds if trained_together(options) else 1)
+        most = max(most, tasks)
+        rounds = math.ceil(tasks / _at_once(work, int(options.image_size)))
         seconds += rounds * rates.evaluate_steps[model] * steps
     # Those on images share theirs.
     on_embeddings = any(options.image_size == 0 for options in work.evaluate.values())
     return Cost(
         1.0 + seconds,
         work.trainings * len(work.evaluate),
-        actors=min(work.trainings, work.cpus),
+        actors=min(most, work.cpus),
         actor_bytes=WORKER_BYTES + 4 * work.tested * work.dim * on_embeddings,
     )
 

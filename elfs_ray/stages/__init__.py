@@ -121,7 +121,7 @@ STAGES = (
     ),
     Stage(
         name="proxy",
-        version=2,
+        version=3,  # 3: an MLP sees principal components
         summary="Train the proxy classifier and record its training dynamics.",
         module="elfs_ray.stages.proxy",
         inputs=identity.for_proxy,
@@ -133,7 +133,7 @@ STAGES = (
     ),
     Stage(
         name="beta_search",
-        version=5,
+        version=6,  # 6: so do trials on embeddings, which train all seeds at once
         summary="Search the share of hardest images to drop.",
         module="elfs_ray.stages.beta_search",
         scope=Scope.PER_BUDGET,
@@ -160,7 +160,7 @@ STAGES = (
     ),
     Stage(
         name="evaluate",
-        version=3,
+        version=4,  # 4: trainings on embeddings at once
         summary="Train on coresets with true labels and compare with random subsets.",
         module="elfs_ray.stages.evaluate",
         scope=Scope.PER_BUDGET,

@@ -2,9 +2,9 @@
 
 For the method `auto` the candidates are methods, each with its betas.
 Reads: `pseudo_labels`, `embeddings` or `samples` (`beta_search.model`), and what the method declares. Writes:
-`beta_search/METHOD/BUDGET` (a row for each candidate and seed). One trial for each of them; with ASHA one for each
-candidate, which trains all its seeds part by part: what ASHA stops is then a candidate, by its mean, and those that
-come to the end can be compared. One task reads the artifacts for all trials.
+`beta_search/METHOD/BUDGET` (a row for each candidate and seed). A trial for each candidate trains all its seeds, on
+embeddings all at once, and with ASHA part by part: what ASHA stops is a candidate, by its mean, and those that come to
+the end can be compared. One task reads the artifacts for all trials.
 The rows of each trial are saved when it ends or is stopped; a second run of the driver does the others.
 Logs for TensorBoard stay in `logs/beta_search/METHOD/BUDGET`.
 """
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.embeddings import Embeddings
@@ -24,13 +23,13 @@ from elfs_ray.artifacts.run_folder import LOGS, RunFolder
 from elfs_ray.artifacts.samples import median_side
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import BetaSearchConfig, RunConfig, SelectConfig
-from elfs_ray.core.classifier_training import ClassifierTraining
+from elfs_ray.core.classifier_training import ClassifierTraining, TrainingSet
 from elfs_ray.core.metrics import best_candidate
 from elfs_ray.core.pruning import beta_grid
 from elfs_ray.core.splits import stratified_split
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
-from elfs_ray.planning.auto_options import GPU_SHARES, choose_beta_search
+from elfs_ray.planning.auto_options import GPU_SHARES, choose_beta_search, choose_pca_dim
 from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.stages.identity import method_of
 from elfs_ray.stages.parts.method_inputs import count_classes, labeled_mask, labels_in_use, read_inputs
@@ -51,7 +50,8 @@ class SearchData:
     Attributes:
         options: how it trains.
         inputs: what the method selects from.
-        samples: what the network sees of all samples; or that in memory, float32 [N, d].
+        samples: what the network sees of all samples; or that in memory, float32 [N, dim].
+        pca_dim: principal components that it sees of embeddings; 0: all dimensions.
         splits: positions of training and validation samples, for each seed.
     """
 
@@ -64,6 +64,7 @@ class SearchData:
     budget: int
     num_classes: int
     hidden_dim: int
+    pca_dim: int
     seed: int
 
     @property
@@ -88,6 +89,7 @@ def run(context: StageContext) -> StageResult:
     options = choose_beta_search(config.beta_search, config.evaluate, median_side(store), budget, **dtypes)
     options = context.as_begun(options)
     context.begin(options)
+    pca_dim = _pca_dim(config, options, context.embeddings)
     betas = betas_to_try(options, budget / context.table("samples").rows)
     method = method_of(config)
     candidates = method.candidates(betas)
@@ -99,7 +101,7 @@ def run(context: StageContext) -> StageResult:
     )
     best = best_candidate(accuracies, steps, within_noise=method.takes_first_within_noise)
     return StageResult(
-        chosen={**options.model_dump(mode="json"), "betas": betas},
+        chosen={**options.model_dump(mode="json"), "betas": betas, "pca_dim": pca_dim},
         metrics={
             "found": candidates[best],
             "beta": candidates[best].get("beta"),
@@ -113,6 +115,11 @@ def run(context: StageContext) -> StageResult:
 def _parts(options: BetaSearchConfig) -> int:
     """Reports of a trial that runs to its end."""
     return ASHA_PARTS if options.scheduler == "asha" else 1
+
+
+def _pca_dim(config: RunConfig, options: BetaSearchConfig, embeddings: Embeddings) -> int:
+    """Components that trials see; 0 on images, which may come without embeddings."""
+    return 0 if options.image_size else choose_pca_dim(config.proxy, embeddings.rows, embeddings.dim)
 
 
 def betas_to_try(options: BetaSearchConfig, keep_fraction: float) -> list[float]:
@@ -136,13 +143,7 @@ def betas_to_try(options: BetaSearchConfig, keep_fraction: float) -> list[float]
 def _search(context: StageContext, options: BetaSearchConfig, candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run the trials that have not ended yet; returns a row for each candidate and seed, in this order."""
     store, work = context.store, context.work
-    seeds = list(range(options.seeds))
-    groups = [seeds] if options.scheduler == "asha" else [[seed] for seed in seeds]
-    trials = [
-        {"number": number, "found": found, "seeds": group}
-        for number, found in enumerate(candidates)
-        for group in groups
-    ]
+    trials = [{"number": number, "found": found} for number, found in enumerate(candidates)]
     ended = set(store.names(work, TRIALS))
     pending = [trial for trial in trials if _file_name(trial) not in ended]
     if pending:
@@ -181,8 +182,7 @@ def _run_trials(
 
 
 def _name(trial: dict[str, Any]) -> str:
-    number, seeds = trial["number"], trial["seeds"]
-    return f"candidate-{number}-seed-{seeds[0]}" if len(seeds) == 1 else f"candidate-{number}"
+    return f"candidate-{trial['number']}"
 
 
 def _file_name(trial: dict[str, Any]) -> str:
@@ -213,57 +213,50 @@ def _load(
         budget=budget,
         num_classes=count_classes(store, config),
         hidden_dim=config.proxy.hidden_dim,
+        pca_dim=_pca_dim(config, options, Embeddings(store)),
         seed=seeds[1],
     )
 
 
 def run_trial(data: SearchData, trial: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Train on the coreset of one candidate with one seed or more, part by part; yields the mean after each."""
-    device = device_of_task()
-    trainings = {str(seed): _train(data, trial["found"], seed, device) for seed in trial["seeds"]}
-    for _ in range(data.parts):
-        rows = {seed: next(training) for seed, training in trainings.items()}
-        [steps] = {row["steps"] for row in rows.values()}
-        accuracies = [row["validation_accuracy"] for row in rows.values()]
-        yield {
-            "validation_accuracy": float(np.mean(accuracies)),
-            "steps": steps,
-            "seeds": rows,
-            "done": steps == data.steps,
-        }
-
-
-def _train(data: SearchData, found: dict[str, Any], seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Select with one seed, train, and yield a row of the artifact after each part."""
-    options, (split, validation) = data.options, data.splits[seed]
-    rows = _coreset(data, found, split, np.random.default_rng([data.seed, seed]))
-    samples = _mapped(data.samples)
-    training = ClassifierTraining(
-        training_options(options, options.model, data.num_classes, data.hidden_dim),
-        samples[rows],
-        data.labels[rows],
-        device=device,
-        seed=data.seed + seed,
-    )
-    judged = training.held_out(samples[validation], data.labels[validation])
+    """Train on the coresets of one candidate, one for each seed, part by part; yields the mean after each part."""
+    options, found, device = data.options, trial["found"], device_of_task()
+    sets = [
+        TrainingSet(_coreset(data, found, rest, np.random.default_rng([data.seed, seed])), data.seed + seed)
+        for seed, (rest, _) in enumerate(data.splits)
+    ]
+    samples = _mapped(data)
+    trained = training_options(options, options.model, data.num_classes, data.hidden_dim)
+    training = ClassifierTraining(trained, samples, data.labels, sets, device=device)
+    judged = [training.held_out(samples[held_out], data.labels[held_out]) for _, held_out in data.splits]
     for step in training.parts(data.parts):
+        rows = {
+            str(seed): {
+                "budget": data.budget,
+                "method": found.get("choice", data.select.name),
+                "beta": found.get("beta"),
+                "seed": seed,
+                "validation_accuracy": training.accuracy(seed, judged[seed]),
+                "steps": step,
+                "epochs": step * int(options.batch_size) / len(sets[seed].rows),
+                "device": device.type,
+            }
+            for seed in range(len(sets))
+        }
         yield {
-            "budget": data.budget,
-            "method": found.get("choice", data.select.name),
-            "beta": found.get("beta"),
-            "seed": seed,
-            "validation_accuracy": training.accuracy(judged),
+            "validation_accuracy": float(np.mean([row["validation_accuracy"] for row in rows.values()])),
             "steps": step,
-            "epochs": step * int(options.batch_size) / len(rows),
-            "device": device.type,
+            "seeds": rows,
+            "done": step == data.steps,
         }
 
 
-def _mapped(samples: Embeddings | Pixels | np.ndarray) -> np.ndarray:
+def _mapped(data: SearchData) -> np.ndarray:
     """What the network sees of all samples, as an array."""
+    samples = data.samples
     if isinstance(samples, np.ndarray):
         return samples
-    return samples.mapped_squares() if isinstance(samples, Pixels) else samples.mapped_unit_vectors()
+    return samples.mapped_squares() if isinstance(samples, Pixels) else samples.mapped_components(data.pca_dim)
 
 
 def _coreset(data: SearchData, found: dict[str, Any], training: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -5,6 +5,8 @@ if there are any. Writes: `evaluation/METHOD/BUDGET` (one row for each training)
 stage that reads true labels. Every training of a model has the same number of steps and the same test set; the last
 state counts, never the best on test. Random subsets and the seeds of trainings are the same for all methods, so that
 differences to random are paired.
+The seeds of a model on one kind of subset are a task, which trains them at once where the model sees embeddings; each
+training on images is a task of its own.
 Each training saves its row in `trainings` when it ends, under a key made of all that decides its result, and no run
 does it again: a second run of the driver does the others, random subsets are trained on once for all methods, and
 another model or seed costs only its own trainings.
@@ -28,9 +30,9 @@ from elfs_ray.artifacts.record import TEST, Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import EvaluateConfig, RunConfig
-from elfs_ray.core.classifier_training import ClassifierTraining
+from elfs_ray.core.classifier_training import ClassifierTraining, TrainingSet
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval, normalized_mutual_information
-from elfs_ray.planning.auto_options import GPU_SHARES
+from elfs_ray.planning.auto_options import GPU_SHARES, trained_together
 from elfs_ray.stages import identity
 from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.stages.parts.evaluation_sets import Sets, Training, class_names, draw_sets
@@ -70,21 +72,26 @@ class Begun:
 
     Attributes:
         described: keys of its trainings, options of each model, and counts of the test set.
-        tasks: of the trainings that were not done before, and that no other evaluation does.
+        tasks: of the trainings that were not done before, and that no other evaluation does; with their number.
         counter: of trainings that have ended.
         share: of a GPU, or of a processor, that each task takes at most.
     """
 
     context: StageContext
     described: dict[str, Any]
-    tasks: list[Handle[None]]
+    tasks: list[tuple[Handle[None], int]]
     counter: Counter
     share: float
 
     @property
     def num_open(self) -> int:
         """Tasks that have not ended."""
-        return sum(not task.ended for task in self.tasks)
+        return sum(not task.ended for task, _ in self.tasks)
+
+    @property
+    def trainings_open(self) -> int:
+        """Trainings of these tasks."""
+        return sum(count for task, count in self.tasks if not task.ended)
 
 
 def run_together(contexts: Sequence[StageContext]) -> Iterator[StageResult]:
@@ -103,7 +110,7 @@ def run_together(contexts: Sequence[StageContext]) -> Iterator[StageResult]:
 
 
 def _begin(context: StageContext, ended: dict[str, dict[str, Any]], on_their_way: set[str]) -> Begun:
-    """Draw the subsets, and start a task for each training that has not ended and is not on its way."""
+    """Draw the subsets, and start the tasks of the trainings that have not ended and are not on their way."""
     config, store, options, workers = context.config, context.store, context.config.evaluate, context.workers
     trainings = [
         Training(subset, model, seed)
@@ -124,23 +131,26 @@ def _begin(context: StageContext, ended: dict[str, dict[str, Any]], on_their_way
     pending = {training: key for training, key in described["keys"].items() if key not in known}
     on_their_way.update(pending.values())
     shares = {training: GPU_SHARES[described["options"][training.model].image_size > 0] for training in pending}
-    counter, tasks = workers.counter(len(trainings) - len(pending)), []
+    counter = workers.counter(len(trainings) - len(pending))
+    tasks: list[tuple[Handle[None], int]] = []
     if pending:
         pixels = _pixels(context, described["options"], sets, list(pending))
         shared = workers.begin(_load, store, config, described["options"], sets, list(pending), pixels)
-        for training, key in pending.items():
-            seed, gpus = context.seed(training.seed, 1, unit="evaluation"), shares[training] if on_gpu else 0
-            tasks.append(workers.begin(train_one, shared, training, key, seed, counter, gpus=gpus))
+        seeds = {training: context.seed(training.seed, 1, unit="evaluation") for training in pending}
+        for group in _tasks(pending, described["options"]):
+            keyed = [(training, pending[training], seeds[training]) for training in group]
+            gpus = shares[group[0]] if on_gpu else 0
+            tasks.append((workers.begin(train, shared, keyed, counter, gpus=gpus), len(group)))
     return Begun(context, described, tasks, counter, max(shares.values(), default=0.0) if on_gpu else 1.0)
 
 
 def _finish(begun: Begun, ended: dict[str, dict[str, Any]]) -> StageResult:
     """Wait for the trainings, and compare the coreset with random subsets."""
-    context, described, tasks = begun.context, begun.described, begun.tasks
+    context, described = begun.context, begun.described
     config, store, keys = context.config, context.store, described["keys"]
-    done = len(keys) - begun.num_open
+    done = len(keys) - begun.trainings_open
     with context.reporter.meter("evaluating", len(keys), "trainings", done) as meter, showing(begun.counter, meter):
-        context.workers.results(tasks)
+        context.workers.results([task for task, _ in begun.tasks])
     ended.update(_ended(store, keys.values()))
     names = {"budget": context.unit.budget, "test_samples": described["test_samples"]}
     rows = [{**ended[key], **training._asdict(), **names} for training, key in keys.items()]
@@ -160,6 +170,15 @@ def _finish(begun: Begun, ended: dict[str, dict[str, Any]]) -> StageResult:
     }
     chosen = {name: section.model_dump(mode="json") for name, section in described["options"].items()}
     return StageResult(chosen=chosen, metrics=metrics)
+
+
+def _tasks(trainings: Iterable[Training], options: dict[str, EvaluateConfig]) -> list[list[Training]]:
+    """The trainings of each task: all seeds of a model on one kind of subset, or one training."""
+    groups = dict[tuple[str, str, int], list[Training]]()
+    for training in trainings:
+        number = 0 if trained_together(options[training.model]) else training.seed
+        groups.setdefault((training.subset, training.model, number), []).append(training)
+    return list(groups.values())
 
 
 def _ended(store: RunFolder, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -218,30 +237,41 @@ def _load(
     )
 
 
-def train_one(shared: Trainings, training: Training, key: str, seed: int, counter: Counter) -> None:
-    """Train on some samples with true labels, test, and save the result."""
+def train(shared: Trainings, trainings: Sequence[tuple[Training, str, int]], counter: Counter) -> None:
+    """Train on some samples with true labels, test, and save the results.
+
+    Args:
+        shared: what they train and test on.
+        trainings: of one model, each with its key and its seed.
+        counter: of trainings that have ended.
+    """
     torch.set_num_threads(1)
-    started, options, sets = time.monotonic(), shared.options[training.model], shared.sets
-    device, positions = device_of_task(), sets.rows[training.subset, training.seed]
-    size, rows = int(options.image_size), np.searchsorted(shared.used, positions)
-    classifier = ClassifierTraining(
-        training_options(options, training.model, shared.num_classes, options.hidden_dim),
-        shared.inputs[size][rows],
-        sets.labels[positions],
+    started, sets, device = time.monotonic(), shared.sets, device_of_task()
+    model = trainings[0][0].model
+    options = shared.options[model]
+    rows = [np.searchsorted(shared.used, sets.rows[each.subset, each.seed]) for each, _, _ in trainings]
+    size = int(options.image_size)
+    training = ClassifierTraining(
+        training_options(options, model, shared.num_classes, options.hidden_dim),
+        shared.inputs[size],
+        sets.labels[shared.used],
+        [TrainingSet(positions, seed) for positions, (_, _, seed) in zip(rows, trainings, strict=True)],
         device=device,
-        seed=seed,
     )
-    steps = classifier.train()
-    row = {
-        "training": key,
-        "train_samples": len(positions),
-        "device": device.type,
-        "steps": steps,
-        "test_accuracy": classifier.accuracy(classifier.held_out(shared.test_inputs[size], sets.test_labels)),
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    shared.store.write_json(row, TRAININGS, f"{key}.json")
-    counter.advance(1)
+    steps = training.train()
+    judged = training.held_out(shared.test_inputs[size], sets.test_labels)
+    accuracies = [training.accuracy(number, judged) for number in range(len(trainings))]
+    for number, (_, key, _) in enumerate(trainings):
+        row = {
+            "training": key,
+            "train_samples": len(rows[number]),
+            "device": device.type,
+            "steps": steps[number],
+            "test_accuracy": accuracies[number],
+            "seconds": round((time.monotonic() - started) / len(trainings), 3),
+        }
+        shared.store.write_json(row, TRAININGS, f"{key}.json")
+        counter.advance(1)
 
 
 def _summary(rows: list[dict[str, Any]], method: str) -> dict[str, Any]:

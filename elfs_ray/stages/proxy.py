@@ -54,9 +54,8 @@ def run(context: StageContext) -> StageResult:
     """Train the proxy and write the dynamics."""
     store, config, hardware = context.store, context.config, context.hardware
     num_samples = context.table("samples").rows
-    options = choose_proxy(
-        config.proxy, hardware.device, hardware.units, num_samples, median_side(store), **hardware.dtypes
-    )
+    dim, side = context.embeddings.dim, median_side(store)
+    options = choose_proxy(config.proxy, hardware.device, hardware.units, num_samples, dim, side, **hardware.dtypes)
     inputs = context.embeddings if options.model == "mlp" else pixels_for(context, int(options.image_size))
     total = options.folds * int(options.epochs) * num_samples
     with context.counting("training", total, "samples") as counter:
@@ -78,7 +77,7 @@ def run(context: StageContext) -> StageResult:
 def _train(task: ProxyTask, worker: Training) -> None:
     """One worker: train from the last checkpoint on, recording dynamics; the first worker writes them."""
     seen, options = task.inputs, proxy_options(task.options, task.num_classes)
-    samples = seen.mapped_squares() if isinstance(seen, Pixels) else seen.mapped_unit_vectors()
+    samples = seen.mapped_squares() if isinstance(seen, Pixels) else seen.mapped_components(int(task.options.pca_dim))
     labels = Table(task.store, task.labels).column("label").astype(np.int64)
     proxy = ProxyTraining(samples, labels, options, seed=task.seed, device=worker.device)
     total = options.total_epochs

@@ -4,8 +4,9 @@ import tempfile
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
-from elfs_ray.artifacts import writing
+from elfs_ray.artifacts import embeddings, writing
 from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.mapped import machine_array, remove_arrays
 from elfs_ray.artifacts.run_folder import RunFolder
@@ -31,6 +32,21 @@ def test_they_are_what_the_artifact_holds(table):
     np.testing.assert_array_equal(table.mapped("vector"), vectors)
     np.testing.assert_array_equal(table.mapped("index"), np.arange(15))
     np.testing.assert_array_equal(table.mapped_unit_vectors(), normalize_rows(vectors))
+
+
+def test_components_are_those_of_the_unit_vectors(table, monkeypatch):
+    """All of them or a sample, projected at once or by blocks; none: the vectors."""
+    vectors = table.unit_vectors()
+    centred = vectors - vectors.mean(axis=0)
+    variances = np.linalg.eigvalsh(centred.T @ centred / len(vectors))[::-1]
+    found = table.mapped_components(2)
+    np.testing.assert_allclose(found.T @ found / len(vectors), np.diag(variances[:2]), atol=1e-6)
+    monkeypatch.setattr(embeddings, "COMPONENT_ROWS", 7)
+    turned = table.mapped_components(4)
+    np.testing.assert_allclose(cdist(turned, turned), cdist(vectors, vectors), atol=1e-5)
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(turned[:, :2], found, atol=1e-2)  # of other rows
+    np.testing.assert_array_equal(table.mapped_components(0), vectors)
 
 
 def test_the_second_process_maps_what_the_first_wrote(table):

@@ -59,7 +59,7 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """The command line in a process of its own; `on_processors` hides the GPU from it and from Ray."""
     device_options = ON_PROCESSORS if on_processors else ON_GPU
-    cpus = {"ray.num_cpus": max(2, min(8, os.cpu_count() or 1))}
+    cpus = {"ray.mode": "always", "ray.num_cpus": max(2, min(8, os.cpu_count() or 1))}
     sets = [f"--set={name}={json.dumps(value)}" for name, value in {**OPTIONS, **cpus, **device_options}.items()]
     required = ["--input", str(images), "--budget", str(BUDGET), "--num-classes", str(NUM_CLASSES)]
     command = [sys.executable, "-m", "elfs_ray.cli", "run", *required, "--labels", str(labels), "--debug"]

@@ -42,8 +42,8 @@ class TestStages:
         for unit in ("beta_search", "coresets", "evaluation", "coverage"):
             assert f"{unit}/elfs/{runs.BUDGET}" in stages
         assert store.exists("report.html")
-        assert manifest["hardware"]["ray"]["device"] == "cuda"
-        assert manifest["hardware"]["ray"]["gpus"] == 1
+        assert manifest["hardware"]["workers"]["device"] == "cuda"
+        assert manifest["hardware"]["workers"]["gpus"] == 1
         later = f"beta_search/elfs/{runs.BUDGET}", f"evaluation/elfs/{runs.BUDGET}"
         for unit in ("embed", "neighbors", "pseudo_labels", "proxy", *later):
             assert stages[unit]["metrics"]["devices"] == [runs.DEVICE], unit
@@ -52,7 +52,7 @@ class TestStages:
 
     def test_the_other_run_had_no_device(self, stores):
         _, processors = stores
-        assert processors.manifest()["hardware"]["ray"]["device"] == "cpu"
+        assert processors.manifest()["hardware"]["workers"]["device"] == "cpu"
         assert processors.manifest()["records"]["embed"]["metrics"]["devices"] == ["cpu"]
 
 

@@ -43,7 +43,7 @@ def work(images=50_000, device="cpu", side=32, dim=1280, options=(), **changes):
         pseudo_labels=choose_pseudo_labels(
             config.pseudo_labels, device, units, images, dim, num_classes=10, neighbors=50
         ),
-        proxy=choose_proxy(config.proxy, device, units, images, side, **dtypes),
+        proxy=choose_proxy(config.proxy, device, units, images, dim, side, **dtypes),
         beta_search=choose_beta_search(config.beta_search, config.evaluate, side, 100, **dtypes),
         evaluate=choose_evaluations(config.evaluate, side, **dtypes),
         cpus=cpus,
@@ -73,9 +73,9 @@ COSTS_OF_WORKS = {
         "neighbors": Cost(67.644, 50_000, 30_000_000, 1, 1_262_632_960),
         "pseudo_labels": Cost(104.2, 50_000, 1_000_000, 1, 1_163_603_200),
         "anchor": Cost(2.0, 50_000, 1_000_000),
-        "proxy": Cost(65.80000000000001, 50_000, 3_000_000, 1, 1_128_003_200),
-        "beta_search": Cost(20.364583333333336, 27, 0, 2, 990_003_200),
-        "evaluate": Cost(11.260416666666668, 10, 0, 2, 785_203_200),
+        "proxy": Cost(65.80000000000001, 50_000, 3_000_000, 1, 795_203_200),
+        "beta_search": Cost(8.130208333333334, 27, 0, 2, 785_203_200),
+        "evaluate": Cost(3.0520833333333335, 10, 0, 2, 785_203_200),
         "map": Cost(31.5, 20_000, 800_000),
     },
     "gpus": {
@@ -85,7 +85,7 @@ COSTS_OF_WORKS = {
         "pseudo_labels": Cost(7836.525000000001, 400_000, 8_000_000, 4, 3_966_003_200),
         "anchor": Cost(2.0, 400_000, 8_000_000),
         "proxy": Cost(3133.0, 400_000, 24_000_000, 4, 5_729_203_200),
-        "beta_search": Cost(8.416666666666666, 27, 0, 16, 2_782_003_200),
+        "beta_search": Cost(6.608333333333333, 27, 0, 9, 2_782_003_200),
         "evaluate": Cost(185.39583333333334, 20, 0, 10, 785_203_200),
         "map": Cost(9.0, 20_000, 800_000),
     },
@@ -96,7 +96,7 @@ COSTS_OF_WORKS = {
         "pseudo_labels": Cost(5938.225, 3_000_000, 60_000_000, 1, 8_078_003_200),
         "anchor": Cost(2.0, 3_000_000, 60_000_000),
         "proxy": Cost(23445.0, 3_000_000, 180_000_000, 1, 38_198_003_200),
-        "beta_search": Cost(21.375, 27, 0, 8, 3_806_003_200),
+        "beta_search": Cost(11.125, 27, 0, 8, 3_806_003_200),
         "evaluate": Cost(122.5625, 10, 0, 8, 734_003_200),
         "pixels": Cost(750.25, 3_001_000, 36_867_072_000),
         "map": Cost(9.0, 20_000, 800_000),
@@ -148,14 +148,20 @@ class TestCosts:
         assert (search.actors, search.actor_bytes) == (once.actors, once.actor_bytes), "one budget after the other"
         assert ingest == StageEstimate(stage="ingest", **vars(stage_costs.ingest(work(), RATES)))
 
-    def test_with_asha_a_candidate_trains_its_seeds_one_after_another(self):
-        """27 trainings on 27 cores: all at once, or nine trials of three."""
-        apart, whole = (
-            stage_costs.beta_search(work(cpus=27, options=[f"beta_search.scheduler={name}"]), RATES)
-            for name in ("none", "asha")
-        )
-        assert whole.seconds - apart.seconds == pytest.approx(2 * RATES.search_step * (500 + 5_000 / 384))
-        assert (whole.actors, apart.actors) == (9, 27)
+    def test_a_trial_trains_all_seeds_of_a_candidate(self):
+        """27 trainings are nine trials: with eight cores in two rounds, with nine in one."""
+        two, one = (stage_costs.beta_search(work(cpus=cpus), RATES) for cpus in (8, 27))
+        steps = int(work().beta_search.steps) + 5_000 / 384
+        assert two.seconds - one.seconds == pytest.approx(RATES.search_step * steps)
+        assert (two.actors, one.actors) == (8, 9)
+
+    def test_an_evaluation_trains_all_seeds_at_once_on_embeddings(self):
+        """Ten trainings are two tasks; on images, or where samples are hidden, they are ten."""
+        found = [
+            stage_costs.evaluate(work(cpus=10, options=[f"evaluate.{option}"]), RATES)
+            for option in ("steps=1000", "hide=0.5", "models=[resnet-small]")
+        ]
+        assert [(cost.rows, cost.actors) for cost in found] == [(10, 2), (10, 10), (10, 10)]
 
     def test_lists_are_cheaper_for_millions(self):
         million = 1_000_000

@@ -100,7 +100,12 @@ def test_the_image_itself_is_named(monkeypatch, factor, dtype, line):
 @pytest.mark.slow
 def test_one_processor_is_enough(undisturbed, small_input, tmp_path):
     """Reading, decoding and encoding wait for each other on it, but not for ever."""
-    command = [*command_line(*small_input, tmp_path / "run"), "--until=embed", "--set=ray.num_cpus=1"]
+    command = [
+        *command_line(*small_input, tmp_path / "run"),
+        "--until=embed",
+        "--set=ray.num_cpus=1",
+        "--set=ray.mode=always",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "elfs_ray.cli", *command]
     subprocess.run(command, env=environment, timeout=TIMEOUT_SECONDS, check=True)

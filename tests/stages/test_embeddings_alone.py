@@ -171,8 +171,8 @@ def test_a_plan_needs_no_images(clustered, monkeypatch):
     config = load_config(values)
     found = calibrate.calibrate(config, open_input(config, None), Hardware("cpu", 1, 0))
     assert (found.dim, found.images, found.image_bytes) == (8, 0, 0)
-    assert choose_proxy(config.proxy, "cuda", 1, ROWS, median_side=0, image_dtype="bfloat16").model == "mlp"
-    assert choose_proxy(config.proxy, "cuda", 1, ROWS, median_side=64, image_dtype="bfloat16").model == "resnet18"
+    assert choose_proxy(config.proxy, "cuda", 1, ROWS, 8, median_side=0, image_dtype="bfloat16").model == "mlp"
+    assert choose_proxy(config.proxy, "cuda", 1, ROWS, 8, median_side=64, image_dtype="bfloat16").model == "resnet18"
 
 
 def test_a_repeated_id_is_refused(tmp_path):

@@ -34,7 +34,8 @@ def on_card(card, monkeypatch):
         monkeypatch.setattr(module, "device_of_task", lambda: CARD)
     monkeypatch.setattr("elfs_ray.core.classifier_training.accuracy", judged)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**30))
-    monkeypatch.setattr("elfs_ray.core.classifier.generator_on", lambda *_: torch.Generator())
+    for module in ("classifier", "classifier_stack"):
+        monkeypatch.setattr(f"elfs_ray.core.{module}.generator_on", lambda *_: torch.Generator())
     monkeypatch.setattr("elfs_ray.core.classifier.torch.randperm", lambda count, **_: torch.arange(count, device=CARD))
     return seen
 
@@ -52,14 +53,14 @@ def test_a_training_of_the_evaluation_stays_on_the_card(model, on_card, tmp_path
     section = EvaluateConfig(steps=STEPS, batch_size=8, hidden_dim=16)
     options = choose_evaluation(section, model, SIDE, **DTYPES)
     size = int(options.image_size)
-    sets = Sets({("elfs", 0): positions}, labels, positions + 1, labels[1::2], 0)
+    sets = Sets({("elfs", seed): positions for seed in range(2)}, labels, positions + 1, labels[1::2], 0)
     store = RunFolder(str(tmp_path))
     used = evaluate.Trainings(
         store, {model: options}, CLASSES, sets, positions, {size: inputs[::2]}, {size: inputs[1::2]}
     )
-    evaluate.train_one(used, Training("elfs", model, 0), "key", 0, COUNTER)
-    assert on_card == [CARD]
-    assert store.read_json("trainings", "key.json")["test_accuracy"] == 0.5
+    evaluate.train(used, [(Training("elfs", model, seed), f"key{seed}", seed) for seed in range(2)], COUNTER)
+    assert on_card == [CARD] * 2
+    assert [store.read_json("trainings", f"key{seed}.json")["test_accuracy"] for seed in range(2)] == [0.5] * 2
 
 
 @pytest.mark.parametrize("model", NETWORKS)
@@ -71,15 +72,16 @@ def test_a_trial_of_the_search_stays_on_the_card(model, on_card):
         options=options,
         select=SelectConfig(method="random"),
         inputs=SelectionInputs(np.arange(SAMPLES)),
-        samples=SimpleNamespace(mapped_unit_vectors=lambda: inputs),
+        samples=SimpleNamespace(mapped_components=lambda _: inputs),
         labels=np.arange(SAMPLES) % CLASSES,
-        splits=[(np.arange(30), np.arange(30, SAMPLES))],
+        splits=[(np.arange(30), np.arange(30, SAMPLES)), (np.arange(10, SAMPLES), np.arange(10))],
         budget=10,
         num_classes=CLASSES,
         hidden_dim=16,
+        pca_dim=0,
         seed=0,
     )
-    [report] = beta_search.run_trial(data, {"number": 0, "found": {}, "seeds": [0]})
+    [report] = beta_search.run_trial(data, {"number": 0, "found": {}})
     assert report["done"]
-    assert report["seeds"]["0"]["epochs"] == STEPS * 5 / 8  # of a coreset of 8, a share of 10
-    assert on_card == [CARD]
+    assert [row["epochs"] for row in report["seeds"].values()] == [STEPS * 5 / 8] * 2  # of coresets of 8, a share of 10
+    assert on_card == [CARD] * 2

@@ -35,7 +35,7 @@ def run_until_embedded(images, labels, run_dir, folder, options):
     """The command line, with Ray's files in a folder; returns how many MiB its log says that it moved to disk."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     sets = [f"--set={name}={value}" for name, value in options.items()]
-    sets.append(f"--set=ray.object_store_mb={STORE_MB}")
+    sets += [f"--set=ray.object_store_mb={STORE_MB}", "--set=ray.mode=always"]
     process = subprocess.run(
         [sys.executable, "-m", "elfs_ray.cli", *command_line(images, labels, run_dir), "--until=embed", *sets],
         env={**environment, "RAY_TMPDIR": str(folder), "RAY_BACKEND_LOG_LEVEL": "info"},

@@ -27,7 +27,7 @@ def again_from(small_run, tmp_path):
 def test_one_training_worker_then_two_give_what_one_gives(small_run, small_input, again_from):
     """Killed with one worker, after a checkpoint; gone on with two, which pseudo-labels and proxy then have."""
     folder = again_from("pseudo_labels")
-    process = start([*command_line(*small_input, folder), "--until=pseudo-labels"])
+    process = start([*command_line(*small_input, folder), "--until=pseudo-labels", "--set=ray.mode=always"])
     wait_until(lambda: any(folder.glob(".work/pseudo_labels-*/training/checkpoint_*")), process)
     process.kill()
     process.wait()
