@@ -55,5 +55,8 @@ def test_a_port_that_is_taken(store):
 
 
 def test_no_report_yet(tmp_path):
-    with pytest.raises(UsageError, match=r"holds no report.html; make it with `elfs-ray report"):
-        serve_report(RunFolder(str(tmp_path)), 0)
+    store = RunFolder(str(tmp_path))
+    for finished, said in ((None, "is not finished, and has no"), ("2026-11-28", "has no")):
+        store.update_manifest(finished=finished)
+        with pytest.raises(UsageError, match=rf"the run in .* {said} report yet; make one with `elfs-ray report"):
+            serve_report(store, 0)
