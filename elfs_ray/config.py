@@ -109,8 +109,8 @@ class NeighborsConfig(Section):
     k: int = Field(50, ge=1, description="neighbours of each sample")
     search: Literal["auto", "faiss", "torch", "ivf_flat", "ivf_pq"] = Field(
         "auto",
-        description="faiss: exact; torch: rounded products, ranked exactly, for GPUs; ivf_flat, ivf_pq: inverted lists "
-        "for millions; auto: faiss, on GPUs torch, up to half an hour. The recall of all but faiss is measured",
+        description="torch: exact, on GPUs rounded products ranked exactly; faiss: exact; ivf_flat, ivf_pq: inverted "
+        "lists for millions; auto: torch, up to half an hour. Recall is measured of lists and on GPUs",
     )
     nlist: AutoInt = Field("auto", description="ivf: inverted lists")
     nprobe: AutoInt = Field("auto", description="ivf: lists searched for each query; more find more")

@@ -132,7 +132,7 @@ def choose_neighbors(
         gpus = 0
     search = chosen.search
     if search == "auto":
-        search = "torch" if gpus else "faiss"
+        search = "torch"
         if exact_search_seconds(num_samples, embedding_dim, cpus, gpus) > EXACT_SECONDS:
             search = "ivf_flat"
             if shard_bytes(chosen.model_copy(update={"search": search}), num_samples, embedding_dim) > memory:
