@@ -19,9 +19,9 @@ from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.classifier_training import ClassifierTraining, TrainingOptions
 from elfs_ray.core.dynamics import DynamicsAccumulator
+from elfs_ray.core.exact_index import ExactIndex
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.networks import build_network
-from elfs_ray.core.exact_index import ExactIndex
 from elfs_ray.core.product_index import ProductIndex
 from elfs_ray.core.pruning import budget_count
 from elfs_ray.core.temi_training import TemiOptions, TemiTraining

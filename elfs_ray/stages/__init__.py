@@ -123,7 +123,7 @@ STAGES = (
     ),
     Stage(
         name="select",
-        version=2,
+        version=3,  # 3: zcore draws in another way
         summary="Select the coreset.",
         module="elfs_ray.stages.select",
         scope=Scope.PER_BUDGET,
