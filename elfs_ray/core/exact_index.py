@@ -113,7 +113,8 @@ class ExactIndex:
 def _side(rows: np.ndarray, bfloat16: bool) -> _Side:
     values = torch.from_numpy(rows)
     # Who allows it lets torch round float32, too.
-    if not bfloat16 and torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee"):
+    precision = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    if not bfloat16 and precision in ("none", "ieee"):
         return _Side(values, 0.0)
     rounded = values.bfloat16()
     lost = float((values - rounded).norm(dim=1).max())

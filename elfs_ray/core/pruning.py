@@ -139,7 +139,7 @@ def stratified_prune(
     pool = order[_dropped(beta, budget, len(order)) :]
     scores = hardness[pool].astype(np.float64)
     edges = np.linspace(scores[-1], scores[0], num_strata + 1)
-    # The inner edges alone: the best score belongs to the last stratum, whatever its sign. An edge belongs to the upper.
+    # The inner edges alone: the best score belongs to the last stratum, whatever its sign; who lies on one is above it.
     below = np.searchsorted(scores[::-1], edges[1:-1], side="left")
     counts = np.diff(below, prepend=0, append=len(pool))
     chosen = np.zeros(len(pool), dtype=bool)

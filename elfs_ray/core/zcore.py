@@ -129,7 +129,7 @@ def _summarize(columns: np.ndarray, low: np.ndarray, middle: np.ndarray, high: n
 def _make_distinct(dims: np.ndarray, width: int) -> None:
     """Make uniform numbers below width, width - 1, ... distinct ones below width, all equally probable.
 
-    Each row takes from an order of all what its numbers say, the taken ones aside (Fisher and Yates). The next row finds
+    Each row takes from an order of all what its numbers say, and lays it aside (Fisher and Yates). The next row finds
     another order; that is as good.
     """
     order = np.arange(width)

@@ -72,7 +72,7 @@ STAGES = (
     ),
     Stage(
         name="neighbors",
-        version=2,
+        version=3,  # 3: of many equal rows the first ones, on processors
         summary="Find the nearest neighbours of each image.",
         module="elfs_ray.stages.neighbors",
         inputs=lambda _: ("embeddings",),
@@ -82,7 +82,7 @@ STAGES = (
     ),
     Stage(
         name="pseudo_labels",
-        version=1,
+        version=2,  # 2: in bfloat16 on more processors
         summary="Cluster the embeddings into pseudo-labels (TEMI).",
         module="elfs_ray.stages.pseudo_labels",
         inputs=lambda _: ("embeddings", "neighbors"),
