@@ -110,8 +110,8 @@ class NeighborsConfig(Section):
     k: AutoInt = Field("auto", description="neighbours of each sample; auto: 50, or half of the others if that is less")
     search: Literal["auto", "faiss", "torch", "ivf_flat", "ivf_pq"] = Field(
         "auto",
-        description="faiss: exact; torch: rounded products, ranked exactly, for GPUs; ivf_flat, ivf_pq: inverted lists "
-        "for millions; auto: faiss, on GPUs torch, up to half an hour. The recall of all but faiss is measured",
+        description="torch: exact, on GPUs rounded products ranked exactly; faiss: exact; ivf_flat, ivf_pq: inverted "
+        "lists for millions; auto: torch, up to half an hour. Recall is measured of lists and on GPUs",
     )
     nlist: AutoInt = Field("auto", description="ivf: inverted lists")
     nprobe: AutoInt = Field("auto", description="ivf: lists searched for each query; more find more")
@@ -146,7 +146,9 @@ class PseudoLabelsConfig(Section):
         "auto", description="share of the old teacher kept at each step; auto: 0.996, less where steps are few"
     )
     prior_momentum: float = Field(0.9, ge=0, lt=1, description="share of the old class prior kept at each step")
-    dtype: Literal[Auto, Arithmetic] = Field("auto", description="of the heads; auto: bfloat16 on GPUs; sums: float32")
+    dtype: Literal[Auto, Arithmetic] = Field(
+        "auto", description="of the heads; auto: bfloat16 wherever it's fast; sums: float32"
+    )
     assignment: Literal["mean", "best_head"] = Field(
         "mean", description="mean of the aligned heads' probabilities, or the head with the lowest training loss"
     )

@@ -61,20 +61,25 @@ def rank_candidates(
     return merge_top_k([(rows, similarity)], min(k, rows.shape[1]))
 
 
-@compiled(fastmath={"reassoc", "contract"})
+@compiled(nogil=True)
 @no_type_check
 def _similarities(queries, vectors, rows):
     found = np.full(rows.shape, -np.inf, dtype=np.float32)
     for query in range(rows.shape[0]):
         for column in range(rows.shape[1]):
-            row = rows[query, column]
-            if row < 0:
-                continue
-            total = 0.0
-            for dim in range(queries.shape[1]):
-                total += np.float64(queries[query, dim]) * np.float64(vectors[row, dim])
-            found[query, column] = total
+            if rows[query, column] >= 0:
+                found[query, column] = similarity_of(queries[query], vectors[rows[query, column]])
     return found
+
+
+@compiled(nogil=True, fastmath={"reassoc", "contract"})
+@no_type_check
+def similarity_of(first, second):
+    """Product of two rows, summed in double precision and rounded once; for other loops that are compiled."""
+    total = 0.0
+    for dim in range(len(first)):
+        total += np.float64(first[dim]) * np.float64(second[dim])
+    return np.float32(total)
 
 
 def drop_self(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float16, Float32, Int64
 
+from elfs_ray.core.exact_index import ExactIndex
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import drop_self
 from elfs_ray.core.product_index import ProductIndex
@@ -16,7 +17,7 @@ QUERY_ROWS = 4096
 
 
 def nearest_others(
-    vectors: Float16[np.ndarray, "n d"], k: int, device: torch.device, progress: Progress
+    vectors: Float16[np.ndarray, "n d"], k: int, device: torch.device, progress: Progress, *, bfloat16: bool = False
 ) -> tuple[Int64[np.ndarray, "n {k}"], Float32[np.ndarray, "n {k}"]]:
     """The k other rows most similar to each, ranked by exact similarity.
 
@@ -25,13 +26,12 @@ def nearest_others(
         k: at most n - 1.
         device: where the products run.
         progress: told of each block of rows.
+        bfloat16: whether the processors have instructions for it; the answer is the same.
 
     Returns:
         Positions int64 [n, k] and similarity float32 [n, k], most similar first.
     """
-    count, dim = vectors.shape
-    index = ProductIndex(count, dim, device)
-    index.add(vectors)
+    index = _index(vectors, device, bfloat16=bfloat16)
     starts, found = range(0, len(vectors), QUERY_ROWS), []
     for number, start in enumerate(starts):
         rows = np.arange(start, min(start + QUERY_ROWS, len(vectors)))
@@ -40,3 +40,13 @@ def nearest_others(
         progress(number, len(starts), len(rows) + start)
     ids, similarity = (np.concatenate(column) for column in zip(*found, strict=True))
     return ids, similarity
+
+
+def _index(vectors: Float16[np.ndarray, "n d"], device: torch.device, *, bfloat16: bool) -> ExactIndex | ProductIndex:
+    """All rows, to be compared with queries on a device."""
+    if device.type != "cuda":
+        return ExactIndex(normalize_rows(vectors), bfloat16=bfloat16, threads=torch.get_num_threads())
+    count, dim = vectors.shape
+    index = ProductIndex(count, dim, device)
+    index.add(vectors)
+    return index

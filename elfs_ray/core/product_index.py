@@ -14,9 +14,6 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from elfs_ray.core.features import normalize_rows
-from elfs_ray.core.knn import rank_candidates
-
 BLOCK_BYTES = 2**31 - 1
 """Of the products held at once. Up to here the kernels of a GPU count in 32 bits."""
 RANKED_BYTES = 2**29
@@ -31,10 +28,10 @@ QUERIES, MIN_QUERIES = 128, 512
 class ProductIndex:
     """A flat inner-product index in torch, with the interface of a faiss index.
 
-    A GPU holds the rows in half precision, as embeddings are stored, and their lengths. It sums products in float32 and
-    rounds them to half precision, which moves a similarity near 1 by 2.5e-4 at most: the true neighbours are among a
-    few more candidates. These are ranked by products summed in double precision and rounded once, whatever torch has
-    been told about TF32. A CPU holds float32 rows, rounds no products, and ranks by `core.knn.rank_candidates`.
+    It holds the rows in half precision, as embeddings are stored, and their lengths. Products are summed in float32 and
+    rounded to half precision, which moves a similarity near 1 by 2.5e-4 at most: the true neighbours are among a few
+    more candidates. These are ranked by products summed in double precision and rounded once, whatever torch has been
+    told about TF32. Processors have `core.exact_index`.
     """
 
     def __init__(
@@ -45,13 +42,12 @@ class ProductIndex:
         Args:
             count: rows.
             dim: width of the rows.
-            device: where the products run; on a CPU faiss is faster.
+            device: where the products run, a GPU but in tests.
             spare: candidates beyond k, as a multiple of k.
             block_bytes: of the products held at once. The rest takes at most as much again, and twice `RANKED_BYTES`.
         """
         self._count, self._device, self._on_gpu = count, device, device.type == "cuda"
-        dtype = torch.float16 if self._on_gpu else torch.float32
-        self._rows = torch.zeros(_multiple(count, COLUMNS), dim, dtype=dtype, device=device)
+        self._rows = torch.zeros(_multiple(count, COLUMNS), dim, dtype=torch.float16, device=device)
         self._lengths = torch.ones(count, dtype=torch.float64, device=device)
         self._spare, self.block_bytes = spare, block_bytes
         self._pinned: dict[str, Tensor] = {}
@@ -66,24 +62,22 @@ class ProductIndex:
         """Append rows whose lengths are 1 up to the rounding of half precision; similarities are those at length 1.
 
         Args:
-            vectors: float16 [m, d]; a GPU rounds wider ones.
+            vectors: float16 [m, d]; wider ones are rounded.
 
         Raises:
             ValueError: there is no room for them.
         """
         if self._filled + len(vectors) > self._count:
             raise ValueError(f"an index for {self._count} rows was given {self._filled + len(vectors)}")
-        half_or_unit = vectors.astype(np.float16, copy=False) if self._on_gpu else normalize_rows(vectors)
-        self.append(self._copied_in(half_or_unit))
+        self.append(self._copied_in(vectors.astype(np.float16, copy=False)))
         self._wait()  # the next rows come through the same buffer
 
     def append(self, vectors: Float[Tensor, "m d"]) -> None:
-        """Take rows that are on the device: float16 on a GPU, on a CPU float32 of unit length."""
+        """Take rows, float16 [m, d], that are on the device."""
         stop = self._filled + len(vectors)
         self._rows[self._filled : stop] = vectors
-        if self._on_gpu:
-            lengths = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
-            self._lengths[self._filled : stop] = lengths.clamp_min(1e-12)
+        lengths = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
+        self._lengths[self._filled : stop] = lengths.clamp_min(1e-12)
         self._filled = stop
 
     @torch.inference_mode()
@@ -100,10 +94,7 @@ class ProductIndex:
             Similarity float32 [q, k] and rows int64 [q, k].
         """
         wanted, count = self._copied_in(queries), self.candidates_of(k)
-        if self._on_gpu:
-            return self._copied_out(*self.rank(wanted, self.candidates(wanted, count), k))
-        rows, similarity = rank_candidates(queries, self._rows.numpy(), self.candidates(wanted, count).numpy(), k)
-        return similarity, rows
+        return self._copied_out(*self.rank(wanted, self.candidates(wanted, count), k))
 
     def candidates_of(self, k: int) -> int:
         """How many candidates are ranked for k neighbours."""
@@ -168,6 +159,8 @@ class ProductIndex:
 
     def _copied_out(self, similarity: Tensor, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Both as arrays, after one wait for the GPU."""
+        if not self._on_gpu:
+            return similarity.numpy(), rows.numpy()
         values = self._buffer("similarity", similarity.dtype, similarity.shape).copy_(similarity, non_blocking=True)
         places = self._buffer("rows", rows.dtype, rows.shape).copy_(rows, non_blocking=True)
         self._wait()
@@ -218,7 +211,7 @@ def _group_size(columns: int, count: int) -> int:
 
 
 def _products(queries: Tensor, block: Tensor) -> Tensor:
-    """Products [q, m] of [q, d] and [m, d], summed in float32; rounded to half precision if the inputs are half."""
+    """Products [q, m] of [q, d] and [m, d], summed in float32, rounded to half precision."""
     return queries @ block.T
 
 

@@ -7,11 +7,16 @@ from typing import NamedTuple, no_type_check
 
 import numba
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 
 from elfs_ray.core.compiled import compiled
 
 TILE_ROWS, TILE_COLUMNS = 256, 16
+# Sums of so many parts of the draws are added up, whatever the threads: so a score does not depend on these. Fewer
+# where they would take more memory than this.
+PARTS, PARTS_BYTES = 64, 2**28
+# Distances that are compared together, that a bound is guessed from, and steps in which the last one is looked for.
+STRIDE, SAMPLE, STEPS = 64, 512, 256
 
 
 class Draws(NamedTuple):
@@ -26,21 +31,28 @@ class Draws(NamedTuple):
     points: Float64[np.ndarray, "s m"]
 
 
-def draw(embeddings: Float[np.ndarray, "N d"], count: int, view_dims: int, rng: np.random.Generator) -> Draws:
+def as_columns(embeddings: Float[np.ndarray, "N d"]) -> Float32[np.ndarray, "d N"]:
+    """The embeddings dimension by dimension, each of them in one piece, as views of few dimensions read them."""
+    columns = np.empty(embeddings.shape[::-1], dtype=np.float32)
+    _transpose(embeddings, columns)
+    return columns
+
+
+def draw(columns: Float32[np.ndarray, "d N"], count: int, view_dims: int, rng: np.random.Generator) -> Draws:
     """Draw views, and in each a point from a triangular distribution over (minimum, median, maximum).
 
     A constant dimension, which has no triangular distribution, always gives its one value.
 
     Args:
-        embeddings: float [N, d], d >= m.
+        columns: from `as_columns`, d >= m.
         count: draws, s.
         view_dims: dimensions in a view, m.
         rng: source of the draws.
     """
-    low, high = embeddings.min(axis=0).astype(np.float64), embeddings.max(axis=0).astype(np.float64)
-    middle = np.median(embeddings, axis=0).astype(np.float64)
-    width = embeddings.shape[1]
-    dims = np.argpartition(rng.random((count, width)), view_dims - 1, axis=1)[:, :view_dims]
+    low, middle, high = np.empty((3, len(columns)), dtype=np.float64)
+    _summarize(columns, low, middle, high)
+    dims = rng.integers(len(columns) - np.arange(view_dims), size=(count, view_dims))
+    _make_distinct(dims, len(columns))
     uniform = rng.random((count, view_dims))
     low, middle, high = low[dims], middle[dims], high[dims]
     span = np.where(high > low, high - low, 1.0)
@@ -51,7 +63,7 @@ def draw(embeddings: Float[np.ndarray, "N d"], count: int, view_dims: int, rng: 
 
 
 def coverage_scores(
-    embeddings: Float[np.ndarray, "N d"], draws: Draws, num_neighbors: int, exponent: float = 4.0
+    columns: Float32[np.ndarray, "d N"], draws: Draws, num_neighbors: int, exponent: float = 4.0
 ) -> Float64[np.ndarray, " N"]:
     """Score of each sample: +1 for each point it is nearest to, minus its share of being redundant with another's.
 
@@ -60,7 +72,7 @@ def coverage_scores(
     Distances are L1.
 
     Args:
-        embeddings: float [N, d].
+        columns: from `as_columns`.
         draws: from `draw`.
         num_neighbors: samples that share a penalty; at most N - 1 are used.
         exponent: of the distance.
@@ -68,12 +80,11 @@ def coverage_scores(
     Returns:
         float64 [N].
     """
-    columns = np.empty(embeddings.shape[::-1], dtype=np.float32)
-    _transpose(embeddings, columns)
-    neighbors = min(num_neighbors, len(embeddings) - 1)
-    parts = numba.get_num_threads()
+    count = columns.shape[1]
+    parts = max(1, min(PARTS, PARTS_BYTES // (8 * count)))
     edges = np.linspace(0, len(draws.dims), parts + 1).astype(np.int64)
-    scores = np.zeros((parts, len(embeddings)), dtype=np.float64)
+    scores = np.zeros((parts, count), dtype=np.float64)
+    neighbors = min(num_neighbors, count - 1)
     _score_draws(columns, draws.dims, draws.points.astype(np.float32), edges, neighbors, exponent, scores)
     return scores.sum(axis=0)
 
@@ -99,6 +110,38 @@ def _transpose(rows: np.ndarray, columns: np.ndarray) -> None:
 
 @compiled(parallel=True)
 @no_type_check
+def _summarize(columns: np.ndarray, low: np.ndarray, middle: np.ndarray, high: np.ndarray) -> None:
+    """Least, median and greatest value of each dimension."""
+    half = columns.shape[1] // 2
+    for column in numba.prange(len(columns)):
+        values = columns[column]
+        low[column], high[column] = _range(values)
+        upper = _nth_smallest(values, half + 1)
+        middle[column] = upper
+        if columns.shape[1] % 2 == 0:
+            below, count = _below(values, upper)
+            # Where fewer lie below, the other one of the two in the middle is equal.
+            middle[column] = (np.float64(below) + np.float64(upper)) / 2 if count == half else upper
+
+
+@compiled()
+@no_type_check
+def _make_distinct(dims: np.ndarray, width: int) -> None:
+    """Make uniform numbers below width, width - 1, ... distinct ones below width, all equally probable.
+
+    Each row takes from an order of all what its numbers say, and lays it aside (Fisher and Yates). The next row finds
+    another order; that is as good.
+    """
+    order = np.arange(width)
+    for row in range(len(dims)):
+        for number in range(dims.shape[1]):
+            other = number + dims[row, number]
+            order[number], order[other] = order[other], order[number]
+            dims[row, number] = order[number]
+
+
+@compiled(parallel=True)
+@no_type_check
 def _score_draws(
     columns: np.ndarray,
     dims: np.ndarray,
@@ -111,7 +154,7 @@ def _score_draws(
     """Each part of the draws adds to its own row of `scores`, so that threads do not meet."""
     for part in numba.prange(len(edges) - 1):
         distances = np.empty(columns.shape[1], dtype=np.float32)
-        near = np.empty(columns.shape[1], dtype=np.int64)
+        near = np.empty(columns.shape[1] + 1, dtype=np.int64)
         for number in range(edges[part], edges[part + 1]):
             smallest = _distances(columns, dims[number], points[number], distances)
             nearest = _first_at(distances, smallest)
@@ -146,9 +189,14 @@ def _distances(columns: np.ndarray, dims: np.ndarray, point: np.ndarray, out: np
 @no_type_check
 def _first_at(distances: np.ndarray, value: np.float32) -> int:
     """The first row with this distance."""
-    for row in range(len(distances)):
-        if distances[row] == value:
-            return row
+    for start in range(0, len(distances), STRIDE):
+        there = 0
+        for row in range(start, min(len(distances), start + STRIDE)):
+            there += distances[row] == value
+        if there:
+            for row in range(start, min(len(distances), start + STRIDE)):
+                if distances[row] == value:
+                    return row
     return 0
 
 
@@ -162,16 +210,16 @@ def _penalize(distances: np.ndarray, num_neighbors: int, exponent: float, near: 
     if candidates[closest] == 0:
         scores[near[closest]] -= 1
         return
-    limit = np.partition(candidates, num_neighbors - 1)[num_neighbors - 1]
-    at_limit = num_neighbors - (candidates < limit).sum()
+    limit = _nth_smallest(candidates, num_neighbors)
+    at_limit, total = num_neighbors, 0.0
+    for distance in candidates:
+        at_limit -= distance < limit
     weights = np.zeros(count, dtype=np.float64)
     for number in range(count):
-        if candidates[number] < limit:
+        if candidates[number] < limit or (candidates[number] == limit and at_limit > 0):
+            at_limit -= candidates[number] == limit
             weights[number] = _fall(candidates[number], exponent)
-        elif candidates[number] == limit and at_limit > 0:
-            weights[number] = _fall(limit, exponent)
-            at_limit -= 1
-    total = weights.sum()
+            total += weights[number]
     for number in range(count):
         scores[near[number]] -= weights[number] / total
 
@@ -191,18 +239,70 @@ def _fall(distance: np.float32, exponent: float) -> float:
 def _collect_nearest(distances: np.ndarray, wanted: int, near: np.ndarray) -> int:
     """Write the rows of at least the `wanted` smallest distances to `near`; returns how many.
 
-    Only those below a bound guessed from a sample are taken, so that few have to be sorted.
+    Only those below a bound guessed from a sample are taken, so that few have to be looked at again.
     """
     total = len(distances)
-    sample = distances[:: max(1, total // 2048)].copy()
-    rank = int(len(sample) * (wanted / total) * 1.3) + 8
+    sample = distances[:: max(1, total // SAMPLE)].copy()
+    rank = int(len(sample) * (wanted / total) * 1.2) + 8
     while True:
         bound = np.partition(sample, rank)[rank] if rank < len(sample) else np.float32(np.inf)
         count = 0
         for row in range(total):
-            if distances[row] <= bound:
-                near[count] = row
-                count += 1
+            # Without a branch, which a processor would often guess wrong.
+            near[count] = row
+            count += distances[row] <= bound
         if count >= wanted:
             return count
         rank *= 2
+
+
+@compiled()
+@no_type_check
+def _nth_smallest(values: np.ndarray, wanted: int) -> np.float32:
+    """The value that `wanted` of them do not exceed: counted in steps, and sorted only within one of these."""
+    low, high = _range(values)
+    # One value may be infinite.
+    span = min(high, np.finfo(np.float32).max) - low
+    scale = np.float32(STEPS / np.float64(span)) if span > 0 else np.float32(0)
+    counts = np.zeros(STEPS, dtype=np.int64)
+    for value in values:
+        counts[_step(value, low, scale)] += 1
+    step, before = 0, 0
+    while before + counts[step] < wanted:
+        before += counts[step]
+        step += 1
+    some, count = np.empty(counts[step], dtype=values.dtype), 0
+    for value in values:
+        if _step(value, low, scale) == step:
+            some[count] = value
+            count += 1
+    return np.partition(some, wanted - before - 1)[wanted - before - 1]
+
+
+@compiled()
+@no_type_check
+def _step(value: np.float32, low: np.float32, scale: np.float32) -> int:
+    """Never a smaller step for a larger value; the last one for what is infinite, or no number."""
+    scaled = (value - low) * scale
+    return np.int32(scaled) if scaled < STEPS - 1 else STEPS - 1
+
+
+@compiled(fastmath={"nnan", "nsz"})
+@no_type_check
+def _range(values: np.ndarray) -> tuple[np.float32, np.float32]:
+    low = high = values[0]
+    for value in values:
+        low, high = min(low, value), max(high, value)
+    return low, high
+
+
+@compiled(fastmath={"nnan", "nsz"})
+@no_type_check
+def _below(values: np.ndarray, limit: np.float32) -> tuple[np.float32, int]:
+    """The greatest of the values below a limit, and how many there are."""
+    greatest, count = np.float32(-np.inf), 0
+    for value in values:
+        if value < limit:
+            greatest = max(greatest, value)
+            count += 1
+    return greatest, count

@@ -81,7 +81,8 @@ class Computed:
         count = len(self.halves)
         with self.reporter.meter("neighbours", count, "samples") as meter:
             k = min(neighbors_of_each(self.config.neighbors, count), count - 1)
-            return nearest_others(self.halves, k, self.device, _shown_by(meter))
+            has = self.hardware.bfloat16
+            return nearest_others(self.halves, k, self.device, _shown_by(meter), bfloat16=has)
 
     @property
     def num_classes(self) -> int:
@@ -107,6 +108,7 @@ class Computed:
             dim,
             num_classes=classes,
             neighbors=self.neighbors[0].shape[1],
+            bfloat16=there.bfloat16,
         )
         seed, epochs = self.seed(SEED_NAME), int(options.epochs)
         features = np.concatenate(list(reduced_features(self.vectors, int(options.pca_dim), seed)))

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import NonNegativeFloat, PositiveInt
 
 from elfs_ray.core.pruning import hardness_order
-from elfs_ray.core.zcore import coverage_scores, draw, min_max
+from elfs_ray.core.zcore import as_columns, coverage_scores, draw, min_max
 from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod, given
 from elfs_ray.methods.catalogue import about
 
@@ -35,8 +35,9 @@ class ZCore(SelectionMethod):
     def select(self, inputs: SelectionInputs, budget: int, rng: np.random.Generator) -> Selection:
         """Highest score first."""
         vectors = given(inputs.embeddings)
-        random_views = draw(vectors, self.draws, min(self.view_dims, vectors.shape[1]), rng)
-        raw = coverage_scores(vectors, random_views, self.num_neighbors, self.exponent)
+        columns = as_columns(vectors)
+        random_views = draw(columns, self.draws, min(self.view_dims, len(columns)), rng)
+        raw = coverage_scores(columns, random_views, self.num_neighbors, self.exponent)
         if self.random_start:
             raw += rng.random(len(raw))
         scores = min_max(raw).astype(np.float32)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-import faiss
 import numpy as np
 import torch
 
@@ -20,6 +19,7 @@ from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.classifier_training import ClassifierTraining, TrainingOptions, TrainingSet
 from elfs_ray.core.dynamics import DynamicsAccumulator
+from elfs_ray.core.exact_index import ExactIndex
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.networks import build_network
 from elfs_ray.core.product_index import ProductIndex
@@ -61,7 +61,6 @@ def calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibrat
     threads = torch.get_num_threads()
     here = min(hardware.cpus, os.cpu_count() or 1)  # of the cluster's
     torch.set_num_threads(here)
-    faiss.omp_set_num_threads(here)
     try:
         return _calibrate(config, source, hardware)
     finally:
@@ -87,6 +86,7 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
         dim,
         num_classes=classes,
         neighbors=neighbors_of_each(config.neighbors, source.count),
+        bfloat16=hardware.bfloat16,
     )
     dtypes = hardware.dtypes
     proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, dim, side, **dtypes)
@@ -245,7 +245,8 @@ def _search_flops(dim: int, hardware: Hardware) -> float:
         index = ProductIndex(len(vectors), dim, torch.device("cuda"))
         index.add(vectors)
         return operations / _seconds(lambda: index.search(queries, 50))
-    return operations / _seconds(lambda: faiss.knn(queries, vectors, 50, metric=faiss.METRIC_INNER_PRODUCT))
+    exact = ExactIndex(vectors, bfloat16=hardware.bfloat16, threads=torch.get_num_threads())
+    return operations / _seconds(lambda: exact.search(queries, 50))
 
 
 def _pseudo_labels_step(options: PseudoLabelsConfig, dim: int, num_classes: int, device: torch.device) -> float:

@@ -26,8 +26,8 @@ CHUNK_ROWS = 16_384
 # of what the slowest in use promise.
 CORE_FLOPS, GPU_FLOPS = 50e9, 20e12
 
-# Of `search=torch`: products that are held at once, on processors; as much again for the work on them.
-PRODUCT_BYTES = 2**28
+# Of `search=torch` on processors: products of a block, also in bfloat16; rows of the block, which are rounded beside.
+PRODUCT_BYTES, BLOCK_ROWS = 2**26, 32_768
 # Beside the rows in a GPU: blocks of products and of candidates' rows at their smallest, or what faiss sets aside.
 GPU_WORK_BYTES = 3 * 2**29
 # Main memory of a process that uses a GPU, for CUDA and its libraries; assumed, not measured.
@@ -57,7 +57,9 @@ def shard_bytes(options: NeighborsConfig, rows: int, dim: int, *, on_gpu: bool =
     elif on_gpu:
         held = CUDA_BYTES + (rows * 2 * dim if options.search == "faiss" else 0)
     else:
-        held = rows * 4 * dim + (2 * PRODUCT_BYTES if options.search == "torch" else 0)
+        held = rows * 4 * dim
+        if options.search == "torch":
+            held += PRODUCT_BYTES + 6 * dim * min(rows, BLOCK_ROWS)
     if options.search.startswith("ivf"):
         lists = 4 * dim * int(options.nlist)
         if options.search == "ivf_pq":
@@ -182,11 +184,9 @@ def estimate(
     return [StageEstimate(stage=name, **vars(cost)) for name, cost in costs]
 
 
-def search_seconds(
-    options: NeighborsConfig, num_samples: int, dim: int, flops: float, cpus: int, gpus: int = 0
-) -> float:
+def search_seconds(options: NeighborsConfig, num_samples: int, dim: int, flops: float, cpus: int) -> float:
     """Seconds of the neighbour search when an exact one does `flops` operations per second."""
-    if options.search == "torch" and gpus >= int(options.shards):
+    if options.search == "torch":
         return 2.0 * num_samples**2 * dim / flops  # measured with the ranking
     ranking = 2.0 * num_samples * (int(options.k) + 17) * dim * float(options.oversample) / (cpus * RANKING_FLOPS)
     if not options.search.startswith("ivf"):

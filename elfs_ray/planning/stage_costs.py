@@ -45,7 +45,7 @@ def embed(work: Work, rates: Rates) -> Cost:
 def neighbors(work: Work, rates: Rates) -> Cost:
     """Search with all shards at once."""
     options, images = work.neighbors, work.images
-    seconds = search_seconds(options, images, work.dim, rates.search_flops * max(1, work.gpus), work.cpus, work.gpus)
+    seconds = search_seconds(options, images, work.dim, rates.search_flops * max(1, work.gpus), work.cpus)
     shards = int(options.shards)
     on_gpu = work.gpus >= shards and not options.search.startswith("ivf")
     held = shard_bytes(options, math.ceil(images / shards), work.dim, on_gpu=on_gpu)

@@ -85,7 +85,7 @@ STAGES = (
     ),
     Stage(
         name="neighbors",
-        version=2,
+        version=3,  # 3: of many equal rows the first ones, on processors
         summary="Find the nearest neighbours of each image.",
         module="elfs_ray.stages.neighbors",
         inputs=lambda _: ("embeddings",),
@@ -97,7 +97,7 @@ STAGES = (
     ),
     Stage(
         name="pseudo_labels",
-        version=3,  # 3: pairs from fewer neighbours where classes are small
+        version=4,  # 3: pairs from fewer neighbours where classes are small; 4: in bfloat16 on more processors
         summary="Cluster the embeddings into pseudo-labels (TEMI).",
         module="elfs_ray.stages.pseudo_labels",
         inputs=lambda _: ("embeddings", "neighbors"),
@@ -146,7 +146,7 @@ STAGES = (
     ),
     Stage(
         name="select",
-        version=2,
+        version=3,  # 3: zcore draws in another way
         summary="Select the coreset.",
         module="elfs_ray.stages.select",
         scope=Scope.PER_BUDGET,

@@ -188,6 +188,29 @@ class TestWeightedOrder:
         assert weighted_order(np.array([0.0, 1.0, 0.0]), np.arange(3), rng).tolist() == [1, 0, 2]
 
 
+@given(st.lists(st.sampled_from([-np.inf, -1.5, -0.0, 0.0, 2.0, 2.5, np.inf]), min_size=1, max_size=80), st.data())
+def test_orders_are_those_of_the_definition(hardness, data):
+    """Mostly equal keys, ids in any order."""
+    hardness, count = np.array(hardness), len(hardness)
+    ids = np.array(data.draw(st.permutations(range(count)))) * 3
+    groups = np.array(data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count)))
+    assert hardness_order(hardness).tolist() == sorted(range(count), key=lambda row: (-hardness[row], row))
+    assert hardness_order(hardness, ids).tolist() == sorted(range(count), key=lambda row: (-hardness[row], ids[row]))
+    for row, rank in enumerate(rank_within(groups, hardness)):
+        before = [other for other in range(count) if groups[other] == groups[row]
+                  and (-hardness[other], other) < (-hardness[row], row)]  # fmt: skip
+        assert rank == len(before)
+
+
+def test_a_stratum_gives_its_members(rng):
+    """Evenly from ten strata of unequal sizes, of which the edges belong to the upper one."""
+    hardness = rng.permutation(np.concatenate([np.arange(11.0), rng.integers(0, 11, 500), rng.random(60) * 10]))
+    chosen = stratified_prune(hardness, 100, 0.0, rng, num_strata=10)
+    counts = np.bincount(np.minimum(hardness[chosen].astype(int), 9), minlength=10)
+    assert counts.tolist() == [10] * 10
+    assert (np.diff(hardness[chosen]) <= 0).all()
+
+
 def test_rank_within_by_hand():
     groups, scores = np.array([1, 0, 1, 1, 3]), np.array([2.0, 0.0, 5.0, 2.0, -1.0])
     assert rank_within(groups, scores).tolist() == [1, 0, 0, 2, 0]

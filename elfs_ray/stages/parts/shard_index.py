@@ -1,7 +1,8 @@
 """What an index shard searches with: exact products, or inverted lists that all shards share.
 
 An index finds candidates fast and inexactly to the last digits; the shard ranks them by exact similarity
-(`core.knn.rank_candidates`). So the number of shards, which changes the order of the sums, does not change the answer.
+(`core.knn.rank_candidates`, `core.exact_index`). So the number of shards, which changes the order of the sums, does not
+change the answer.
 Inverted lists (Jegou et al., 2011): k-means splits the space into `nlist` cells once, from a sample; each shard sorts
 its own rows into the same cells, and a query looks into the `nprobe` nearest. Rows are held in full (ivf_flat) or as
 product codes (ivf_pq), which rank candidates only roughly: there are more of them, and the float16 rows decide.
@@ -18,7 +19,8 @@ from elfs_ray.config import NeighborsConfig
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import rank_candidates
 from elfs_ray.errors import UsageError
-from elfs_ray.planning.cost import CHUNK_ROWS, GIB, GPU_WORK_BYTES, PRODUCT_BYTES, gpu_row_bytes
+from elfs_ray.planning.cost import CHUNK_ROWS, GIB, GPU_WORK_BYTES, gpu_row_bytes
+from elfs_ray.workers.hardware import has_bfloat16
 
 # Beside the candidates asked for: what rounding could put on the wrong side of the last one.
 SPARE = 16
@@ -62,18 +64,20 @@ def build_index(
     Raises:
         UsageError: the rows do not fit the GPU's free memory.
     """
-    if options.search == "torch":
-        return _Products(embeddings, start, stop, options, on_gpu=on_gpu)
+    if options.search == "torch" and on_gpu:
+        return _Products(embeddings, start, stop, options)
     chunks = embeddings.chunks(start, stop, CHUNK_ROWS)
     if trained is not None:
         return _InvertedLists(chunks, stop - start, options, trained)
+    if options.search == "torch":
+        return _Exact(chunks, stop - start)
     return _Flat(chunks, stop - start, options, on_gpu=on_gpu)
 
 
 def why_no_gpu(options: NeighborsConfig) -> str:
     """Why this process cannot use the GPU that Ray gives it; empty if it can.
 
-    Asked only where there is one: torch takes seconds to import, and the processors' search does without.
+    Asked only where there is one: torch takes seconds to import, and inverted lists do without.
     """
     import torch
 
@@ -153,8 +157,36 @@ def _free_gpu_bytes() -> int:
     return free
 
 
+def _held(chunks: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
+    """The rows of unit length, float32 [count, d]."""
+    filled = 0
+    for _, vectors in chunks:
+        if not filled:
+            held = np.empty((count, vectors.shape[1]), dtype=np.float32)
+        held[filled : filled + len(vectors)] = vectors
+        filled += len(vectors)
+    return held
+
+
+class _Exact:
+    """Every row compared with every query by torch, on processors; nothing is missed."""
+
+    def __init__(self, chunks: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> None:
+        import torch
+
+        from elfs_ray.core.exact_index import ExactIndex
+
+        threads = faiss.omp_get_max_threads()
+        torch.set_num_threads(threads)
+        self._index = ExactIndex(_held(chunks, count), bfloat16=has_bfloat16(), threads=threads)
+
+    def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
+        similarity, rows = self._index.search(queries.vectors, k)
+        return rows, similarity
+
+
 class _Flat:
-    """Every row compared with every query."""
+    """Every row compared with every query by faiss."""
 
     def __init__(
         self, chunks: Iterator[tuple[np.ndarray, np.ndarray]], count: int, options: NeighborsConfig, *, on_gpu: bool
@@ -173,12 +205,7 @@ class _Flat:
                 halves.append(half)
             self._held = np.concatenate(halves)
             return
-        filled = 0
-        for _, vectors in chunks:
-            if not filled:
-                self._held = np.empty((count, vectors.shape[1]), dtype=np.float32)
-            self._held[filled : filled + len(vectors)] = vectors
-            filled += len(vectors)
+        self._held = _held(chunks, count)
 
     def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
         wanted = min(self._count, k + SPARE)
@@ -191,27 +218,20 @@ class _Flat:
 
 
 class _Products:
-    """Products that rank their own candidates; on a GPU in half precision, which the rows have as they are stored."""
+    """Products that rank their own candidates, on a GPU in half precision, which the rows have as they are stored."""
 
-    def __init__(
-        self, embeddings: Embeddings, start: int, stop: int, options: NeighborsConfig, *, on_gpu: bool
-    ) -> None:
+    def __init__(self, embeddings: Embeddings, start: int, stop: int, options: NeighborsConfig) -> None:
         import torch
 
         from elfs_ray.core.product_index import BLOCK_BYTES, RANKED_BYTES, ProductIndex
 
-        torch.set_num_threads(faiss.omp_get_max_threads())
-        count, dim, block_bytes = stop - start, embeddings.dim, PRODUCT_BYTES
-        if on_gpu:
-            free = _free_gpu_bytes()
-            check_gpu_memory(options, count, dim, free)
-            left = free - count * gpu_row_bytes(options.search, dim) - 2 * RANKED_BYTES
-            block_bytes = min(BLOCK_BYTES, left // 2)
-            # Else a GPU may add up parts of a long product in half precision.
-            torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-        device = torch.device("cuda" if on_gpu else "cpu")
-        spare = float(options.oversample) - 1
-        self._index = ProductIndex(count, dim, device, spare=spare, block_bytes=block_bytes)
+        count, dim, free = stop - start, embeddings.dim, _free_gpu_bytes()
+        check_gpu_memory(options, count, dim, free)
+        left = free - count * gpu_row_bytes(options.search, dim) - 2 * RANKED_BYTES
+        # Else a GPU may add up parts of a long product in half precision.
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        spare, block_bytes = float(options.oversample) - 1, min(BLOCK_BYTES, left // 2)
+        self._index = ProductIndex(count, dim, torch.device("cuda"), spare=spare, block_bytes=block_bytes)
         for first in range(start, stop, CHUNK_ROWS):
             self._index.add(embeddings.matrix("vector", first, min(first + CHUNK_ROWS, stop)))
 
