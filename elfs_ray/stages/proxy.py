@@ -142,7 +142,8 @@ class _Proxy:
         # What scales its inputs comes from the processor, too.
         inputs = self._on_host if options.folds == 1 or self.on_images else self._on_host[self.rows.cpu()]
         sizes = self._task.num_classes, options.hidden_dim
-        network = build_network(options.model, inputs, *sizes, generator=generator)
+        width = self._task.inputs.dim if isinstance(self._task.inputs, Embeddings) else None
+        network = build_network(options.model, inputs, *sizes, generator=generator, width=width)
         self.parallel = data_parallel(network, self.device)
         self.network = bare(self.parallel)
         self.optimizer = sgd(self.network, float(options.learning_rate), options.momentum, options.weight_decay)
