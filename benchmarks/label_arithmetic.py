@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from elfs_ray.config import PseudoLabelsConfig
 from elfs_ray.core.classifier import epoch_batches
+from elfs_ray.core.components import PrincipalComponents
 from elfs_ray.core.exact_index import ExactIndex
-from elfs_ray.core.features import PrincipalComponents, normalize_rows
+from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import drop_self
 from elfs_ray.core.metrics import cluster_accuracy, mean_and_interval
 from elfs_ray.core.temi import consensus, head_alignment, warmup_schedule

@@ -1,11 +1,11 @@
-"""What shorter trials and narrower inputs do to the search of beta, and to the coreset that it leads to.
+"""What shorter trials and a proxy with narrower inputs do to the search of beta, and to the coreset it leads to.
 
     python benchmarks/small_search.py VECTORS.npy LABELS.npy --images 300 --budget 30 --draws 3
 
 VECTORS.npy holds embeddings [N, d], LABELS.npy their true labels, which only the last step sees. Each draw takes some
 of the images, clusters them (k-means), trains a proxy on the clusters, searches beta with three seeds, and trains on
-the coreset with true labels, five seeds, tested on the other images of the draw. Prints, for each width of the inputs
-of proxy and trials (0: all dimensions) and each number of steps: the validation accuracy at the beta found and its mean
+the coreset with true labels, five seeds, tested on the other images of the draw. Prints, for each width of the proxy's
+inputs (0: all dimensions) and each number of steps of a trial: the validation accuracy at the beta found and its mean
 over all betas, that beta, the accuracy of its coreset in hundredths, and the seconds of processor that the search took;
 in the end means over the draws, and the paired difference of the coreset's accuracy to the first line, with its
 interval of 95 %.
@@ -32,8 +32,8 @@ from elfs_ray.core.splits import stratified_split
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
 
 CPU, SEARCH_SEEDS, TEST_SEEDS = torch.device("cpu"), 3, 5
-# Width of the proxy's inputs, of the trials', and steps of a trial. The first is what the others are compared with.
-VARIANTS = ((0, 0, 500), (256, 256, 500), (256, 256, 200), (256, 256, 100))
+# Width of the proxy's inputs, and steps of a trial. The first is what the others are compared with.
+VARIANTS = ((0, 500), (0, 200), (256, 500), (256, 200), (256, 100))
 
 
 def options(steps: int, classes: int) -> TrainingOptions:
@@ -46,11 +46,11 @@ def reduced(vectors: np.ndarray, width: int) -> np.ndarray:
     return PrincipalComponents(vectors, width).project(vectors) if width else vectors
 
 
-def proxy_scores(inputs: np.ndarray, clusters: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+def proxy_scores(inputs: np.ndarray, clusters: np.ndarray, seed: int, width: int) -> dict[str, np.ndarray]:
     """Training dynamics of the MLP proxy with its defaults."""
     generator, samples = torch.Generator().manual_seed(seed), torch.from_numpy(inputs)
     labels = torch.from_numpy(clusters)
-    network = build_network("mlp", samples, int(labels.max()) + 1, 512, generator=generator)
+    network = build_network("mlp", samples, int(labels.max()) + 1, 512, generator=generator, width=width)
     optimizer, dynamics = sgd(network, 0.005, 0.9, 5e-4), DynamicsAccumulator(len(labels), device=CPU)
     in_epoch = -(-len(labels) // 256)
     epochs = min(200, max(30, -(-2000 // in_epoch)))
@@ -125,15 +125,15 @@ def main() -> None:
         classes = min(len(names), arguments.images // 10)
         clusters = KMeans(classes, n_init=1, random_state=seed).fit_predict(reduced(mine, 64)).astype(np.int64)
         inputs = {width: reduced(mine, min(width, *mine.shape)) for width in (0, 256)}
-        scores = {width: proxy_scores(each, clusters, seed) for width, each in inputs.items()}
+        scores = {width: proxy_scores(each, clusters, seed, mine.shape[1]) for width, each in inputs.items()}
         test = cache(partial(coreset_accuracy, mine, truth, clusters, scores, budget=arguments.budget))
         for variant in VARIANTS:
-            proxy_width, width, steps = variant
+            width, steps = variant
             started = time.process_time()
-            betas, found = search(inputs[width], clusters, scores[proxy_width], arguments.budget, steps, seed)
+            betas, found = search(mine, clusters, scores[width], arguments.budget, steps, seed)
             seconds = time.process_time() - started
             best = int(found.mean(axis=1).round(12).argmax())
-            row = found[best].mean(), found.mean(), betas[best], 100 * test(proxy_width, betas[best]), seconds
+            row = found[best].mean(), found.mean(), betas[best], 100 * test(width, betas[best]), seconds
             rows_of[variant].append(row)
             print(seed, *variant, *(f"{value:.3f}" for value in row), flush=True)
     first = np.array([row[3] for row in rows_of[VARIANTS[0]]])

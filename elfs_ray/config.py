@@ -165,8 +165,7 @@ class ProxyConfig(Section):
     hidden_dim: int = Field(512, ge=1, description="mlp: width of the hidden layer")
     pca_dim: Annotated[int, Field(ge=0)] | Auto = Field(
         "auto",
-        description="mlp, and models on embeddings in the beta search: reduce embeddings first; auto: to 256, where "
-        "they are wider; 0: do not",
+        description="mlp: principal components of the embeddings that it sees; auto: 256, of wider ones; 0: see all",
     )
     image_size: AutoInt = Field("auto", description="on images: pixels a side")
     epochs: AutoInt = Field("auto", description="passes over the samples")

@@ -26,11 +26,14 @@ class EmbeddingClassifier(nn.Module):
     mean: Float[Tensor, " d"]
     scale: Float[Tensor, ""]
 
-    def __init__(self, inputs: Float[Tensor, "N d"]) -> None:
+    def __init__(self, inputs: Float[Tensor, "N d"], width: int | None = None) -> None:
         super().__init__()
         mean = inputs.mean(dim=0)
+        scale = (inputs - mean).square().mean().sqrt()
+        if width is not None:
+            scale = scale * (inputs.shape[1] / width) ** 0.5
         self.register_buffer("mean", mean)
-        self.register_buffer("scale", (inputs - mean).square().mean().sqrt().clamp_min(1e-6))
+        self.register_buffer("scale", scale.clamp_min(1e-6))
 
     def scaled(self, inputs: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Inputs as the first layer takes them."""
@@ -65,11 +68,28 @@ class MlpClassifier(EmbeddingClassifier):
     """Linear d -> hidden, ReLU, Linear -> C on scaled inputs."""
 
     def __init__(
-        self, inputs: Float[Tensor, "N d"], num_classes: int, hidden_dim: int, *, generator: torch.Generator
+        self,
+        inputs: Float[Tensor, "N d"],
+        num_classes: int,
+        hidden_dim: int,
+        *,
+        generator: torch.Generator,
+        width: int | None = None,
     ) -> None:
-        """Size the network for `inputs` [N, d], and take their mean and overall deviation."""
-        super().__init__(inputs)
+        """Size the network for `inputs` [N, d], and take their mean and overall deviation.
+
+        Args:
+            inputs: that it will be trained on.
+            num_classes: width of the logits.
+            hidden_dim: width of the hidden layer.
+            generator: source of the weights.
+            width: of the vectors whose principal components the inputs are: the network then learns as fast as one that
+                sees all of them, since the rate at which the first layer learns follows the length of its inputs.
+        """
+        super().__init__(inputs, width)
         self.hidden = _linear(inputs.shape[1], hidden_dim, generator)
+        if width is not None:
+            self.hidden.weight.data *= (inputs.shape[1] / width) ** 0.5
         self.output = _linear(hidden_dim, num_classes, generator)
 
     @property
@@ -186,6 +206,7 @@ def build_network(
     hidden_dim: int,
     *,
     generator: torch.Generator,
+    width: int | None = None,
 ) -> nn.Module:
     """A network by name, for such inputs.
 
@@ -195,11 +216,12 @@ def build_network(
         num_classes: width of the logits.
         hidden_dim: mlp: width of its hidden layer.
         generator: source of the weights.
+        width: mlp: of the vectors whose principal components the inputs are, if they are such.
     """
     if name == "linear":
         return LinearClassifier(inputs, num_classes, generator=generator)
     if name == "mlp":
-        return MlpClassifier(inputs, num_classes, hidden_dim, generator=generator)
+        return MlpClassifier(inputs, num_classes, hidden_dim, generator=generator, width=width)
     network = ResNet(name, inputs.shape[-1], num_classes, generator=generator)
     return network.to(memory_format=torch.channels_last)
 

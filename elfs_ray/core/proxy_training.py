@@ -85,17 +85,20 @@ class ProxyTraining:
         *,
         seed: int,
         device: torch.device,
+        width: int | None = None,
     ) -> None:
         """Build the first network and place the data.
 
         Args:
-            samples: embeddings of unit length, float32 [N, d], or pixels uint8 [N, 3, s, s].
+            samples: embeddings of unit length or their principal components, float32 [N, d]; or pixels uint8
+                [N, 3, s, s].
             labels: int64 [N].
             options: of the training.
             seed: of all that is drawn.
             device: to train on.
+            width: of the embeddings, where the samples may be components of them.
         """
-        self._options, self._seed, self._device = options, seed, device
+        self._options, self._seed, self._device, self._width = options, seed, device, width
         self._on_images = samples.ndim > 2
         self._labels = torch.tensor(labels, device=device)
         # Drawn on the processor: the folds are the same on every device.
@@ -119,7 +122,7 @@ class ProxyTraining:
         # What scales its inputs comes from the processor, too.
         inputs = self._on_host if options.folds == 1 or self._on_images else self._on_host[self._rows.cpu()]
         sizes = options.num_classes, options.hidden_dim
-        network = build_network(options.model, inputs, *sizes, generator=generator)
+        network = build_network(options.model, inputs, *sizes, generator=generator, width=self._width)
         self._parallel = data_parallel(network, self._device)
         self._network = bare(self._parallel)
         self._optimizer = sgd(self._network, options.learning_rate, options.momentum, options.weight_decay)

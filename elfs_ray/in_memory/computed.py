@@ -19,7 +19,7 @@ from elfs_ray.core.proxy_training import ProxyTraining
 from elfs_ray.core.seeds import derived_seed
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import Needs, SelectionInputs, SelectionMethod, balances
-from elfs_ray.planning.auto_options import choose_pca_dim, choose_proxy, choose_pseudo_labels, neighbors_of_each
+from elfs_ray.planning.auto_options import choose_proxy, choose_pseudo_labels, neighbors_of_each
 from elfs_ray.stages.parts.training_options import proxy_options, temi_options, temi_schedule
 from elfs_ray.stages.pseudo_labels import SEED_NAME
 from elfs_ray.workers.compute import device_of_task
@@ -65,15 +65,6 @@ class Computed:
     def vectors(self) -> np.ndarray:
         """Rows of unit length, float32 [n, d]."""
         return normalize_rows(self.halves)
-
-    @cached_property
-    def components(self) -> np.ndarray:
-        """What classifiers see of the rows: their leading principal components, float32 [n, dim], or all of them."""
-        count, width = self.halves.shape
-        dim = choose_pca_dim(self.config.proxy, count, width)
-        if not dim:
-            return self.vectors
-        return PrincipalComponents(self.vectors[sample_for_components(count)], dim).project(self.vectors)
 
     @cached_property
     def neighbors(self) -> tuple[np.ndarray, np.ndarray]:
@@ -127,9 +118,17 @@ class Computed:
         section = choose_proxy(self.config.proxy, there.device, there.units, count, dim, 0.0, **there.dtypes)
         options = proxy_options(section, self.num_classes)
         labels, seed = self.pseudo_labels.astype(np.int64), self.seed("proxy")
-        proxy = ProxyTraining(self.components, labels, options, seed=seed, device=self.device)
+        seen = self._components(int(section.pca_dim))
+        proxy = ProxyTraining(seen, labels, options, seed=seed, device=self.device, width=dim)
         self._train("proxy training", proxy.train_epoch, options.total_epochs)
         return proxy.scores(proxy.all_dynamics())
+
+    def _components(self, dim: int) -> np.ndarray:
+        """Leading principal components of the rows, float32 [n, dim]; 0: the rows as they are."""
+        if not dim:
+            return self.vectors
+        fitted = self.vectors[sample_for_components(len(self.vectors))]
+        return PrincipalComponents(fitted, dim).project(self.vectors)
 
     def _train(self, title: str, train_epoch: Callable[..., None], epochs: int) -> None:
         """Train to the end and show how far it is."""

@@ -53,7 +53,7 @@ MIN_BFLOAT16_BATCH = 256
 MLP_LEARNING_RATE = 0.02
 MLP_PROXY_LEARNING_RATE = 0.005
 RESNET_PROXY_LEARNING_RATE = 0.1
-# Principal components that the MLPs of proxy and beta search see of wider embeddings (docs/results.md).
+# Principal components that an MLP proxy sees of wider embeddings (docs/results.md).
 MLP_PCA_DIM = 256
 
 # Networks that an evaluation trains: optimizer steps, rows of a batch, learning rate. Those of the large ones are the
@@ -253,7 +253,7 @@ def choose_proxy(
         size, epochs = 0, min(200, max(30, math.ceil(2000 / steps_per_epoch)))
         learning_rate = MLP_PROXY_LEARNING_RATE
     workers = units if device == "cuda" else 1
-    pca_dim = choose_pca_dim(section, num_samples, embedding_dim) if model == "mlp" else 0
+    pca_dim = _components(section, num_samples, embedding_dim) if model == "mlp" else 0
     return _fill(
         section.model_copy(update={"model": model, "pca_dim": pca_dim}),
         image_size=size,
@@ -264,8 +264,8 @@ def choose_proxy(
     )
 
 
-def choose_pca_dim(section: ProxyConfig, num_samples: int, embedding_dim: int) -> int:
-    """Principal components that models on embeddings see, in the proxy and in the beta search; 0: all dimensions."""
+def _components(section: ProxyConfig, num_samples: int, embedding_dim: int) -> int:
+    """Principal components that an MLP proxy sees; 0: all dimensions."""
     wanted = MLP_PCA_DIM if section.pca_dim == "auto" else int(section.pca_dim)
     return min(wanted, num_samples) if wanted < embedding_dim else 0
 

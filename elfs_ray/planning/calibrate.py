@@ -34,7 +34,6 @@ from elfs_ray.planning.auto_options import (
     choose_beta_search,
     choose_embed,
     choose_evaluations,
-    choose_pca_dim,
     choose_proxy,
     choose_pseudo_labels,
     neighbors_of_each,
@@ -95,7 +94,6 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
     largest = max(budget_count(budget, source.count) for budget in config.budgets)
     search = choose_beta_search(config.beta_search, config.evaluate, side, largest, **dtypes)
     searching = training_options(search, search.model, classes, config.proxy.hidden_dim)
-    searched_dim = choose_pca_dim(config.proxy, source.count, dim) or dim
     device = torch.device(hardware.device)
     rates = Rates(
         check=check + read_seconds,
@@ -104,7 +102,7 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
         search_flops=_search_flops(dim, hardware),
         pseudo_labels_step=_pseudo_labels_step(pseudo_labels, dim, classes, device),
         proxy_step=_proxy_step(proxy, int(proxy.pca_dim) or dim, classes, device),
-        search_step=_model_step(searching, int(search.image_size), searched_dim, largest, search.seeds, device),
+        search_step=_model_step(searching, int(search.image_size), dim, largest, search.seeds, device),
         evaluate_steps={
             model: _model_step(
                 training_options(options, model, classes, options.hidden_dim),

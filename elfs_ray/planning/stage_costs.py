@@ -5,7 +5,7 @@ Seconds begin with those of a stage without work, measured on the digits.
 
 import math
 
-from elfs_ray.planning.auto_options import GPU_SHARES, choose_pca_dim, trained_together
+from elfs_ray.planning.auto_options import GPU_SHARES, trained_together
 from elfs_ray.planning.cost import WORKER_BYTES, Cost, Rates, Work, search_seconds, shard_bytes
 
 # Of a point of the map, on one core; more than some do not help.
@@ -83,7 +83,6 @@ def beta_search(work: Work, rates: Rates) -> Cost:
     """Train on the coresets of all candidates, some at a time, each with all its seeds."""
     options = work.beta_search
     trials = work.search_trainings // options.seeds
-    pca_dim = choose_pca_dim(work.proxy, work.images, work.dim)
     rounds = math.ceil(trials / _at_once(work, int(options.image_size)))
     # A step goes forward and back; testing goes forward alone, a third of it.
     steps = int(options.steps) + options.validation_fraction * work.images / (3 * int(options.batch_size))
@@ -91,7 +90,7 @@ def beta_search(work: Work, rates: Rates) -> Cost:
         6.0 + rounds * rates.search_step * steps,
         work.search_trainings,
         actors=min(trials, _at_once(work)),
-        actor_bytes=WORKER_BYTES + 4 * work.images * (pca_dim or work.dim),
+        actor_bytes=WORKER_BYTES + 4 * work.images * work.dim,
     )
 
 

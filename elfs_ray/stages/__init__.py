@@ -133,7 +133,7 @@ STAGES = (
     ),
     Stage(
         name="beta_search",
-        version=6,  # 6: so do trials on embeddings, which train all seeds at once
+        version=6,  # 6: trials of small coresets take fewer steps
         summary="Search the share of hardest images to drop.",
         module="elfs_ray.stages.beta_search",
         scope=Scope.PER_BUDGET,

@@ -29,7 +29,7 @@ from elfs_ray.core.pruning import beta_grid
 from elfs_ray.core.splits import stratified_split
 from elfs_ray.errors import UsageError
 from elfs_ray.methods import SelectionInputs, get_method, select_coreset
-from elfs_ray.planning.auto_options import GPU_SHARES, choose_beta_search, choose_pca_dim
+from elfs_ray.planning.auto_options import GPU_SHARES, choose_beta_search
 from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.stages.identity import method_of
 from elfs_ray.stages.parts.method_inputs import count_classes, labeled_mask, labels_in_use, read_inputs
@@ -51,7 +51,6 @@ class SearchData:
         options: how it trains.
         inputs: what the method selects from.
         samples: what the network sees of all samples; or that in memory, float32 [N, dim].
-        pca_dim: principal components that it sees of embeddings; 0: all dimensions.
         splits: positions of training and validation samples, for each seed.
     """
 
@@ -64,7 +63,6 @@ class SearchData:
     budget: int
     num_classes: int
     hidden_dim: int
-    pca_dim: int
     seed: int
 
     @property
@@ -89,7 +87,6 @@ def run(context: StageContext) -> StageResult:
     options = choose_beta_search(config.beta_search, config.evaluate, median_side(store), budget, **dtypes)
     options = context.as_begun(options)
     context.begin(options)
-    pca_dim = _pca_dim(config, options, context.embeddings)
     betas = betas_to_try(options, budget / context.table("samples").rows)
     method = method_of(config)
     candidates = method.candidates(betas)
@@ -101,7 +98,7 @@ def run(context: StageContext) -> StageResult:
     )
     best = best_candidate(accuracies, steps, within_noise=method.takes_first_within_noise)
     return StageResult(
-        chosen={**options.model_dump(mode="json"), "betas": betas, "pca_dim": pca_dim},
+        chosen={**options.model_dump(mode="json"), "betas": betas},
         metrics={
             "found": candidates[best],
             "beta": candidates[best].get("beta"),
@@ -115,11 +112,6 @@ def run(context: StageContext) -> StageResult:
 def _parts(options: BetaSearchConfig) -> int:
     """Reports of a trial that runs to its end."""
     return ASHA_PARTS if options.scheduler == "asha" else 1
-
-
-def _pca_dim(config: RunConfig, options: BetaSearchConfig, embeddings: Embeddings) -> int:
-    """Components that trials see; 0 on images, which may come without embeddings."""
-    return 0 if options.image_size else choose_pca_dim(config.proxy, embeddings.rows, embeddings.dim)
 
 
 def betas_to_try(options: BetaSearchConfig, keep_fraction: float) -> list[float]:
@@ -213,7 +205,6 @@ def _load(
         budget=budget,
         num_classes=count_classes(store, config),
         hidden_dim=config.proxy.hidden_dim,
-        pca_dim=_pca_dim(config, options, Embeddings(store)),
         seed=seeds[1],
     )
 
@@ -256,7 +247,7 @@ def _mapped(data: SearchData) -> np.ndarray:
     samples = data.samples
     if isinstance(samples, np.ndarray):
         return samples
-    return samples.mapped_squares() if isinstance(samples, Pixels) else samples.mapped_components(data.pca_dim)
+    return samples.mapped_squares() if isinstance(samples, Pixels) else samples.mapped_unit_vectors()
 
 
 def _coreset(data: SearchData, found: dict[str, Any], training: np.ndarray, rng: np.random.Generator) -> np.ndarray:

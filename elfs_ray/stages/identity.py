@@ -197,7 +197,7 @@ def of_search(case: Case) -> Any:
     """Of the trials, and what they select."""
     config = case.config
     trained = train_as_evaluated(config.beta_search, config.evaluate).identity()
-    return [trained, config.proxy.hidden_dim, config.proxy.pca_dim, *of_select(case)]
+    return [trained, config.proxy.hidden_dim, *of_select(case)]
 
 
 def of_evaluate(case: Case) -> Any:

@@ -79,7 +79,8 @@ def _train(task: ProxyTask, worker: Training) -> None:
     seen, options = task.inputs, proxy_options(task.options, task.num_classes)
     samples = seen.mapped_squares() if isinstance(seen, Pixels) else seen.mapped_components(int(task.options.pca_dim))
     labels = Table(task.store, task.labels).column("label").astype(np.int64)
-    proxy = ProxyTraining(samples, labels, options, seed=task.seed, device=worker.device)
+    width = seen.dim if isinstance(seen, Embeddings) else None
+    proxy = ProxyTraining(samples, labels, options, seed=task.seed, device=worker.device, width=width)
     total = options.total_epochs
     for number in range(worker.load(proxy.load), total):
         proxy.train_epoch(number, partial(_show, task, worker, number * len(labels)))

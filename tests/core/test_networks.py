@@ -49,3 +49,15 @@ def test_networks_by_name(name):
     assert one.eval()(inputs).shape == (6, 4)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     assert not torch.equal(next(one.parameters()), next(other.parameters()))
+
+
+def test_components_are_taken_as_the_vectors_that_they_are_of():
+    """As long, after scaling, and met by weights of the same size."""
+    components = torch.randn(50, 3, generator=generator())
+    basis = torch.linalg.qr(torch.randn(27, 3, generator=generator(1))).Q
+    whole = build_network("mlp", components @ basis.T, 4, 512, generator=generator())
+    reduced = build_network("mlp", components, 4, 512, generator=generator(), width=27)
+    assert reduced.scale.item() == pytest.approx(whole.scale.item())
+    assert reduced.hidden.weight.std().item() == pytest.approx(whole.hidden.weight.std().item(), rel=0.05)
+    other = build_network("mlp", components, 4, 512, generator=generator())
+    assert other.scale.item() == pytest.approx(3 * whole.scale.item())

@@ -72,13 +72,12 @@ def test_a_trial_of_the_search_stays_on_the_card(model, on_card):
         options=options,
         select=SelectConfig(method="random"),
         inputs=SelectionInputs(np.arange(SAMPLES)),
-        samples=SimpleNamespace(mapped_components=lambda _: inputs),
+        samples=SimpleNamespace(mapped_unit_vectors=lambda: inputs),
         labels=np.arange(SAMPLES) % CLASSES,
         splits=[(np.arange(30), np.arange(30, SAMPLES)), (np.arange(10, SAMPLES), np.arange(10))],
         budget=10,
         num_classes=CLASSES,
         hidden_dim=16,
-        pca_dim=0,
         seed=0,
     )
     [report] = beta_search.run_trial(data, {"number": 0, "found": {}})
