@@ -5,7 +5,9 @@ import shutil
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from board_logs import logged
@@ -13,11 +15,14 @@ from elfs_ray import select
 from elfs_ray.artifacts.record import Unit
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
-from elfs_ray.config import BetaSearchConfig, EvaluateConfig, RunConfig
+from elfs_ray.config import BetaSearchConfig, EvaluateConfig, RunConfig, SelectConfig
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
+from elfs_ray.core.pruning import beta_grid
+from elfs_ray.core.splits import stratified_split
+from elfs_ray.methods import SelectionInputs
 from elfs_ray.planning.auto_options import choose_beta_search
-from elfs_ray.stages import identity
+from elfs_ray.stages import beta_search, identity
 from elfs_ray.stages.context import StageContext
 from elfs_ray.stages.descriptor import Case
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
@@ -191,3 +196,22 @@ def test_actors_lost_between_and_in_trials(search, tmp_path):
         watcher.join()
     assert len(killed) == 2
     assert disturbed.equals(undisturbed)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 7])
+def test_a_coreset_of_few_samples(count, rng):
+    """Every beta leaves one, and samples that all have labels are all there is to train on."""
+    labels = np.arange(count) % 2
+    dynamics = {"aum": rng.random(count)}
+    for budget in range(1, count):
+        for labeled in {0, budget - 1}:
+            mask = np.arange(count) < labeled
+            inputs = SelectionInputs(np.arange(count), dynamics=dynamics, labeled=mask)
+            data = SimpleNamespace(select=SelectConfig(balance="none"), inputs=inputs, budget=budget, labels=labels)
+            for beta in beta_grid(budget / count):
+                training, held_out = stratified_split(labels, 0.1, rng)
+                chosen = beta_search._coreset(data, {"beta": beta}, training, rng)
+                assert set(chosen) <= set(training)
+                assert set(np.flatnonzero(mask)) & set(training) <= set(chosen)
+                assert len(set(chosen)) == len(chosen) > 0
+                assert len(held_out)
