@@ -36,10 +36,6 @@ EXACT_SECONDS = 1800
 # Inverted lists: rows that a list is trained from, at most so many lists, and how many of them a query looks into.
 POINTS_PER_LIST, MAX_LISTS, PROBES = 39, 16_384, 64
 
-# Pairs of a batch from which TEMI's heads train in bfloat16 on processors that have it. It was measured with 512; a
-# step of fewer also spends its time beside the products.
-MIN_BFLOAT16_BATCH = 256
-
 # SGD with momentum 0.9. An MLP on embeddings diverges from about 0.3 on. As a proxy it learns more slowly: the margins
 # then separate wrong pseudo-labels better than those of a network that fits everything in its first epochs.
 MLP_LEARNING_RATE = 0.02
@@ -154,24 +150,9 @@ def choose_neighbors(
 
 
 def choose_pseudo_labels(
-    section: PseudoLabelsConfig,
-    device: str,
-    units: int,
-    num_samples: int,
-    embedding_dim: int,
-    *,
-    bfloat16: bool = False,
+    section: PseudoLabelsConfig, device: str, units: int, num_samples: int, embedding_dim: int
 ) -> PseudoLabelsConfig:
-    """TEMI options: the paper's on a GPU; on a CPU fewer, narrower heads on PCA-reduced embeddings.
-
-    Args:
-        section: the options asked for.
-        device: that trains.
-        units: GPUs, or 1.
-        num_samples: images.
-        embedding_dim: width of their embeddings.
-        bfloat16: whether the processors have instructions for it.
-    """
+    """TEMI options: the paper's on a GPU; on a CPU fewer, narrower heads on PCA-reduced embeddings."""
     if device == "cuda":
         chosen = _fill(
             section,
@@ -199,7 +180,7 @@ def choose_pseudo_labels(
             epochs=min(200, max(40, math.ceil(1000 / steps_per_epoch))),
             learning_rate=1e-3,
             teacher_momentum=0.98,
-            dtype="bfloat16" if bfloat16 and batch >= MIN_BFLOAT16_BATCH else "float32",
+            dtype="float32",
             workers=1,
         )
     batch_size = min(int(chosen.batch_size), num_samples)

@@ -99,9 +99,7 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
     vectors = config.embed.vectors
     embedding = _ready_vectors(config) if vectors else _encoding(config, source.count, good, side, hardware)
     dim, classes = embedding.dim, config.num_classes
-    pseudo_labels = choose_pseudo_labels(
-        config.pseudo_labels, hardware.device, hardware.units, source.count, dim, bfloat16=hardware.bfloat16
-    )
+    pseudo_labels = choose_pseudo_labels(config.pseudo_labels, hardware.device, hardware.units, source.count, dim)
     dtypes = hardware.dtypes
     proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, side, **dtypes)
     evaluate = choose_evaluations(config.evaluate, side, **dtypes)

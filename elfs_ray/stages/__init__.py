@@ -82,7 +82,7 @@ STAGES = (
     ),
     Stage(
         name="pseudo_labels",
-        version=2,  # 2: in bfloat16 on more processors
+        version=1,
         summary="Cluster the embeddings into pseudo-labels (TEMI).",
         module="elfs_ray.stages.pseudo_labels",
         inputs=lambda _: ("embeddings", "neighbors"),

@@ -62,8 +62,9 @@ def run(context: StageContext) -> StageResult:
             f"num_classes is {num_classes}, but there are only {num_samples} samples; pass a smaller --num-classes"
         )
     hardware = context.hardware
-    section, sizes = context.config.pseudo_labels, (num_samples, embeddings.dim)
-    options = choose_pseudo_labels(section, hardware.device, hardware.units, *sizes, bfloat16=hardware.bfloat16)
+    options = choose_pseudo_labels(
+        context.config.pseudo_labels, hardware.device, hardware.units, num_samples, embeddings.dim
+    )
     total = int(options.epochs) * num_samples
     with context.counting("clustering", total, "samples") as counter:
         task = TemiTask(store, context.work, options, num_classes, context.seed(unit=SEED_NAME), counter)

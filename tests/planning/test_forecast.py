@@ -129,19 +129,6 @@ class TestCosts:
         assert whole.seconds - apart.seconds == pytest.approx(2 * RATES.search_step * (500 + 5_000 / 384))
         assert (whole.actors, apart.actors) == (9, 27)
 
-    @pytest.mark.parametrize(
-        ("device", "images", "bfloat16", "dtype"),
-        [
-            ("cpu", 4096, True, "bfloat16"),
-            ("cpu", 4095, True, "float32"),
-            ("cpu", 50_000, False, "float32"),
-            ("cuda", 300, False, "bfloat16"),
-        ],
-    )
-    def test_heads_train_in_bfloat16_where_it_pays(self, device, images, bfloat16, dtype):
-        section = load_config({"input": "/x", "num_classes": 2, "budgets": [5]}).pseudo_labels
-        assert choose_pseudo_labels(section, device, 1, images, 512, bfloat16=bfloat16).dtype == dtype
-
     def test_lists_are_cheaper_for_millions(self):
         million = 1_000_000
         section = load_config({"input": "/x", "num_classes": 2, "budgets": [5]}).neighbors
