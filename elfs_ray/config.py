@@ -146,9 +146,7 @@ class PseudoLabelsConfig(Section):
         "auto", description="share of the old teacher kept at each step; auto: 0.996, less where steps are few"
     )
     prior_momentum: float = Field(0.9, ge=0, lt=1, description="share of the old class prior kept at each step")
-    dtype: Literal[Auto, Arithmetic] = Field(
-        "auto", description="of the heads; auto: bfloat16 wherever it's fast; sums: float32"
-    )
+    dtype: Literal[Auto, Arithmetic] = Field("auto", description="of the heads; auto: bfloat16 on GPUs; sums: float32")
     assignment: Literal["mean", "best_head"] = Field(
         "mean", description="mean of the aligned heads' probabilities, or the head with the lowest training loss"
     )

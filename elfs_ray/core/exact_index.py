@@ -20,8 +20,8 @@ from torch import Tensor
 from elfs_ray.core.compiled import compiled
 from elfs_ray.core.knn import shard_ranges, similarity_of
 
-BLOCK_QUERIES, BLOCK_ROWS = 256, 32_768
-"""Whose products are held at once."""
+BLOCK_QUERIES, BLOCK_ROWS = 1024, 32_768
+"""Whose products are held at once; threads wait for each other after each block."""
 GROUPS, SMALLEST_GROUP, LARGEST_GROUP = 4, 8, 64
 """Products are first looked at in groups: so many for each neighbour, of a size between these."""
 WORTH_ROUNDING = 32

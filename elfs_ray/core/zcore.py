@@ -3,6 +3,8 @@
 Symbols: N samples, d dimensions of the embedding, s draws, m dimensions in a view.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, no_type_check
 
 import numba
@@ -10,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
 from elfs_ray.core.compiled import compiled
+from elfs_ray.core.knn import shard_ranges
 
 TILE_ROWS, TILE_COLUMNS = 256, 16
 # Sums of so many parts of the draws are added up, whatever the threads: so a score does not depend on these. Fewer
@@ -34,7 +37,7 @@ class Draws(NamedTuple):
 def as_columns(embeddings: Float[np.ndarray, "N d"]) -> Float32[np.ndarray, "d N"]:
     """The embeddings dimension by dimension, each of them in one piece, as views of few dimensions read them."""
     columns = np.empty(embeddings.shape[::-1], dtype=np.float32)
-    _transpose(embeddings, columns)
+    _in_threads(_transpose, -(-len(embeddings) // TILE_ROWS), embeddings, columns)
     return columns
 
 
@@ -50,7 +53,7 @@ def draw(columns: Float32[np.ndarray, "d N"], count: int, view_dims: int, rng: n
         rng: source of the draws.
     """
     low, middle, high = np.empty((3, len(columns)), dtype=np.float64)
-    _summarize(columns, low, middle, high)
+    _in_threads(_summarize, len(columns), columns, low, middle, high)
     dims = rng.integers(len(columns) - np.arange(view_dims), size=(count, view_dims))
     _make_distinct(dims, len(columns))
     uniform = rng.random((count, view_dims))
@@ -85,7 +88,8 @@ def coverage_scores(
     edges = np.linspace(0, len(draws.dims), parts + 1).astype(np.int64)
     scores = np.zeros((parts, count), dtype=np.float64)
     neighbors = min(num_neighbors, count - 1)
-    _score_draws(columns, draws.dims, draws.points.astype(np.float32), edges, neighbors, exponent, scores)
+    given = columns, draws.dims, draws.points.astype(np.float32), edges, (neighbors, exponent), scores
+    _in_threads(_score_draws, parts, *given)
     return scores.sum(axis=0)
 
 
@@ -95,12 +99,23 @@ def min_max(scores: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
     return (scores - low) / (high - low) if high > low else np.zeros_like(scores)
 
 
+def _in_threads(loop: Callable[..., None], count: int, *given: object) -> None:
+    """Run a compiled loop over 0..count-1 in as many threads as numba may use.
+
+    numba's own parallel loops take longer to compile, which the first run on a machine waits for.
+    """
+    threads = min(count, numba.get_num_threads())
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(loop, start, stop, *given) for start, stop in shard_ranges(count, threads)]:
+            done.result()
+
+
 # What numba compiles is kept from the checks that the tests put around functions: it could not compile those.
-@compiled(parallel=True)
+@compiled(nogil=True)
 @no_type_check
-def _transpose(rows: np.ndarray, columns: np.ndarray) -> None:
-    """Copy in tiles that fit a cache, with all threads: several times faster than numpy, twice as fast as torch."""
-    for tile in numba.prange(-(-len(rows) // TILE_ROWS)):
+def _transpose(start: int, stop: int, rows: np.ndarray, columns: np.ndarray) -> None:
+    """Copy in tiles that fit a cache: with all threads several times faster than numpy, twice as fast as torch."""
+    for tile in range(start, stop):
         first, last = tile * TILE_ROWS, min(len(rows), (tile + 1) * TILE_ROWS)
         for left in range(0, rows.shape[1], TILE_COLUMNS):
             for column in range(left, min(rows.shape[1], left + TILE_COLUMNS)):
@@ -108,12 +123,14 @@ def _transpose(rows: np.ndarray, columns: np.ndarray) -> None:
                     columns[column, row] = rows[row, column]
 
 
-@compiled(parallel=True)
+@compiled(nogil=True)
 @no_type_check
-def _summarize(columns: np.ndarray, low: np.ndarray, middle: np.ndarray, high: np.ndarray) -> None:
+def _summarize(
+    start: int, stop: int, columns: np.ndarray, low: np.ndarray, middle: np.ndarray, high: np.ndarray
+) -> None:
     """Least, median and greatest value of each dimension."""
     half = columns.shape[1] // 2
-    for column in numba.prange(len(columns)):
+    for column in range(start, stop):
         values = columns[column]
         low[column], high[column] = _range(values)
         upper = _nth_smallest(values, half + 1)
@@ -140,19 +157,24 @@ def _make_distinct(dims: np.ndarray, width: int) -> None:
             dims[row, number] = order[number]
 
 
-@compiled(parallel=True)
+@compiled(nogil=True)
 @no_type_check
 def _score_draws(
+    start: int,
+    stop: int,
     columns: np.ndarray,
     dims: np.ndarray,
     points: np.ndarray,
     edges: np.ndarray,
-    num_neighbors: int,
-    exponent: float,
+    penalty: tuple[int, float],
     scores: np.ndarray,
 ) -> None:
-    """Each part of the draws adds to its own row of `scores`, so that threads do not meet."""
-    for part in numba.prange(len(edges) - 1):
+    """Each part of the draws adds to its own row of `scores`, so that threads do not meet.
+
+    The penalty is shared by so many samples, and falls with distance to this power.
+    """
+    num_neighbors, exponent = penalty
+    for part in range(start, stop):
         distances = np.empty(columns.shape[1], dtype=np.float32)
         near = np.empty(columns.shape[1] + 1, dtype=np.int64)
         for number in range(edges[part], edges[part + 1]):

@@ -99,7 +99,6 @@ class Computed:
             dim,
             num_classes=classes,
             neighbors=self.neighbors[0].shape[1],
-            bfloat16=there.bfloat16,
         )
         seed, epochs = self.seed(SEED_NAME), int(options.epochs)
         features = np.concatenate(list(reduced_features(self.vectors, int(options.pca_dim), seed)))

@@ -44,10 +44,6 @@ EXACT_SECONDS = 1800
 # Inverted lists: rows that a list is trained from, at most so many lists, and how many of them a query looks into.
 POINTS_PER_LIST, MAX_LISTS, PROBES = 39, 16_384, 64
 
-# Pairs of a batch from which TEMI's heads train in bfloat16 on processors that have it. It was measured with 512; a
-# step of fewer also spends its time beside the products.
-MIN_BFLOAT16_BATCH = 256
-
 # SGD with momentum 0.9. An MLP on embeddings diverges from about 0.3 on. As a proxy it learns more slowly: the margins
 # then separate wrong pseudo-labels better than those of a network that fits everything in its first epochs.
 MLP_LEARNING_RATE = 0.02
@@ -184,7 +180,6 @@ def choose_pseudo_labels(
     *,
     num_classes: int,
     neighbors: int,
-    bfloat16: bool = False,
 ) -> PseudoLabelsConfig:
     """TEMI options: the paper's on a GPU; on a CPU fewer, narrower heads on PCA-reduced embeddings.
 
@@ -196,7 +191,6 @@ def choose_pseudo_labels(
         embedding_dim: width of the rows.
         num_classes: clusters.
         neighbors: of each row that were found. Beyond the size of a class they are of other classes.
-        bfloat16: whether the processors have instructions for it.
     """
     section = _fill(section, num_neighbors=max(1, min(neighbors, num_samples // (2 * num_classes))))
     if device == "cuda":
@@ -226,7 +220,7 @@ def choose_pseudo_labels(
             epochs=min(200, max(40, math.ceil(1000 / steps_per_epoch))),
             learning_rate=1e-3,
             teacher_momentum=0.98,
-            dtype="bfloat16" if bfloat16 and batch >= MIN_BFLOAT16_BATCH else "float32",
+            dtype="float32",
             workers=1,
         )
     batch_size = min(int(chosen.batch_size), num_samples)

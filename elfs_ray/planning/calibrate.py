@@ -85,7 +85,6 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
         dim,
         num_classes=classes,
         neighbors=neighbors_of_each(config.neighbors, source.count),
-        bfloat16=hardware.bfloat16,
     )
     dtypes = hardware.dtypes
     proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, dim, side, **dtypes)

@@ -27,7 +27,7 @@ CHUNK_ROWS = 16_384
 CORE_FLOPS, GPU_FLOPS = 50e9, 20e12
 
 # Of `search=torch` on processors: products of a block, also in bfloat16; rows of the block, which are rounded beside.
-PRODUCT_BYTES, BLOCK_ROWS = 2**26, 32_768
+PRODUCT_BYTES, BLOCK_ROWS = 2**28, 32_768
 # Beside the rows in a GPU: blocks of products and of candidates' rows at their smallest, or what faiss sets aside.
 GPU_WORK_BYTES = 3 * 2**29
 # Main memory of a process that uses a GPU, for CUDA and its libraries; assumed, not measured.

@@ -97,7 +97,7 @@ STAGES = (
     ),
     Stage(
         name="pseudo_labels",
-        version=4,  # 3: pairs from fewer neighbours where classes are small; 4: in bfloat16 on more processors
+        version=3,  # 3: pairs from fewer neighbours where classes are small
         summary="Cluster the embeddings into pseudo-labels (TEMI).",
         module="elfs_ray.stages.pseudo_labels",
         inputs=lambda _: ("embeddings", "neighbors"),

@@ -60,7 +60,6 @@ def run(context: StageContext) -> StageResult:
         *sizes,
         num_classes=num_classes,
         neighbors=context.table("neighbors").schema.field("ids").type.list_size,
-        bfloat16=hardware.bfloat16,
     )
     total = int(options.epochs) * num_samples
     with context.counting("clustering", total, "samples") as counter:

@@ -88,7 +88,7 @@ def test_points_lie_between_the_extremes_about_the_median(values):
     """The median is exact, of an even number of values too, and of equal ones."""
     columns = as_columns(np.array(values, np.float32)[:, None] / 3)
     low, middle, high = np.empty((3, 1))
-    zcore._summarize(columns, low, middle, high)
+    zcore._summarize(0, 1, columns, low, middle, high)
     assert (low[0], high[0]) == (columns.min(), columns.max())
     assert middle[0] == pytest.approx(np.median(columns.astype(np.float64)), abs=1e-12)
 

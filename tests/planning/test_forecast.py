@@ -70,7 +70,7 @@ COSTS_OF_WORKS = {
     "cores": {
         "ingest": Cost(27.0, 50_000, 7_500_000),
         "embed": Cost(257.0, 50_000, 128_000_000),
-        "neighbors": Cost(65.5, 50_000, 30_000_000, 1, 1_581_400_064),
+        "neighbors": Cost(65.5, 50_000, 30_000_000, 1, 1_782_726_656),
         "pseudo_labels": Cost(104.2, 50_000, 1_000_000, 1, 1_163_603_200),
         "anchor": Cost(2.0, 50_000, 1_000_000),
         "proxy": Cost(65.80000000000001, 50_000, 3_000_000, 1, 795_203_200),
@@ -162,19 +162,6 @@ class TestCosts:
             for option in ("steps=1000", "hide=0.5", "models=[resnet-small]")
         ]
         assert [(cost.rows, cost.actors) for cost in found] == [(10, 2), (10, 10), (10, 10)]
-
-    @pytest.mark.parametrize(
-        ("device", "images", "bfloat16", "dtype"),
-        [
-            ("cpu", 4096, True, "bfloat16"),
-            ("cpu", 4095, True, "float32"),
-            ("cpu", 50_000, False, "float32"),
-            ("cuda", 300, False, "bfloat16"),
-        ],
-    )
-    def test_heads_train_in_bfloat16_where_it_pays(self, device, images, bfloat16, dtype):
-        section = load_config({"input": "/x", "num_classes": 2, "budgets": [5]}).pseudo_labels
-        assert choose_pseudo_labels(section, device, 1, images, 512, bfloat16=bfloat16).dtype == dtype
 
     def test_lists_are_cheaper_for_millions(self):
         million = 1_000_000
