@@ -1,7 +1,7 @@
 """What a run needs of this machine, each thing looked at in seconds: one line for each, with the remedy where it lacks.
 
 Every check does the thing itself, as a run with these options would: it imports, encodes an image, writes a file, and
-starts Ray where there is an input or a cluster to start it for.
+starts Ray where a run would.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from elfs_ray.config import RayConfig, RunConfig
-from elfs_ray.errors import one_line
+from elfs_ray.errors import UsageError, one_line
 from elfs_ray.run.errors_seen import as_expected, behind
 from elfs_ray.workers import machine, search_path
 
@@ -233,9 +233,9 @@ def _encoder(name: str, weights: str | None) -> Finding:
 
 def _ray(config: RunConfig) -> Finding:
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
-    if config.input == NO_INPUT and not address:
+    if not address and (why := _why_not_started(config)):
         import_module("ray")
-        return Finding("ray", "ok", f"{metadata.version('ray')}, not started: with --input, or --address, it is")
+        return Finding("ray", "ok", f"{metadata.version('ray')}, not started: {why}")
     from elfs_ray.workers.on_ray.session import ray_session
 
     with ray_session(config.ray) as workers:
@@ -244,6 +244,22 @@ def _ray(config: RunConfig) -> Finding:
         where = f"cluster at {address}" if address else "started here"
         seen = f"{metadata.version('ray')}, {where}: {hardware.cpus} processors, {hardware.gpus} GPUs, a task ran"
         return Finding("ray", "ok", seen)
+
+
+def _why_not_started(config: RunConfig) -> str:
+    """Why a run does not need it, as far as is known; empty if it does."""
+    if config.input == NO_INPUT:
+        return "with --input, or --address, it is"
+    from elfs_ray.artifacts.record import Records
+    from elfs_ray.run.where import works_on_ray
+    from elfs_ray.stages.parts.listed import prefixes_of, small_inputs
+
+    try:
+        inputs = small_inputs(config, Records({}))
+    except UsageError:
+        return "the input cannot be used"  # what is wrong with it, its own check says
+    count = sum(source.count for source in inputs.values()) if set(inputs) == set(prefixes_of(config)) else None
+    return "" if works_on_ray([config], count) else f"a run over {count:,} images works without it"
 
 
 def _nothing() -> None:

@@ -29,6 +29,14 @@ def test_all_is_well_here(ray_session, small_input):
     assert found["input"].seen.startswith("240 files or rows (folder)")
 
 
+def test_ray_is_not_started_for_what_works_without(small_input, monkeypatch):
+    monkeypatch.setattr("elfs_ray.run.where._connected", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    found = findings(input=str(small_input[0]))
+    assert found["ray"].seen.endswith("not started: a run over 240 images works without it")
+    assert findings(input="/none")["ray"].seen.endswith("not started: the input cannot be used")
+
+
 @pytest.mark.parametrize(
     ("options", "name", "seen", "remedy"),
     [
