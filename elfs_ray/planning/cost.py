@@ -74,7 +74,6 @@ def gpu_row_bytes(search: str, dim: int) -> int:
     return 4 * dim if search == "faiss" else 2 * dim + 8
 
 
-SESSION_SECONDS = 5.0
 # Lists are read row by row, not in blocks that caches hold; measured beside exact search. Ranking, for each core.
 LIST_SLOWDOWN, RANKING_FLOPS = 8.0, 2e9
 KMEANS_POINTS, KMEANS_STEPS = 39, 10
@@ -120,6 +119,7 @@ class Work:
         tested: samples that each training of the evaluation is tested on.
         map_points: images that the report's map places.
         pixels: images that networks see, by pixels a side.
+        on_ray: whether the run works on Ray, or in its own process.
     """
 
     images: int
@@ -138,6 +138,7 @@ class Work:
     cpus: int
     gpus: int
     pixels: dict[int, int] = field(default_factory=dict)
+    on_ray: bool = True
 
 
 @dataclass(frozen=True)

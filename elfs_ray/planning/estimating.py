@@ -16,11 +16,12 @@ from elfs_ray.errors import UsageError
 from elfs_ray.planning import stage_costs
 from elfs_ray.planning.auto_options import choose_neighbors
 from elfs_ray.planning.calibrate import calibrate
-from elfs_ray.planning.cost import SESSION_SECONDS, Work, estimate
+from elfs_ray.planning.cost import Work, estimate
 from elfs_ray.planning.plan import Calibration, Plan
 from elfs_ray.run.errors_seen import expected_errors
 from elfs_ray.run.graph import all_units
 from elfs_ray.run.preflight import check_embeddings, check_inputs, check_pictures
+from elfs_ray.run.where import works_on_ray
 from elfs_ray.stages.identity import check_num_classes, method_of
 from elfs_ray.stages.parts.listed import location_of, prefixes_of
 from elfs_ray.workers.hardware import Hardware, hardware_here
@@ -55,11 +56,15 @@ def _estimated(config: RunConfig, price_per_hour: float | None) -> Plan:
     test_images = listed[TEST].count if TEST in listed else 0
     measured = calibrate(config, source, hardware)
     seen = _seen_as_pixels(config, {each.stage.name for each in units}, source.count, test_images, measured)
-    work = replace(_work(config, source, test_images, measured, hardware), pixels=seen)
+    work = replace(
+        _work(config, source, test_images, measured, hardware),
+        pixels=seen,
+        on_ray=works_on_ray([config], source.count + test_images),
+    )
     if seen:
         stages.append(("pixels", stage_costs.pixels, 1))
     found = estimate([*stages, ("report", stage_costs.report, 1)], work, measured.rates)
-    seconds = SESSION_SECONDS + sum(stage.seconds for stage in found)
+    seconds = stage_costs.start_seconds("session", work) + sum(stage.seconds for stage in found)
     money = None if price_per_hour is None else price_per_hour * seconds / 3600
     disk = sum(stage.disk_bytes for stage in found)
     return Plan(found, seconds, disk, money, source.count, measured, hardware, round(load, 2))

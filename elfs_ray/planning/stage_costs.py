@@ -1,6 +1,7 @@
 """What each stage costs: one function for each, from the work of a run and the rates of a machine.
 
-Seconds begin with those of a stage without work, measured on the digits.
+Seconds begin with those of a stage without work, measured on the digits: on Ray processes start, in the process of the
+run libraries are imported, by the first stage that needs them.
 """
 
 import math
@@ -8,6 +9,18 @@ import math
 from elfs_ray.planning.auto_options import GPU_SHARES, trained_together
 from elfs_ray.planning.cost import WORKER_BYTES, Cost, Rates, Work, search_seconds, shard_bytes
 
+# Seconds of a stage without work: on Ray, in the process of the run.
+STARTS = {
+    "session": (5.0, 2.0),
+    "listing": (0.5, 0.1),
+    "ingest": (2.0, 0.1),
+    "embed": (7.0, 3.0),
+    "neighbors": (1.5, 0.5),
+    "pseudo_labels": (7.0, 0.5),
+    "proxy": (7.0, 0.3),
+    "beta_search": (6.0, 1.0),
+    "evaluate": (1.0, 0.5),
+}
 # Of a point of the map, on one core; more than some do not help.
 MAP_POINT_SECONDS, MAP_CORES = 3e-3, 8
 # Of a file of a local folder: its place and size are looked up, and written in the run folder.
@@ -16,17 +29,23 @@ LISTING_SECONDS, LISTING_BYTES = 2e-5, 40
 SAMPLE_BYTES, PSEUDO_LABEL_BYTES, DYNAMICS_BYTES, MAP_POINT_BYTES = 150, 20, 60, 40
 
 
+def start_seconds(name: str, work: Work) -> float:
+    """Of a stage, or of the session, without work."""
+    on_ray, in_process = STARTS[name]
+    return on_ray if work.on_ray else in_process
+
+
 def listing(work: Work, _rates: Rates) -> Cost:
     """Find the files; what reads them is not asked."""
     images = _all_images(work)
-    return Cost(0.5 + images * LISTING_SECONDS, images, images * LISTING_BYTES)
+    return Cost(start_seconds("listing", work) + images * LISTING_SECONDS, images, images * LISTING_BYTES)
 
 
 def ingest(work: Work, rates: Rates) -> Cost:
     """Read and check all images, each core some of them."""
     images = _all_images(work)
     seconds = images * rates.check / work.cpus
-    return Cost(2.0 + seconds, images, int(images * (SAMPLE_BYTES + work.image_bytes)))
+    return Cost(start_seconds("ingest", work) + seconds, images, int(images * (SAMPLE_BYTES + work.image_bytes)))
 
 
 def labels(_work: Work, _rates: Rates) -> Cost:
@@ -39,7 +58,7 @@ def embed(work: Work, rates: Rates) -> Cost:
     images = _all_images(work)
     decode, encode = images * rates.decode / work.cpus, images * rates.encode / max(1, work.gpus)
     seconds = max(decode, encode) if work.gpus else decode + encode
-    return Cost(7.0 + seconds, images, 2 * images * work.dim)
+    return Cost(start_seconds("embed", work) + seconds, images, 2 * images * work.dim)
 
 
 def neighbors(work: Work, rates: Rates) -> Cost:
@@ -49,7 +68,8 @@ def neighbors(work: Work, rates: Rates) -> Cost:
     shards = int(options.shards)
     on_gpu = work.gpus >= shards and not options.search.startswith("ivf")
     held = shard_bytes(options, math.ceil(images / shards), work.dim, on_gpu=on_gpu)
-    return Cost(1.5 + seconds, images, 12 * images * int(options.k), shards, held)
+    started = start_seconds("neighbors", work)
+    return Cost(started + seconds, images, 12 * images * int(options.k), shards, held)
 
 
 def pseudo_labels(work: Work, rates: Rates) -> Cost:
@@ -59,7 +79,8 @@ def pseudo_labels(work: Work, rates: Rates) -> Cost:
     seconds = (int(options.epochs) + 0.5) * steps * rates.pseudo_labels_step
     reduced = 4 * images * int(options.pca_dim)
     held = WORKER_BYTES + _vector_bytes(work) + reduced + 8 * images * int(work.neighbors.k)
-    return Cost(7.0 + seconds, images, images * PSEUDO_LABEL_BYTES, int(options.workers), held)
+    started = start_seconds("pseudo_labels", work)
+    return Cost(started + seconds, images, images * PSEUDO_LABEL_BYTES, int(options.workers), held)
 
 
 def anchor(work: Work, _rates: Rates) -> Cost:
@@ -76,7 +97,8 @@ def proxy(work: Work, rates: Rates) -> Cost:
     else:
         inputs = 3 * images * int(options.image_size) ** 2
     held = WORKER_BYTES + inputs + 200 * images
-    return Cost(7.0 + seconds, images, images * DYNAMICS_BYTES, int(options.workers), held)
+    started = start_seconds("proxy", work)
+    return Cost(started + seconds, images, images * DYNAMICS_BYTES, int(options.workers), held)
 
 
 def beta_search(work: Work, rates: Rates) -> Cost:
@@ -87,7 +109,7 @@ def beta_search(work: Work, rates: Rates) -> Cost:
     # A step goes forward and back; testing goes forward alone, a third of it.
     steps = int(options.steps) + options.validation_fraction * work.images / (3 * int(options.batch_size))
     return Cost(
-        6.0 + rounds * rates.search_step * steps,
+        start_seconds("beta_search", work) + rounds * rates.search_step * steps,
         work.search_trainings,
         actors=min(trials, _at_once(work)),
         actor_bytes=WORKER_BYTES + 4 * work.images * work.dim,
@@ -111,7 +133,7 @@ def evaluate(work: Work, rates: Rates) -> Cost:
     # Those on images share theirs.
     on_embeddings = any(options.image_size == 0 for options in work.evaluate.values())
     return Cost(
-        1.0 + seconds,
+        start_seconds("evaluate", work) + seconds,
         work.trainings * len(work.evaluate),
         actors=min(most, work.cpus),
         actor_bytes=WORKER_BYTES + 4 * work.tested * work.dim * on_embeddings,
