@@ -6,6 +6,7 @@ Those on Ray share the suite's.
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,9 +39,10 @@ class Started:
 
     def __init__(self, arguments: list[str], *, terminal: bool) -> None:
         command = [sys.executable, "-m", "elfs_ray.cli", *arguments]
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would fill up with progress bars
         self.process = subprocess.Popen(
             [sys.executable, "-c", TERMINAL, *command] if terminal else command,
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=self._said, stderr=subprocess.STDOUT,
         )  # fmt: skip
         self._terminal = terminal
 
@@ -54,8 +56,9 @@ class Started:
 
     def ended(self) -> tuple[int, bytes]:
         """Exit status, and all that it said."""
-        said, _ = self.process.communicate(timeout=TIMEOUT_SECONDS)
-        return self.process.returncode, said
+        self.process.communicate(timeout=TIMEOUT_SECONDS)
+        self._said.seek(0)
+        return self.process.returncode, self._said.read()
 
 
 @pytest.mark.slow
