@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from elfs_ray.artifacts import embeddings, writing
+from elfs_ray.artifacts import writing
 from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.mapped import machine_array, remove_arrays
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.core import components
 from elfs_ray.core.features import normalize_rows
 from small import write_embeddings
 
@@ -41,7 +42,7 @@ def test_components_are_those_of_the_unit_vectors(table, monkeypatch):
     variances = np.linalg.eigvalsh(centred.T @ centred / len(vectors))[::-1]
     found = table.mapped_components(2)
     np.testing.assert_allclose(found.T @ found / len(vectors), np.diag(variances[:2]), atol=1e-6)
-    monkeypatch.setattr(embeddings, "COMPONENT_ROWS", 7)
+    monkeypatch.setattr(components, "SAMPLE_ROWS", 7)
     turned = table.mapped_components(4)
     np.testing.assert_allclose(cdist(turned, turned), cdist(vectors, vectors), atol=1e-5)
     with pytest.raises(AssertionError):

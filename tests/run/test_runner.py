@@ -68,11 +68,12 @@ class TestArtifacts:
         same = [len(set(a) & set(b)) for a, b in zip(found.tolist(), expected.tolist(), strict=True)]
         assert np.mean(same) >= 9.99
 
-    def test_rounded_products_find_the_same(self, small_run, tmp_path):
+    def test_faiss_finds_the_same(self, small_run, tmp_path):
         run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
-        config = load_config({"neighbors.search": "torch"}, base=small_run.manifest["config"])
+        config = load_config({"neighbors.search": "faiss"}, base=small_run.manifest["config"])
         manifest = run(config, RunFolder(str(run_dir)), Reporter(), until="neighbors")
-        assert manifest["records"]["neighbors"]["metrics"]["recall"] >= 0.999
+        assert manifest["records"]["neighbors"]["chosen"]["search"] == "faiss"
+        assert small_run.manifest["records"]["neighbors"]["chosen"]["search"] == "torch"
         assert manifest["records"]["embed"] == small_run.manifest["records"]["embed"]
         runs = RunFolder(str(run_dir)), RunFolder(small_run.run_dir)
         ours, theirs = (Table(store, "neighbors").matrix("ids") for store in runs)

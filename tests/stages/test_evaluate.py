@@ -108,7 +108,7 @@ def compared(out):
     for line in out.splitlines():
         found = re.fullmatch(r"([\d,]+) images, (\S+) *", line)
         heading = found or heading
-        if heading and line.strip() and not found:
+        if heading and line.strip() and not found and not line.startswith("next "):
             shown.add((*heading.groups(), line.split()[0]))
     return shown
 

@@ -99,7 +99,8 @@ def test_a_stage_goes_by_the_listing_and_a_run_looks_again(photos, tmp_path, cal
 def test_an_input_that_is_too_large_to_look_at_first_is_looked_at_by_tasks(photos, tmp_path, monkeypatch):
     """As if six files were many: nothing is listed by the driver, and what is wrong shows after the listing."""
     monkeypatch.setattr(listed, "LISTED_AT_ONCE", 5)
-    config, store, said = load_config({**BUDGETS, "input": str(photos)}), RunFolder(str(tmp_path / "run")), Lines()
+    config = load_config({**BUDGETS, "input": str(photos), "ray.mode": "never"})
+    store, said = RunFolder(str(tmp_path / "run")), Lines()
     assert listed.small_inputs(config, store.records()) == {}
     first = run(config, store, Reporter(), until="select")["records"]
     again = run(config, store, said, until="select")["records"]
