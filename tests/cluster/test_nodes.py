@@ -26,14 +26,14 @@ VICTIMS = {
 KILLED = {
     "proxy": (".work/proxy-*/training/checkpoint_*", "ray::RayTrainWorker"),
     "beta-search": (f".work/beta_search-elfs-{BUDGET}-*", "ray::_Trials"),
-    "evaluate": ("trainings/*", "ray::train_one"),
+    "evaluate": (f"coresets/elfs/{BUDGET}/*", "ray::train"),
 }
 GPUS = {
     "MapWorker(MapBatches(_EncodeBatch)).__init__": {1.0},
     "_Holder.__init__": {1.0},
     "RayTrainWorker.__init__": {1.0},
     "ResourceTrainable.__init__": {0.25},
-    "train_one": {0.25},
+    "train": {0.25},
 }
 # What is chosen by the device.
 CHOSEN = {
@@ -123,7 +123,8 @@ def test_nodes_and_workers_lost_in_stage_after_stage(cluster, undisturbed, small
 
 def as_chosen_in(run_dir):
     """What is chosen otherwise for GPUs, as many threads to add up, and more time in the middle of a training."""
-    options = {"ray.num_cpus": 2, "pseudo_labels.checkpoint_epochs": 1, "proxy.checkpoint_epochs": 1}
+    cpus = RunFolder(str(run_dir)).manifest()["hardware"]["workers"]["cpus"]
+    options = {"ray.num_cpus": cpus, "pseudo_labels.checkpoint_epochs": 1, "proxy.checkpoint_epochs": 1}
     options |= {f"{stage}.dtype": "float32" for stage in ("beta_search", "evaluate")}
     for stage, names in CHOSEN.items():
         chosen = record_of(RunFolder(str(run_dir)), stage).chosen
