@@ -91,7 +91,7 @@ FAULTS = {
         "beta-search", SEARCH, "trials/*.json", "ray::_Trials", "Tune runs the trial again in a new actor"
     ),
     "evaluate": Fault(
-        "evaluate", EVALUATION, "trainings/*.json", "ray::train_one", "Ray runs the task again in another process"
+        "evaluate", EVALUATION, "trainings/*.json", "ray::train", "Ray runs the task again in another process"
     ),
     "driver-embed": Fault("embed", "embed", "encoded/*.parquet", None, AGAIN.format("the saved rows")),
     "driver-pseudo-labels": Fault(
