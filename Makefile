@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,docs,dev]'
 	@touch $@
 
-demo: $(READY) ## run the whole pipeline on 1,797 real images (a few minutes)
+demo: $(READY) ## run the whole pipeline on 1,797 real images (a minute or two)
 	@$(BIN)/elfs-ray demo
 
 test: $(READY) ## run the tests: two groups at a time, each printed in one piece
