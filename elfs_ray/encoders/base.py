@@ -25,8 +25,10 @@ class Preprocessing:
     crop_fraction: float = 1.0
 
 
-ROWS_PER_THREAD = 16
-"""Images in one forward pass of a processor: activations of more leave its caches, which cores that encode share."""
+ROWS_AT_ONCE = 16
+"""Images in one forward pass of processors: activations of more leave their caches, which cores that encode share. The
+same for any number of threads: how many images share a pass can change the last bits.
+"""
 
 
 @dataclass
@@ -62,8 +64,8 @@ class Encoder:
         Returns:
             float32 [b, dim].
         """
-        if pixels.device.type == "cpu" and len(pixels) > (rows := ROWS_PER_THREAD * torch.get_num_threads()):
-            return torch.cat([self.encode(part, dtype) for part in pixels.split(rows)])
+        if pixels.device.type == "cpu" and len(pixels) > ROWS_AT_ONCE:
+            return torch.cat([self.encode(part, dtype) for part in pixels.split(ROWS_AT_ONCE)])
         mean, std = self._scale(pixels.device)
         images = pixels.to(memory_format=torch.channels_last).float().sub_(mean).div_(std)
         with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):
