@@ -14,7 +14,7 @@ from elfs_ray.artifacts.filesystems import without_options
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import RunConfig, fingerprint
-from elfs_ray.config_loading import PickOptions, RunOptions, load_config, without_method
+from elfs_ray.config_loading import PickOptions, RunOptions, load_config, saved_options, without_method
 from elfs_ray.console import Reporter, shown_in_python
 from elfs_ray.errors import UsageError
 from elfs_ray.results import Result, read_coresets
@@ -163,20 +163,21 @@ def run_stage(
         RunError: as for `select`.
     """
     command = stage.replace("_", "-")
-    known = [each.command for each in STAGES]
-    if command not in known:
-        raise UsageError(f"unknown stage {stage!r}; the stages are {', '.join(known)}")
+    names = {each.command: each.name for each in STAGES}
+    if command not in names:
+        raise UsageError(f"unknown stage {stage!r}; the stages are {', '.join(names)}")
     store = RunFolder(str(out))
-    saved = {name: value for name, value in store.manifest().get("config", {}).items() if name != "ray"}
     values = _values(options, input=input, num_classes=num_classes, method=method)
     if budget is not None:
         values["budgets"] = _budgets(budget)
-    run = load_config(values, config, base=without_method(saved, method))
+    run = load_config(values, config, base=without_method(saved_options(store.manifest()), method))
     _run(run, store, _reporter(reporter, progress=progress), command)
-    name = next(each.name for each in STAGES if each.command == command)
     records = store.records().current
     artifacts = [
-        artifact for unit in records.of(name) for artifact in records[unit].artifacts if artifact in records[unit].rows
+        artifact
+        for unit in records.of(names[command])
+        for artifact in records[unit].artifacts
+        if artifact in records[unit].rows
     ]
     return {artifact: Table(store, artifact) for artifact in artifacts}
 

@@ -1,7 +1,7 @@
 """The configuration of a run from files, the command line and Python, and what is wrong with it in one line."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -94,6 +94,11 @@ def validate_config(values: dict[str, Any]) -> RunConfig:
     if config.input is None and config.embed.vectors is None:
         raise UsageError("option 'input' is missing; pass --input or set it in a file; or pass --embeddings alone")
     return config
+
+
+def saved_options(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that a manifest holds, without where it was computed: this may be another machine."""
+    return {name: value for name, value in manifest.get("config", {}).items() if name != "ray"}
 
 
 def without_method(base: dict[str, Any] | None, method: str | None) -> dict[str, Any] | None:

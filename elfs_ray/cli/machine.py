@@ -73,16 +73,13 @@ def demo(
     """Run everything on the 1,797 handwritten digits that ship with scikit-learn; no network needed."""
     from elfs_ray.config_loading import load_config
     from elfs_ray.data.digits import write_digits
+    from elfs_ray.run.where import IN_PROCESS
 
     folder = out_dir or ("demo-run-on-ray" if on_ray else "demo-run")
     images, labels = write_digits(folder)
     values = {"input": str(images), "budgets": [180], "num_classes": 10, "evaluate.labels": str(labels)}
     config = load_config({**values, "ray.mode": "always" if on_ray else "auto"})
-    start(
-        [config],
-        run_folder(f"{folder}/run", may_be_new=True),
-        "report",
-        {"log": log, "verbose": verbose, "dry_run": False},
-    )
-    if not on_ray and log is LogForm.auto:
+    store = run_folder(f"{folder}/run", may_be_new=True)
+    start([config], store, "report", {"log": log, "verbose": verbose, "dry_run": False})
+    if log is LogForm.auto and store.manifest()["hardware"]["workers"]["are"] == IN_PROCESS:
         say("This ran in one process. `elfs-ray demo --ray` does the same on Ray, as larger inputs have it.")

@@ -75,13 +75,11 @@ def configurations(
 
 
 def _saved(run_dir: str, *given: Any) -> "tuple[RunFolder, dict[str, Any]]":
-    """A run folder, new where something is given that starts one, and the configuration that it holds.
+    """A run folder, new where something is given that starts one, and the options that it remembers."""
+    from elfs_ray.config_loading import saved_options
 
-    Without where it was computed: this may be another machine, or another cluster.
-    """
     store = run_folder(run_dir, may_be_new=any(given))
-    config = store.manifest().get("config", {})
-    return store, {name: value for name, value in config.items() if name != "ray"}
+    return store, saved_options(store.manifest())
 
 
 def _add_stage_command(stage: Stage) -> None:

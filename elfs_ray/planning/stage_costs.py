@@ -1,7 +1,7 @@
 """What each stage costs: one function for each, from the work of a run and the rates of a machine.
 
-Seconds begin with those of a stage without work, measured on the digits: on Ray processes start, in the process of the
-run libraries are imported, by the first stage that needs them.
+Seconds begin with those of a stage without work: on Ray processes start, measured on the digits; in the process of the
+run libraries are imported, by the first stage that needs them, as runs over 300 images showed, rounded.
 """
 
 import math

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 IN_PROCESS, ON_RAY = "in this process", "on Ray"
 MOST_IN_PROCESS = 10_000
-"""Images from which on Ray pays (docs/performance.md)."""
+"""Images of a run that needs no Ray: as many as are listed while the user waits. Where Ray pays was not measured."""
 
 
 def check_where(configs: Sequence[RunConfig]) -> None:
