@@ -152,16 +152,6 @@ def small_run(small_input, tmp_path_factory):
         return select(images, BUDGET, num_classes=10, out=out, **options)
 
 
-@pytest.fixture(scope="session")
-def undisturbed(small_input, tmp_path_factory):
-    """Folder of the same run through the command line, for tests of processes and clusters that are not the suite's."""
-    from small import command_line, finish
-
-    run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    finish(command_line(*small_input, run_dir))
-    return run_dir
-
-
 @pytest.fixture
 def choose(small_run, small_input, tmp_path):
     """Select with other options in a copy of the small run; the long stages must not run again."""

@@ -1,11 +1,7 @@
 """A pipeline run that is real and small: a few hundred digits, and options that end in seconds."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ BUDGET = 40
 TIMEOUT_SECONDS = 600  # against hanging alone: machines differ and are shared
 LONG_STAGES = ("listing", "ingest", "embed", "neighbors", "pseudo_labels", "proxy")
 OPTIONS = {
+    "ray.num_cpus": 2,  # as many threads everywhere: their number can change the last bits of a sum
     "embed.image_size": 64,
     "embed.checkpoint_rows": 64,
     "ingest.chunk_rows": 64,
@@ -124,29 +121,6 @@ def command_line(images: Path, labels: Path, run_dir: Path) -> list[str]:
     sets = [f"--set={name}={value}" for name, value in OPTIONS.items()]
     required = ["--input", str(images), "--budget", str(BUDGET), "--num-classes", "10", "--labels", str(labels)]
     return ["run", *required, "--out", str(run_dir), *sets]
-
-
-def start(arguments: list[str]) -> subprocess.Popen[bytes]:
-    """The command line in a process of its own."""
-    command = [sys.executable, "-m", "elfs_ray.cli", *arguments, "--set=ray.num_cpus=2"]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def finish(arguments: list[str]) -> None:
-    """Run to the end, which must be a good one."""
-    process = start(arguments)
-    _, errors = process.communicate(timeout=2 * TIMEOUT_SECONDS)
-    assert process.returncode == 0, errors.decode()
-
-
-def wait_until(reached: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
-    """Wait for something that a process does, which must go on until then."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not reached():
-        assert process.poll() is None, (process.stderr or process.stdout).read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def published(run_dir: Path) -> set[str]:

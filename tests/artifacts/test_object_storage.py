@@ -1,6 +1,7 @@
 """Input, labels and run folder on a real S3-compatible server: the same coreset as on a disk, and plain refusals."""
 
 import io
+import os
 import pickle
 import tempfile
 import threading
@@ -24,10 +25,11 @@ from elfs_ray.data.sources import open_source, source_of
 from elfs_ray.encoders.weights import read_state_dict
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.run.runner import run
+from forked import Command
 from given_labels import read_labels
 from image_files import encode
 from object_storage import SECRET, Door
-from small import BUDGET, NUM_IMAGES, OPTIONS, TIMEOUT_SECONDS, Lines, command_line, sections, start, wait_until
+from small import BUDGET, NUM_IMAGES, OPTIONS, Lines, command_line, sections
 
 STRANGE_NAMES = ["a b.png", "c%41.png", "d?e=f.png", "g#h.png", "ü/日本.png", "plain.png"]
 
@@ -206,7 +208,7 @@ def test_table_input(object_storage, small_input, folder):
 
 
 @pytest.mark.slow
-def test_the_whole_run(small_run, small_input, object_storage, folder, monkeypatch):
+def test_the_whole_run(small_run, small_input, object_storage, folder):
     """Storage refuses writes until the run gives up, then for seconds at a time: the same coreset as on a disk."""
     images, labels = small_input
     object_storage.upload(images, f"{folder}/images")
@@ -215,18 +217,15 @@ def test_the_whole_run(small_run, small_input, object_storage, folder, monkeypat
     with Door(object_storage.address) as door:
         # 1. A process of its own that finds the endpoint in its environment, and the door closed at `embed`.
         arguments = command_line(f"s3://{folder}/images", f"s3://{folder}/labels.csv", f"s3://{folder}/run")
-        with monkeypatch.context() as environment:
-            environment.setenv("AWS_ENDPOINT_URL", f"http://{door.address}")
-            environment.setenv("AWS_MAX_ATTEMPTS", "2")
-            process = start(arguments)
-        wait_until(lambda: "labels" in run_dir.manifest().get("records", {}), process)
+        endpoint = {"AWS_ENDPOINT_URL": f"http://{door.address}", "AWS_MAX_ATTEMPTS": "2"}
+        command = Command(arguments, environment={**os.environ, **endpoint})
+        command.wait_until(lambda: "labels" in run_dir.manifest().get("records", {}))
         door.closed = True
-        _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+        status, errors = command.ended()
         door.closed = False
-        assert process.returncode == 1, errors.decode()
-        assert errors.decode().count("\n") == 1, errors.decode()
-        assert "AWS Error" in errors.decode()
-        assert "run the same command again" in errors.decode()
+        assert (status, errors.count("\n")) == (1, 1), errors
+        assert "AWS Error" in errors
+        assert "run the same command again" in errors
         assert set(run_dir.manifest()["records"]) == {"listing", "ingest", "labels"}
 
         # 2. The same run from this process, through a door that closes for two seconds in every eight.

@@ -6,7 +6,8 @@ import pytest
 
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
-from small import TIMEOUT_SECONDS, command_line, finish, start
+from forked import Command
+from small import command_line
 
 
 @pytest.fixture
@@ -24,13 +25,12 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_disk_full(small_disk, small_input, undisturbed):
+def test_disk_full(small_disk, small_input, small_run):
     disk, enlarge = small_disk
     arguments = [*command_line(*small_input, disk / "run"), "--until=embed"]
-    process = start(arguments)
-    _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
-    lines = errors.decode().strip().splitlines()
-    assert process.returncode == 2, lines
+    status, said = Command(arguments).ended()
+    lines = said.strip().splitlines()
+    assert status == 2, lines
     assert len(lines) == 1
     assert "the disk is full" in lines[0]
     assert "free some space and run the same command again" in lines[0]
@@ -38,5 +38,5 @@ def test_disk_full(small_disk, small_input, undisturbed):
     assert all(store.exists(name) for record in store.manifest()["records"].values() for name in record["artifacts"])
     assert not store.exists("embeddings")
     enlarge()
-    finish(arguments)
-    assert Table(store, "embeddings").read().equals(Table(RunFolder(str(undisturbed)), "embeddings").read())
+    assert Command(arguments).ended() == (0, "")
+    assert Table(store, "embeddings").read().equals(Table(RunFolder(small_run.run_dir), "embeddings").read())

@@ -1,55 +1,17 @@
-"""Where a run works, and that it makes no difference to what comes out."""
+"""Where a run works. That it makes no difference to what comes out: test_interrupt.py."""
 
 import subprocess
 import sys
 
 import pytest
 
-from elfs_ray import select
-from elfs_ray.artifacts.run_folder import LOGS, RunFolder
-from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.errors import UsageError
 from elfs_ray.run.where import MOST_IN_PROCESS, check_where, works_on_ray
-from small import BUDGET, OPTIONS, sections
-
-TIMES = ("seconds", "per_second", "memory_mb")
 
 
 def configured(**options):
     return [load_config({"input": "photos", "num_classes": 2, "budgets": [1], **options})]
-
-
-def without_times(value):
-    """Metrics but for those that differ from run to run."""
-    if isinstance(value, dict):
-        return {name: without_times(each) for name, each in value.items() if not name.endswith(TIMES)}
-    return value
-
-
-@pytest.mark.slow
-def test_the_same_comes_out_on_ray_and_in_the_process(ray_session, small_run, small_input, tmp_path):
-    """Every row of every artifact, every chosen option, every figure that is no time."""
-    images, labels = small_input
-    # As many threads: they share products, and their number can change the last bits.
-    given = {
-        **OPTIONS,
-        "evaluate.labels": str(labels),
-        "ray.num_cpus": small_run.manifest["hardware"]["workers"]["cpus"],
-    }
-    on_ray = select(images, BUDGET, num_classes=10, out=tmp_path / "run", **sections(given))
-    assert on_ray.manifest["hardware"]["workers"]["are"] == "on Ray"
-    ours, theirs = RunFolder(small_run.run_dir), RunFolder(on_ray.run_dir)
-    assert ours.records().keys() == theirs.records().keys()
-    for unit, record in ours.records().items():
-        other = theirs.records()[unit]
-        assert (record.fingerprint, record.content, record.chosen) == (other.fingerprint, other.content, other.chosen)
-        assert without_times(record.metrics) == without_times(other.metrics), unit
-        for artifact in record.artifacts:
-            if not artifact.startswith(LOGS):
-                one, same = (Table(store, artifact).read() for store in (ours, theirs))
-                kept = [name for name in one.schema.names if name != "seconds"]
-                assert one.select(kept).equals(same.select(kept)), artifact
 
 
 def test_a_small_run_imports_no_ray(small_input, tmp_path):

@@ -28,7 +28,7 @@ from elfs_ray.stages.descriptor import Case
 from elfs_ray.workers.hardware import Hardware, has_bfloat16
 from elfs_ray.workers.on_ray.workers import OnRay
 from made_records import record_of
-from nodes import workers
+from ray_cluster import workers
 from small import BUDGET, OPTIONS, sections
 
 TABLE = f"beta_search/elfs/{BUDGET}"
@@ -104,9 +104,10 @@ def test_a_search_is_done_again_where_its_trials_train_differently(overrides, ag
 
 
 def test_asha_stops_the_worse_trials(ray_session, search):
+    """And changes nothing for those that it lets go on: they train as trials that report once."""
     betas = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
-    options = {"scheduler": "asha", "betas": betas, "seeds": 2, "steps": 90}
-    store = search(**{f"beta_search.{name}": value for name, value in options.items()})
+    options = {"beta_search.betas": betas, "beta_search.seeds": 2, "beta_search.steps": 90}
+    store = search(**{"beta_search.scheduler": "asha", **options})
     rows = Table(store, TABLE).read().to_pandas()
     assert list(zip(rows["beta"], rows["seed"], strict=True)) == [(beta, seed) for beta in betas for seed in range(2)]
     assert set(rows["steps"]) <= {10, 30, 90}
@@ -119,15 +120,9 @@ def test_asha_stops_the_worse_trials(ray_session, search):
         reports = logged(Path(store.path("logs", TABLE, f"candidate-{number}")), "validation_accuracy")
         assert reports[-1] == pytest.approx(by_beta["validation_accuracy"][beta])
 
-
-def test_asha_changes_nothing_for_those_that_it_lets_go_on(ray_session, search):
-    """A trial that reports part by part trains as one that reports once."""
-    options = {"beta_search.betas": [0.3], "beta_search.seeds": 2, "beta_search.steps": 90}
-    whole, apart = (
-        Table(search(name, **options, **{"beta_search.scheduler": name}), TABLE).read() for name in ("asha", "none")
-    )
-    assert whole["steps"].to_pylist() == [90, 90]
-    assert whole.equals(apart)
+    apart = Table(search("apart", **options, **{"ray.mode": "never"}), TABLE).read().to_pandas()
+    went_on = rows["steps"] == 90
+    assert rows[went_on].equals(apart[went_on])
 
 
 @pytest.mark.parametrize(("model", "dtype"), [("mlp", "float32"), ("resnet-small", "bfloat16")])
@@ -185,7 +180,7 @@ def test_actors_lost_between_and_in_trials(ray_session, search, tmp_path):
 
     betas = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
     options = {"beta_search.betas": betas, "beta_search.seeds": 2, "beta_search.steps": 31}
-    undisturbed = Table(search(**options), TABLE).read()
+    undisturbed = Table(search(**options, **{"ray.mode": "never"}), TABLE).read()
     ended = threading.Event()
     watcher = threading.Thread(target=kill, args=(tmp_path / "disturbed", ended))
     watcher.start()

@@ -98,7 +98,7 @@ def test_the_image_itself_is_named(monkeypatch, factor, dtype, line):
 
 
 @pytest.mark.slow
-def test_one_processor_is_enough(undisturbed, small_input, tmp_path):
+def test_one_processor_is_enough(small_run, small_input, tmp_path):
     """Reading, decoding and encoding wait for each other on it, but not for ever."""
     command = [
         *command_line(*small_input, tmp_path / "run"),
@@ -109,7 +109,7 @@ def test_one_processor_is_enough(undisturbed, small_input, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "elfs_ray.cli", *command]
     subprocess.run(command, env=environment, timeout=TIMEOUT_SECONDS, check=True)
-    ours, theirs = (Embeddings(RunFolder(str(run))).matrix("vector") for run in (tmp_path / "run", undisturbed))
+    ours, theirs = (Embeddings(RunFolder(str(run))).matrix("vector") for run in (tmp_path / "run", small_run.run_dir))
     # One thread adds in another order than two.
     np.testing.assert_allclose(ours, theirs, rtol=0.01, atol=0.01)
 

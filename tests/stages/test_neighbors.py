@@ -192,7 +192,7 @@ class TestGpus:
         (0, {"search": "torch"}, None),
     ])  # fmt: skip
     def test_processors_in_their_place_are_not_silent(self, search, store, monkeypatch, gpus, how, line):
-        """GPUs that Ray gives and torch cannot use: tests/cluster/test_nodes.py."""
+        """GPUs that Ray gives and torch cannot use: tests/cluster/test_cluster.py."""
         said = []
         monkeypatch.setattr(Reporter, "line", lambda self, text: said.append(text.strip()))
         ids, _, metrics = search(gpus=gpus, **how)
