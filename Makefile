@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c "$(SUPPORTED)" 2>/dev/null &
 # Tests of functions of arrays and options.
 PURE := tests/core tests/methods tests/test_architecture.py tests/test_config.py tests/test_locations.py
 
-.PHONY: help install demo test test-ray test-slow test-quick check-fast lint format types imports docs check lock audit fuzz device clean
+.PHONY: help install demo test check-fast lint format types imports docs check lock audit fuzz device clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,17 +28,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## run the whole pipeline on 1,797 real images (a minute or two)
 	@$(BIN)/elfs-ray demo
 
-test: $(READY) ## run the tests: two groups at a time, each printed in one piece
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-slow test-ray test-quick
-
-test-ray: $(READY)
-	@$(BIN)/python -m pytest -q -m ray
-
-test-slow: $(READY)
-	@$(BIN)/python -m pytest -q -m 'slow and not ray'
-
-test-quick: $(READY)
-	@$(BIN)/python -m pytest -q -m 'not slow and not ray'
+test: $(READY) ## run the tests, in two processes
+	@$(BIN)/python -m pytest -q --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
 
 check-fast: lint types imports $(READY) ## what finds most mistakes within a minute: style, types, and the tests of numerics
 	@$(BIN)/python -m pytest -q -m 'not slow and not ray' $(PURE)

@@ -17,6 +17,8 @@ from object_storage import ENVIRONMENT, FOREIGN, running_server
 os.environ.update(ENVIRONMENT)
 # `make test` runs two processes of tests on two processors.
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"
+# A thread that waits for another one by spinning would keep the processor from it. Read when torch is loaded.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 for _name in FOREIGN:
     os.environ.pop(_name, None)
 
@@ -35,11 +37,19 @@ settings.load_profile("default")
 
 
 def pytest_collection_modifyitems(items):
-    """Mark the tests that use the suite's Ray: `make test` runs the others beside them, in another process."""
+    """Mark what uses the suite's Ray; cut the tests into groups, of which a process runs one after the other."""
     for item in items:
         named = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        if "ray_session" in item.fixturenames or "ray_session" in [each for each in named if isinstance(each, str)]:
+        on_ray = "ray_session" in item.fixturenames or "ray_session" in [
+            each for each in named if isinstance(each, str)
+        ]
+        if on_ray:
             item.add_marker(pytest.mark.ray)
+        is_slow = item.get_closest_marker("slow") is not None
+        group = "ray" if on_ray else f"{item.path.stem}-slow" if is_slow else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    # What takes longest begins first, so that the processes end together.
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is None, item.get_closest_marker("slow") is None))
 
 
 @pytest.fixture

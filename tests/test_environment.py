@@ -8,14 +8,17 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.core import graph, knn, zcore
 from elfs_ray.errors import UsageError
 from elfs_ray.workers import machine, search_path
 from elsewhere import ASCII, NAMELESS, ROOT, give_to, run_python
+from small import OPTIONS
 
 STANDARD = sysconfig.get_path("stdlib")
 
@@ -192,27 +195,35 @@ def test_a_run_where_files_hide_modules_and_a_plugin_lies(hiding, small_input):
 # Users, homes and caches.
 
 
-def test_a_run_of_somebody_without_a_name_a_home_or_a_terminal(room, small_input):
-    """With images, run folder and temporary folder whose names no ascii terminal can show."""
+@pytest.mark.slow
+def test_a_run_of_somebody_without_a_name_a_home_or_a_terminal(room, small_run, small_input):
+    """With images, run folder and temporary folder whose names no ascii terminal can show.
+
+    And with one processor, on which reading, decoding and encoding wait for each other, but not for ever.
+    """
     images, temporary = room / "Bilder für Käse", room / "tmp ü"
     temporary.mkdir()
     images.mkdir()
-    for image in sorted(small_input[0].iterdir())[:12]:
+    for image in small_input[0].iterdir():
         (images / f"ä{image.name}").write_bytes(image.read_bytes())
     give_to(NAMELESS, room)
-    required = ["--input", images, "--budget=4", "--num-classes=2", "--out", room / "Läufe", "--method=random"]
-    small = ["--set=embed.image_size=64", "--set=neighbors.k=5", "--set=ray.num_cpus=1", "--set=ray.mode=always"]
+    required = ["--input", images, "--budget=4", "--num-classes=2", "--out", room / "Läufe", "--method=kcenter"]
+    small = [f"--set={name}={OPTIONS[name]}" for name in ("embed.image_size", "embed.checkpoint_rows")]
+    on_ray = ["--set=ray.mode=always", "--set=ray.num_cpus=1"]
     ended = run_python(
-        "-m", "elfs_ray.cli", "run", *required, "--until=select", *small,
+        "-m", "elfs_ray.cli", "run", *required, "--until=select", *small, *on_ray,
         cwd=room, user=NAMELESS, HOME="/", TMPDIR=temporary, RAY_TMPDIR="/tmp", **ASCII,
     )  # fmt: skip
     assert (ended.stderr, ended.returncode) == ("", 0)
     lines = ended.stdout.splitlines()
-    assert "  Bilder f\\xfcr K\\xe4se/: 12 images read" in lines
-    assert lines[-1].startswith("Selected 4 images by random (")
+    assert "  Bilder f\\xfcr K\\xe4se/: 240 images read" in lines
+    assert lines[-1].startswith("Selected 4 images by kcenter (")
     assert sorted(path.name for path in room.iterdir()) == sorted([images.name, temporary.name, "Läufe"])
     uris = Table(RunFolder(str(room / "Läufe")), "samples").read()["uri"].to_pylist()
     assert sorted(uris) == sorted(map(str, images.iterdir()))
+    ours, theirs = (Embeddings(RunFolder(str(run))).matrix("vector") for run in (room / "Läufe", small_run.run_dir))
+    # One thread adds in another order than two.
+    np.testing.assert_allclose(ours, theirs, rtol=0.01, atol=0.01)
 
 
 # The second has 3, sends its neighbour, the third, 3 / e, and leaves it 2 - 1.1: less than the 1 of the first.

@@ -215,7 +215,7 @@ def test_the_whole_run(small_run, small_input, object_storage, folder):
     object_storage.put(labels.read_bytes(), f"{folder}/labels.csv")
     run_dir = RunFolder(object_storage.uri(f"{folder}/run"))
     with Door(object_storage.address) as door:
-        # 1. A process of its own that finds the endpoint in its environment, and the door closed at `embed`.
+        # 1. A process with its own Ray, which finds the endpoint in its environment, and the door closed at `embed`.
         arguments = command_line(f"s3://{folder}/images", f"s3://{folder}/labels.csv", f"s3://{folder}/run")
         endpoint = {"AWS_ENDPOINT_URL": f"http://{door.address}", "AWS_MAX_ATTEMPTS": "2"}
         command = Command(arguments, environment={**os.environ, **endpoint})
@@ -228,7 +228,7 @@ def test_the_whole_run(small_run, small_input, object_storage, folder):
         assert "run the same command again" in errors
         assert set(run_dir.manifest()["records"]) == {"listing", "ingest", "labels"}
 
-        # 2. The same run from this process, through a door that closes for two seconds in every eight.
+        # 2. The same run in this process, without Ray, through a door that closes for two seconds in every eight.
         refused, ended = door.refused, threading.Event()
         swinging = threading.Thread(target=swing, args=(door, ended))
         swinging.start()
@@ -263,13 +263,14 @@ def test_the_whole_run(small_run, small_input, object_storage, folder):
 
 def run_again(object_storage, door, folder, reporter):
     address = door.address if door else None
+    labels = object_storage.uri(f"{folder}/labels.csv", address)
     return select(
         object_storage.uri(f"{folder}/images", address),
         budget=BUDGET,
         num_classes=10,
         out=object_storage.uri(f"{folder}/run", address),
         reporter=reporter,
-        **sections({**OPTIONS, "evaluate.labels": object_storage.uri(f"{folder}/labels.csv", address)}),
+        **sections({**OPTIONS, "ray.mode": "never", "evaluate.labels": labels}),
     )
 
 

@@ -22,6 +22,7 @@ from ray_cluster import Cluster, running_cluster, workers
 from same_run import assert_same_rows
 from small import BUDGET, OPTIONS, TIMEOUT_SECONDS, published
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 NODE = {"num_cpus": 2, "num_gpus": 1}  # scheduled as on GPUs, computed on processors
 # Stage -> what shows that it is in the middle: a file of the run, and what Ray calls the process that works on it.
@@ -127,7 +128,6 @@ def test_wrong_use_fails_with_status_2_and_one_line(cluster, small_input, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_jobs_stopped_and_nodes_and_workers_lost(cluster, small_run, small_input, tmp_path):
     """In one run folder, the result of a run in one process: jobs stopped, nodes lost and new, workers killed."""
     run_dir, (images, labels) = tmp_path / "run", small_input

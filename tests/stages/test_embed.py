@@ -1,7 +1,6 @@
 """Encoding: the scale of vectors, JPEGs that are left to the encoders, and the smallest machine."""
 
 import io
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config import EmbedConfig
@@ -28,7 +26,7 @@ from elfs_ray.stages.parts import embed_rows
 from elfs_ray.stages.parts.embed_rows import Pixels, decode_batch, note_failed, read_failed
 from elfs_ray.workers.on_ray import session
 from photographs import jpeg, photograph
-from small import BUDGET, OPTIONS, TIMEOUT_SECONDS, command_line
+from small import BUDGET, OPTIONS
 
 
 def as_png(*which):
@@ -95,23 +93,6 @@ def test_the_image_itself_is_named(monkeypatch, factor, dtype, line):
     assert str(caught.value) == (
         f"the encoder gave a batch of images vectors that cosine cannot compare: {line.format(remedy)}"
     )
-
-
-@pytest.mark.slow
-def test_one_processor_is_enough(small_run, small_input, tmp_path):
-    """Reading, decoding and encoding wait for each other on it, but not for ever."""
-    command = [
-        *command_line(*small_input, tmp_path / "run"),
-        "--until=embed",
-        "--set=ray.num_cpus=1",
-        "--set=ray.mode=always",
-    ]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "elfs_ray.cli", *command]
-    subprocess.run(command, env=environment, timeout=TIMEOUT_SECONDS, check=True)
-    ours, theirs = (Embeddings(RunFolder(str(run))).matrix("vector") for run in (tmp_path / "run", small_run.run_dir))
-    # One thread adds in another order than two.
-    np.testing.assert_allclose(ours, theirs, rtol=0.01, atol=0.01)
 
 
 def test_what_only_reads_and_writes_starts_without_torch():
