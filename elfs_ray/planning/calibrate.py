@@ -28,7 +28,8 @@ from elfs_ray.core.temi_training import TemiOptions, TemiTraining
 from elfs_ray.data.images import ImageError, inspect, to_square
 from elfs_ray.data.sources import Source
 from elfs_ray.data.vectors import open_vectors
-from elfs_ray.encoders import Encoder, load_encoder
+from elfs_ray.encoders import load_encoder
+from elfs_ray.encoders.base import Encoder
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import (
     choose_beta_search,
