@@ -5,8 +5,10 @@ completion need all of them and must not import what computes. A class takes its
 """
 
 import difflib
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -254,4 +256,10 @@ def _class_of(name: str) -> "type[SelectionMethod]":
 
 def _added() -> dict[str, EntryPoint]:
     """The methods of other packages."""
+    return _registered(tuple(sys.path))
+
+
+@cache
+def _registered(_search_path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """What packages on a search path name, looked up once: the files of all of them are read for it."""
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
