@@ -1,9 +1,13 @@
 """What commands import that compute nothing: a user waits for each of these libraries."""
 
 import json
+import shutil
+
+import pytest
 
 from elfs_ray.artifacts.run_folder import RunFolder
 from elsewhere import ROOT, run_python
+from small import OPTIONS
 
 NUMERICS = {"jaxtyping", "numba", "numpy", "pandas", "pyarrow", "ray", "scipy", "torch", "torchvision"}
 COMMANDS = """
@@ -39,6 +43,18 @@ def test_commands_that_compute_nothing(tmp_path):
     assert [code for code, _, _ in found] == [0, 0, 0, 0, 0, 2, 2, 2]
     assert [heavy for _, heavy, _ in found] == [[]] * len(found)
     assert "run run over photos" in found[4][2]
+
+
+@pytest.mark.parametrize("method", ["random", "kcenter"])
+def test_a_second_method_does_without_what_trains(method, small_run, small_input, tmp_path):
+    """Selecting from what is there, and the report of it, need neither torch nor a compiler."""
+    folder = shutil.copytree(small_run.run_dir, tmp_path / "run")
+    given = [f"--input={small_input[0]}", "--budget=20", "--num-classes=10", f"--method={method}", f"--out={folder}"]
+    options = [f"--set={name}={value}" for name, value in OPTIONS.items()]
+    [(code, heavy, said)] = imported(["run", *given, *options, "--set=ray.mode=never"])
+    assert (code, f"Selected 20 images by {method}" in said) == (0, True), said
+    assert "torch" not in heavy
+    assert not {"numba", "ray", "torchvision"} & set(heavy)
 
 
 def test_the_shell_completes_methods():

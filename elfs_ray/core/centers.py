@@ -5,8 +5,6 @@ Symbols: N samples, d dimensions, C classes.
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Int64
-from scipy.cluster.vq import kmeans2
-from scipy.sparse import csr_array
 
 K_MEANS_STEPS = 50
 # Regions to draw from need no converged centroids: few steps, on so many rows for each region.
@@ -49,6 +47,8 @@ def k_means(
     vectors: Float[np.ndarray, "N d"], num_clusters: int, rng: np.random.Generator
 ) -> tuple[Float64[np.ndarray, "{num_clusters} d"], Int32[np.ndarray, " N"]]:
     """Centroids float64 [C, d] and the cluster of each sample, int32 [N], by k-means from a k-means++ start."""
+    from scipy.cluster.vq import kmeans2
+
     centroids, labels = kmeans2(vectors.astype(np.float64), num_clusters, iter=K_MEANS_STEPS, minit="++", rng=rng)
     return centroids, labels
 
@@ -61,6 +61,8 @@ def regions(vectors: Float32[np.ndarray, "N d"], num_regions: int, rng: np.rando
         num_regions: at most N.
         rng: draws the sample and its first centroids.
     """
+    from scipy.sparse import csr_array
+
     sample = vectors[np.sort(rng.choice(len(vectors), min(len(vectors), num_regions * REGION_ROWS), replace=False))]
     centroids = sample[rng.choice(len(sample), num_regions, replace=False)]
     for _ in range(REGION_STEPS):

@@ -6,7 +6,6 @@ Symbols: m, n rows, d dimensions.
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
-from scipy import linalg
 from threadpoolctl import threadpool_limits
 
 from elfs_ray.core.features import blocks
@@ -30,6 +29,8 @@ class PrincipalComponents:
 
     def __init__(self, vectors: Float32[np.ndarray, "m d"], dim: int) -> None:
         """Take the components of `vectors` float32 [m, d]; `dim`, at most d, are kept."""
+        from scipy import linalg
+
         width = vectors.shape[1]
         self._mean = vectors.mean(axis=0, dtype=np.float64)
         products = torch.zeros(width, width, dtype=torch.float64)

@@ -8,21 +8,17 @@ p softmax probabilities, y the label in use, m = p_y - max of the other p (the m
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor
 
-from elfs_ray.errors import UsageError
-
 # Of the published program: weight of the youngest window, and what keeps logarithms finite.
 TDDS_DECAY, TDDS_EPSILON = 0.9, 1e-8
 # What a batch adds to, in the order of `update`.
 _ADDED = ("aum", "aum_logit", "el2n", "target", "target_squared", "dual", "dyn_unc")
 _COUNTS = ("forgetting", "correctness", "epochs_seen", "windows", "dual_windows")
-Score = Literal["aum", "aum_logit", "forgetting", "el2n", "entropy", "dual", "dyn_unc", "tdds"]
 
 
 @dataclass(frozen=True)
@@ -197,23 +193,3 @@ class DynamicsAccumulator:
             "never_learned": (counts["correctness"] == 0).numpy(),
             "last_correct": self._was_correct.cpu().numpy().copy(),
         }
-
-
-def hardness(dynamics: Mapping[str, Shaped[np.ndarray, " N"]], score: str) -> Float64[np.ndarray, " N"]:
-    """A score turned so that larger means harder, float64 [N]: the one place that knows each score's direction.
-
-    A sample that was never learned counts as forgotten more often than any other.
-
-    Raises:
-        UsageError: an unknown score, or one that was not recorded.
-    """
-    if score not in get_args(Score):
-        raise UsageError(f"score {score!r} is unknown; choose one of {', '.join(get_args(Score))}")
-    if score not in dynamics:
-        raise UsageError(f"score {score!r} is not among those recorded: {', '.join(dynamics)}; record it too")
-    values = np.asarray(dynamics[score], dtype=np.float64)
-    if score in ("aum", "aum_logit"):
-        return -values
-    if score == "forgetting":
-        return np.where(dynamics["never_learned"], values.max(initial=0) + 1, values)
-    return values

@@ -18,7 +18,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from elfs_ray.core.compiled import compiled
-from elfs_ray.core.knn import shard_ranges, similarity_of
+from elfs_ray.core.knn import shard_ranges
+from elfs_ray.core.ranking import similarity_of
 
 BLOCK_QUERIES, BLOCK_ROWS = 1024, 32_768
 """Whose products are held at once; threads wait for each other after each block."""
@@ -61,7 +62,7 @@ class ExactIndex:
     ) -> tuple[Float32[np.ndarray, "q _"], Int64[np.ndarray, "q _"]]:
         """The k most similar rows of each query, best first, equal ones in order of row.
 
-        Similarities are those of `core.knn.rank_candidates`: summed in double precision, rounded once.
+        Similarities are those of `core.ranking.rank_candidates`: summed in double precision, rounded once.
 
         Args:
             queries: rows of unit length or of zeros, float32 [q, d].

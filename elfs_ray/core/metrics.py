@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
-from scipy import special
-from scipy.optimize import linear_sum_assignment
 
 
 class MeanInterval(NamedTuple):
@@ -34,6 +32,8 @@ def mean_and_interval(values: Sequence[float] | Float[np.ndarray, " n"]) -> Mean
     count = len(values)
     if count < 2:
         return MeanInterval(float(values.mean()), 0.0, 0.0, count)
+    from scipy import special
+
     deviation = float(values.std(ddof=1))
     quantile = float(special.stdtrit(count - 1, 0.975))
     return MeanInterval(float(values.mean()), deviation, quantile * deviation / count**0.5, count)
@@ -93,6 +93,8 @@ def cluster_accuracy(labels: Int[np.ndarray, " n"], clusters: Int[np.ndarray, " 
         labels: true labels, int [n], >= 0.
         clusters: int [n], >= 0; there may be more or fewer clusters than labels.
     """
+    from scipy.optimize import linear_sum_assignment
+
     counts = contingency(labels, clusters)
     rows, columns = linear_sum_assignment(counts, maximize=True)
     return float(counts[rows, columns].sum() / counts.sum())
@@ -100,6 +102,8 @@ def cluster_accuracy(labels: Int[np.ndarray, " n"], clusters: Int[np.ndarray, " 
 
 def normalized_mutual_information(labels: Int[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]) -> float:
     """Mutual information over the arithmetic mean of the entropies; 1 where both are constant."""
+    from scipy import special
+
     joint = contingency(labels, clusters) / len(labels)
     by_label, by_cluster = joint.sum(axis=1), joint.sum(axis=0)
     both = joint > 0

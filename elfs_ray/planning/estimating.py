@@ -54,13 +54,13 @@ def _estimated(config: RunConfig, price_per_hour: float | None) -> Plan:
     budgets = Counter(each.stage for each in units if not each.unit.prefix)
     stages = [(stage.command, stage.cost, times) for stage, times in budgets.items()]
     test_images = listed[TEST].count if TEST in listed else 0
-    measured = calibrate(config, source, hardware)
-    seen = _seen_as_pixels(config, {each.stage.name for each in units}, source.count, test_images, measured)
-    work = replace(
-        _work(config, source, test_images, measured, hardware),
-        pixels=seen,
-        on_ray=works_on_ray([config], source.count + test_images),
+    planned, on_ray = {each.stage.name for each in units}, works_on_ray([config], source.count + test_images)
+    # In one process, trainings side by side wait for each other.
+    measured = calibrate(
+        config, source, hardware, planned, side_by_side=1 if on_ray or hardware.gpus else hardware.cpus
     )
+    seen = _seen_as_pixels(config, planned, source.count, test_images, measured)
+    work = replace(_work(config, source, test_images, measured, hardware), pixels=seen, on_ray=on_ray)
     if seen:
         stages.append(("pixels", stage_costs.pixels, 1))
     found = estimate([*stages, ("report", stage_costs.report, 1)], work, measured.rates)

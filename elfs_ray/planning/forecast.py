@@ -4,6 +4,7 @@ The stages and their options are those that a run would choose (`run.graph`, `au
 calibration of a few seconds on this machine (`calibrate`), scaled by counts (`stage_costs`). Nothing is written.
 """
 
+import os
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -36,6 +37,8 @@ def make_plan(config: RunConfig, *, price_per_hour: float | None = None) -> Plan
 
 
 def _estimated(config: RunConfig, price_per_hour: float | None) -> Plan:
+    # As in a run, and before torch reads it. Threads that spin while they wait take the processors of those that work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from elfs_ray.planning.estimating import estimated
 
     return estimated(config, price_per_hour)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 
 from elfs_ray.artifacts import schema
@@ -51,29 +51,36 @@ def compare(store: RunFolder) -> list[dict[str, Any]]:
     return rows
 
 
-def _scores(store: RunFolder, records: Records) -> dict[tuple[int, str, str], pd.DataFrame]:
-    """Accuracy and that of random by seed, for each budget, model and method whose evaluation is there.
+def _scores(store: RunFolder, records: Records) -> dict[tuple[int, str, str], np.ndarray]:
+    """Accuracy and that of random, float64 [seeds, 2], of each budget, model and method whose evaluation is there.
 
     Without separate test images each evaluation has a test set of its own: a method is set against the random subsets
     that were tested on the same one, and the row of random is the mean over all.
     """
-    units = [name for unit in records.of("evaluate") if store.exists(name := unit.artifact("evaluation"))]
-    if not units:
-        return {}
-    names = ["budget", "model", "subset", "seed", "test_accuracy"]
-    tables = {unit: Table(store, unit).read(columns=names).to_pandas() for unit in units}
-    rows = pd.concat(tables, names=["unit"]).reset_index("unit")
-    keys = ["unit", "budget", "model", "seed"]
-    random = rows[rows["subset"] == RANDOM].set_index(keys)["test_accuracy"].rename("random")
-    rows = rows.join(random, on=keys).groupby(["budget", "model", "subset", "seed"])[["test_accuracy", "random"]].mean()
-    return {key: part.droplevel([0, 1, 2]) for key, part in rows.groupby(level=[0, 1, 2])}
+    found: dict[tuple[int, str, str], dict[int, list[tuple[float, float]]]] = {}
+    for unit in records.of("evaluate"):
+        if not store.exists(name := unit.artifact("evaluation")):
+            continue
+        rows = Table(store, name).read(columns=["budget", "model", "subset", "seed", "test_accuracy"]).to_pylist()
+        random = {_training(row): row["test_accuracy"] for row in rows if row["subset"] == RANDOM}
+        for row in rows:
+            by_seed = found.setdefault((row["budget"], row["model"], row["subset"]), {})
+            by_seed.setdefault(row["seed"], []).append((row["test_accuracy"], random[_training(row)]))
+    return {
+        key: np.array([np.mean(by_seed[seed], axis=0) for seed in sorted(by_seed)]) for key, by_seed in found.items()
+    }
 
 
-def _row(names: dict[str, Any], scores: pd.DataFrame) -> dict[str, Any]:
+def _training(row: dict[str, Any]) -> tuple[int, str, int]:
+    """What a training on a coreset and the one on a random subset have in common."""
+    return row["budget"], row["model"], row["seed"]
+
+
+def _row(names: dict[str, Any], scores: np.ndarray) -> dict[str, Any]:
     """Mean and spread of one method, and its paired difference to random."""
-    summary = mean_and_interval(scores["test_accuracy"].to_numpy())
-    is_random = names["method"] == RANDOM
-    pairs = None if is_random else mean_and_interval((scores["test_accuracy"] - scores["random"]).to_numpy())
+    accuracy, random = scores.T
+    summary = mean_and_interval(accuracy)
+    pairs = None if names["method"] == RANDOM else mean_and_interval(accuracy - random)
     return {
         **names,
         "seeds": summary.n,

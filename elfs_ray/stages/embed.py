@@ -27,7 +27,8 @@ from elfs_ray.data.card_decoding import INTERPOLATIONS, CardDecoder, built_for_c
 from elfs_ray.data.pixels import ImageError
 from elfs_ray.data.unusable import Unusable, UnusableImagesError
 from elfs_ray.data.vectors import undirected
-from elfs_ray.encoders import Encoder, load_encoder
+from elfs_ray.encoders import load_encoder
+from elfs_ray.encoders.base import Encoder
 from elfs_ray.encoders.forward import AdaptiveForward, Clock, Lane
 from elfs_ray.errors import RunError
 from elfs_ray.planning.auto_options import choose_embed

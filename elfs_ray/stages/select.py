@@ -19,7 +19,7 @@ from elfs_ray.stages import identity
 from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.stages.parts.method_inputs import count_classes, labeled_mask, read_inputs
 from elfs_ray.workers.base import Threads
-from elfs_ray.workers.compute import use_threads
+from elfs_ray.workers.threads import use_threads
 
 
 def run(context: StageContext) -> StageResult:
@@ -63,9 +63,9 @@ class _Task(NamedTuple):
 
 def _select(task: _Task, threads: Threads) -> dict[str, Any]:
     """Write the coreset, with the labels that are shown beside it; returns what the manifest says of it."""
-    use_threads(threads())
     store, budget, options = task.store, task.budget, task.config.select
     method = get_method(options.method, **{**options.options, **task.found})
+    use_threads(threads())  # after the method has brought what it computes with
     inputs = read_inputs(store, task.config, method)
     selection = select_coreset(method, inputs, budget, np.random.default_rng(task.seed), balance=options.balance)
 

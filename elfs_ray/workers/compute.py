@@ -1,13 +1,6 @@
-"""What a worker sets before it computes: its threads, its card."""
+"""The device that a worker computes on."""
 
 import torch
-from threadpoolctl import threadpool_limits
-
-
-def use_threads(count: int) -> None:
-    """Let torch and the numeric libraries of this worker use so many threads, where Ray allows what it reserved."""
-    torch.set_num_threads(count)
-    threadpool_limits(count)
 
 
 def use_tensor_cores(device: torch.device) -> None:

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elfs_ray.core.dynamics import DynamicsAccumulator, Windows, hardness
+from elfs_ray.core.dynamics import DynamicsAccumulator, Windows
+from elfs_ray.core.scores import hardness
 from elfs_ray.errors import UsageError
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -6,10 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elfs_ray.core import exact_index
+from elfs_ray.core import exact_index, small_index
 from elfs_ray.core.exact_index import ExactIndex
 from elfs_ray.core.features import normalize_rows
-from elfs_ray.core.knn import rank_candidates
+from elfs_ray.core.ranking import rank_candidates
+from elfs_ray.core.small_index import SmallIndex
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,9 +59,11 @@ def test_is_brute_force(count, dim, k, spread, kinds, bfloat16, threads, seed):
     if kinds:
         vectors = vectors[rng.integers(min(kinds, count), size=count)]
     vectors[rng.random(count) < 0.02] = 0
-    found = ExactIndex(vectors, bfloat16=bfloat16, threads=threads).search(vectors[:20], k)
-    assert found[0].shape == (min(20, count), min(k, count))
-    assert same(found, brute_force(vectors, vectors[:20], min(k, count)))
+    expected = brute_force(vectors, vectors[:20], min(k, count))
+    for index in (ExactIndex(vectors, bfloat16=bfloat16, threads=threads), SmallIndex(vectors)):
+        found = index.search(vectors[:20], k)
+        assert found[0].shape == (min(20, count), min(k, count))
+        assert same(found, expected)
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
@@ -71,6 +74,25 @@ def test_blocks_and_threads_do_not_matter(rng, monkeypatch, bfloat16):
         monkeypatch.setattr(exact_index, "BLOCK_QUERIES", queries)
         monkeypatch.setattr(exact_index, "BLOCK_ROWS", rows)
         assert same(ExactIndex(vectors, bfloat16=bfloat16, threads=threads).search(vectors[:300], 30), expected)
+
+
+def test_what_float32_makes_equal_comes_in_order_of_row(rng):
+    vectors = normalize_rows(rng.normal(size=64) + 5e-4 * rng.normal(size=(2000, 64)))
+    expected = brute_force(vectors, vectors[:50], 20)
+    assert (np.diff(expected[0]) == 0).mean() > 0.3
+    for index in (ExactIndex(vectors), SmallIndex(vectors)):
+        assert same(index.search(vectors[:50], 20), expected)
+
+
+def test_few_rows_and_many_have_an_index_each(monkeypatch, rng):
+    vectors = crowded(rng, 300, 8, 0.5)
+    assert isinstance(exact_index_of(vectors), SmallIndex)
+    monkeypatch.setattr(small_index, "FEW_ROWS", 299)
+    assert isinstance(exact_index_of(vectors), ExactIndex)
+
+
+def exact_index_of(vectors):
+    return small_index.exact_index(vectors, bfloat16=False, threads=1)
 
 
 def test_rounded_products_alone_would_not_do(rng):

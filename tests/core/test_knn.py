@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elfs_ray.core.features import normalize_rows
-from elfs_ray.core.knn import drop_self, merge_top_k, rank_candidates, recall_at_k, shard_ranges
+from elfs_ray.core.knn import drop_self, merge_top_k, recall_at_k, shard_ranges
+from elfs_ray.core.ranking import rank_candidates
 
 
 def brute_force(vectors, k):

@@ -12,8 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from elfs_ray.core import product_index
 from elfs_ray.core.features import normalize_rows, unit_half
-from elfs_ray.core.knn import rank_candidates, recall_at_k
+from elfs_ray.core.knn import recall_at_k
 from elfs_ray.core.product_index import COLUMNS, ProductIndex, best_columns
+from elfs_ray.core.ranking import rank_candidates
 
 CPU = torch.device("cpu")
 

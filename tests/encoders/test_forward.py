@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from elfs_ray.encoders import Encoder, Preprocessing
+from elfs_ray.encoders.base import Encoder, Preprocessing
 from elfs_ray.encoders.forward import AdaptiveForward, Lane
 from elfs_ray.errors import RunError
 

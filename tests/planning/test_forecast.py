@@ -230,6 +230,8 @@ class TestOnTheDigits:
         ]
         assert shown["stages"][2]["disk_bytes"] == 2 * 24 * 240
         assert (shown["calibration"]["dim"], shown["calibration"]["encoder_bytes"]) == (24, 0)
+        rates = shown["calibration"]["rates"]
+        assert {name for name in rates if rates[name]} == {"check", "decode"}, "no other stage is planned"
         assert shown["money"] == pytest.approx(2 * shown["seconds"] / 3600)
 
     def test_hardware_that_is_not_here_is_not_guessed(self, config):

@@ -17,7 +17,7 @@ from elfs_ray.artifacts.table import Table
 from elfs_ray.config import EmbedConfig
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
-from elfs_ray.encoders import Encoder, Preprocessing
+from elfs_ray.encoders.base import Encoder, Preprocessing
 from elfs_ray.errors import RunError, UsageError
 from elfs_ray.planning.auto_options import choose_embed
 from elfs_ray.run.runner import run

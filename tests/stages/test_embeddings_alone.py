@@ -169,8 +169,10 @@ def test_a_plan_needs_no_images(clustered, monkeypatch):
         monkeypatch.setattr(calibrate, name, small)
     values = {"budgets": [BUDGET], "num_classes": CLASSES, "embed.vectors": str(clustered[0]), **OPTIONS}
     config = load_config(values)
-    found = calibrate.calibrate(config, open_input(config, None), Hardware("cpu", 1, 0))
+    planned = {"embed", "neighbors", "pseudo_labels", "proxy", "beta_search"}
+    found = calibrate.calibrate(config, open_input(config, None), Hardware("cpu", 1, 0), planned, side_by_side=2)
     assert (found.dim, found.images, found.image_bytes) == (8, 0, 0)
+    assert min(found.rates.pseudo_labels_step, found.rates.proxy_step, found.rates.search_step) > 0
     assert choose_proxy(config.proxy, "cuda", 1, ROWS, 8, median_side=0, image_dtype="bfloat16").model == "mlp"
     assert choose_proxy(config.proxy, "cuda", 1, ROWS, 8, median_side=64, image_dtype="bfloat16").model == "resnet18"
 

@@ -15,7 +15,7 @@ from elfs_ray.artifacts.table import Table
 from elfs_ray.core.metrics import mean_and_interval, nearest_similarity
 from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.workers.base import Threads
-from elfs_ray.workers.compute import use_threads
+from elfs_ray.workers.threads import use_threads
 
 COVERAGE = "coverage"
 DRAWS = 5

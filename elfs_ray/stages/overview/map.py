@@ -12,7 +12,7 @@ from elfs_ray.artifacts.table import KEY
 from elfs_ray.core.projection import neighbor_map, principal_plane
 from elfs_ray.stages.context import StageContext, StageResult
 from elfs_ray.workers.base import Threads
-from elfs_ray.workers.compute import use_threads
+from elfs_ray.workers.threads import use_threads
 
 MAP = "map"
 

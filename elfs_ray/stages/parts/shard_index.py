@@ -1,8 +1,8 @@
 """What an index shard searches with: exact products, or inverted lists that all shards share.
 
 An index finds candidates fast and inexactly to the last digits; the shard ranks them by exact similarity
-(`core.knn.rank_candidates`, `core.exact_index`). So the number of shards, which changes the order of the sums, does not
-change the answer.
+(`core.ranking`, `core.exact_index`, `core.small_index`). So the number of shards, which changes the order of the sums,
+does not change the answer.
 Inverted lists (Jegou et al., 2011): k-means splits the space into `nlist` cells once, from a sample; each shard sorts
 its own rows into the same cells, and a query looks into the `nprobe` nearest. Rows are held in full (ivf_flat) or as
 product codes (ivf_pq), which rank candidates only roughly: there are more of them, and the float16 rows decide.
@@ -17,7 +17,7 @@ import numpy as np
 from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.config import NeighborsConfig
 from elfs_ray.core.features import normalize_rows
-from elfs_ray.core.knn import rank_candidates
+from elfs_ray.core.small_index import exact_index
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.cost import CHUNK_ROWS, GIB, GPU_WORK_BYTES, gpu_row_bytes
 from elfs_ray.workers.hardware import has_bfloat16
@@ -138,6 +138,8 @@ def nearest_lists(vectors: np.ndarray, trained: bytes, nprobe: int) -> Queries:
 
 def _rank(queries: np.ndarray, rows: np.ndarray, held: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Rank candidates; `held(rows)` gives their vectors, float32 [m, d]."""
+    from elfs_ray.core.ranking import rank_candidates
+
     ranked, at_once = [], max(1, CHUNK_ROWS // rows.shape[1])
     for start in range(0, len(queries), at_once):
         some = rows[start : start + at_once]
@@ -169,16 +171,14 @@ def _held(chunks: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> np.nda
 
 
 class _Exact:
-    """Every row compared with every query by torch, on processors; nothing is missed."""
+    """Every row compared with every query, on processors; nothing is missed."""
 
     def __init__(self, chunks: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> None:
         import torch
 
-        from elfs_ray.core.exact_index import ExactIndex
-
         threads = faiss.omp_get_max_threads()
         torch.set_num_threads(threads)
-        self._index = ExactIndex(_held(chunks, count), bfloat16=has_bfloat16(), threads=threads)
+        self._index = exact_index(_held(chunks, count), bfloat16=has_bfloat16(), threads=threads)
 
     def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:
         similarity, rows = self._index.search(queries.vectors, k)
@@ -212,6 +212,8 @@ class _Flat:
         if self._gpu is not None:
             _, rows = self._gpu.search(queries.vectors, wanted)
             return _rank(queries.vectors, rows, lambda rows: normalize_rows(self._held[rows]), k)
+        from elfs_ray.core.ranking import rank_candidates
+
         # On the matrix itself: an index would be a second copy.
         _, rows = faiss.knn(queries.vectors, self._held, wanted, metric=faiss.METRIC_INNER_PRODUCT)
         return rank_candidates(queries.vectors, self._held, rows, k)

@@ -1,12 +1,13 @@
 """Tasks on threads, and what stands for their results."""
 
 import ctypes
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
+
+from elfs_ray.workers.threads import use_torch_threads
 
 T = TypeVar("T")
 
@@ -95,18 +96,9 @@ class Crew:
             with self._lock:
                 self._busy.add(thread)
             if self._narrow:
-                use_one_thread()
+                # As a task of Ray's that asks for one core: how many share a product can change its last bits.
+                use_torch_threads(1)
             return function(*map(bare, arguments))
         finally:
             with self._lock:
                 self._busy.discard(thread)
-
-
-def use_one_thread() -> None:
-    """Let torch, if it is loaded, compute on the calling thread alone, as a task of Ray's does that asks for one core.
-
-    How many threads share a product can change its last bits.
-    """
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(1)
