@@ -50,6 +50,7 @@ from elfs_ray.stages.parts.embed_rows import (
     saved_rows,
 )
 from elfs_ray.workers.base import Source, Step, Threads
+from elfs_ray.workers.compute import use_torch_threads
 from elfs_ray.workers.progress import Counter
 
 # What a worker with torch loaded takes, and how much more than its pixels a batch needs, in bytes and times.
@@ -228,7 +229,7 @@ class _EncodeBatch:
         counter: Counter,
         note: Callable[[list[Unusable]], None],
     ) -> None:
-        torch.set_num_threads(threads())
+        use_torch_threads(threads())
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
         encoder.module.to(self._device).to(memory_format=torch.channels_last)

@@ -6,8 +6,16 @@ from threadpoolctl import threadpool_limits
 
 def use_threads(count: int) -> None:
     """Let torch and the numeric libraries of this worker use so many threads, where Ray allows what it reserved."""
-    torch.set_num_threads(count)
+    use_torch_threads(count)
     threadpool_limits(count)
+
+
+def use_torch_threads(count: int) -> None:
+    """Let what this thread gives torch to do use so many threads, whatever other threads ask for theirs."""
+    # A thread that has not computed yet takes over the number that any thread set last, once it does; so also after it
+    # has set one itself. Asking for the number makes it do that now.
+    torch.get_num_threads()
+    torch.set_num_threads(count)
 
 
 def use_tensor_cores(device: torch.device) -> None:

@@ -172,12 +172,11 @@ class _Exact:
     """Every row compared with every query by torch, on processors; nothing is missed."""
 
     def __init__(self, chunks: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> None:
-        import torch
-
         from elfs_ray.core.exact_index import ExactIndex
+        from elfs_ray.workers.compute import use_torch_threads
 
         threads = faiss.omp_get_max_threads()
-        torch.set_num_threads(threads)
+        use_torch_threads(threads)
         self._index = ExactIndex(_held(chunks, count), bfloat16=has_bfloat16(), threads=threads)
 
     def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -107,6 +107,7 @@ def use_one_thread() -> None:
 
     How many threads share a product can change its last bits.
     """
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(1)
+    if "torch" in sys.modules:
+        from elfs_ray.workers.compute import use_torch_threads
+
+        use_torch_threads(1)
