@@ -51,6 +51,7 @@ from elfs_ray.stages.parts.embed_rows import (
 )
 from elfs_ray.workers.base import Source, Step, Threads
 from elfs_ray.workers.compute import use_torch_threads
+from elfs_ray.workers.machine import keep_freed_memory
 from elfs_ray.workers.progress import Counter
 
 # What a worker with torch loaded takes, and how much more than its pixels a batch needs, in bytes and times.
@@ -230,6 +231,7 @@ class _EncodeBatch:
         note: Callable[[list[Unusable]], None],
     ) -> None:
         use_torch_threads(threads())
+        keep_freed_memory()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
         encoder.module.to(self._device).to(memory_format=torch.channels_last)
