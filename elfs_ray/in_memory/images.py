@@ -72,7 +72,7 @@ def _forward(encoder: Encoder, dtype: str, rows: int) -> Callable[[np.ndarray], 
     import torch
 
     device = device_of_task()
-    encoder.module.to(device)
+    encoder.module.to(device).to(memory_format=torch.channels_last)
     forward = AdaptiveForward(encoder, device, getattr(torch, dtype), rows)
     return lambda pixels: forward(torch.from_numpy(pixels).to(device)).cpu().numpy()
 

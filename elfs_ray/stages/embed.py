@@ -51,7 +51,9 @@ from elfs_ray.stages.parts.embed_rows import (
     saved_rows,
 )
 from elfs_ray.workers.base import Source, Step, Threads
+from elfs_ray.workers.machine import keep_freed_memory
 from elfs_ray.workers.progress import Counter
+from elfs_ray.workers.threads import use_torch_threads
 
 # What a worker with torch loaded takes, and how much more than its pixels a batch needs, in bytes and times.
 PROCESS_BYTES, DECODE_COPIES, ENCODE_COPIES = 512 * 2**20, 4, 24
@@ -229,7 +231,8 @@ class _EncodeBatch:
         counter: Counter,
         note: Callable[[list[Unusable]], None],
     ) -> None:
-        torch.set_num_threads(threads())
+        use_torch_threads(threads())
+        keep_freed_memory()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         encoder = load_encoder(options.encoder, weights=options.weights, image_size=int(options.image_size))
         encoder.module.to(self._device).to(memory_format=torch.channels_last)

@@ -5,6 +5,7 @@ temporary files may be anybody's.
 """
 
 import contextlib
+import ctypes
 import os
 import secrets
 import stat
@@ -18,6 +19,8 @@ CACHES = {"NUMBA_CACHE_DIR": "numba", "HF_HOME": "huggingface", "TORCH_HOME": "t
 """Variable that names a library's cache -> its folder below ~/.cache, where it is without the variable."""
 SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 """The longest path of a Unix socket."""
+# Of glibc's mallopt: which memory is given back, from how many bytes; and which is taken apart, from how many.
+_TRIM, _TRIM_BYTES, _APART, _APART_BYTES = -1, 2**28, -3, 2**25
 
 
 def machine_folder(*names: str) -> Path:
@@ -90,6 +93,18 @@ def provide_token() -> None:
     kept = Path.home() / ".ray" / "auth_token"
     if "RAY_AUTH_TOKEN_PATH" not in os.environ and not kept.exists() and not can_write(kept.parent):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def keep_freed_memory() -> None:
+    """Let this process use again what it freed, up to 256 MiB, instead of giving it back and having it cleared anew.
+
+    Networks free and take the same megabytes with each batch: on processors up to a quarter of the time. Only glibc
+    can be told.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_APART, _APART_BYTES)
+        library.mallopt(_TRIM, _TRIM_BYTES)
 
 
 def has_home() -> bool:

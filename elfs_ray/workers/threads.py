@@ -15,7 +15,10 @@ def use_threads(count: int) -> None:
 
 
 def use_torch_threads(count: int) -> None:
-    """Let torch, if it is imported, compute with so many of the calling thread's own."""
+    """Let what this thread gives torch to do, if it is imported, use so many threads, whatever others ask for theirs."""
     torch = sys.modules.get("torch")
     if torch is not None:
+        # A thread that has not computed yet takes over the number that any thread set last, once it does; so also after
+        # it has set one itself. Asking for the number makes it do that now.
+        torch.get_num_threads()
         torch.set_num_threads(count)

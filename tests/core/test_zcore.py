@@ -93,6 +93,21 @@ def test_points_lie_between_the_extremes_about_the_median(values):
     assert middle[0] == pytest.approx(np.median(columns.astype(np.float64)), abs=1e-12)
 
 
+@pytest.mark.parametrize("count", [1023, 1024, 5000])
+@pytest.mark.parametrize("kind", ["normal", "few values", "skewed", "every other one large"])
+def test_the_median_is_exact_whatever_the_sample_says(rng, count, kind):
+    """Of every second value, or every ninth, which here may be unlike the others."""
+    values = rng.normal(size=count)
+    values = {
+        "normal": values,
+        "few values": values.round(),
+        "skewed": np.exp(9 * values),
+        "every other one large": values + 100 * (np.arange(count) % (count // zcore.SAMPLE) == 0),
+    }[kind].astype(np.float32)
+    found = zcore._median(values, np.empty(count + 1, np.float32))
+    assert found == np.median(values.astype(np.float64))
+
+
 @given(
     st.lists(st.integers(0, 9) | st.just(np.inf) | st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=50),
     st.data(),

@@ -21,6 +21,7 @@ from elfs_ray.core.small_index import exact_index
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.cost import CHUNK_ROWS, GIB, GPU_WORK_BYTES, gpu_row_bytes
 from elfs_ray.workers.hardware import has_bfloat16
+from elfs_ray.workers.threads import use_torch_threads
 
 # Beside the candidates asked for: what rounding could put on the wrong side of the last one.
 SPARE = 16
@@ -174,10 +175,8 @@ class _Exact:
     """Every row compared with every query, on processors; nothing is missed."""
 
     def __init__(self, chunks: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> None:
-        import torch
-
         threads = faiss.omp_get_max_threads()
-        torch.set_num_threads(threads)
+        use_torch_threads(threads)
         self._index = exact_index(_held(chunks, count), bfloat16=has_bfloat16(), threads=threads)
 
     def search(self, queries: Queries, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import torch
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.workers.base import Training
 from elfs_ray.workers.compute import device_of_task
+from elfs_ray.workers.threads import use_torch_threads
 
 TaskT = TypeVar("TaskT")
 CHECKPOINT = "checkpoint.pt"
@@ -51,7 +52,7 @@ def run_training(
     loop: Callable[[TaskT, Training], None], task: TaskT, store: RunFolder, work: str, threads: int
 ) -> dict[str, Any]:
     """Run the loop on this thread and so many of torch's; a second run goes on from its last checkpoint."""
-    torch.set_num_threads(threads)
+    use_torch_threads(threads)
     worker = _Worker(store, work)
     loop(task, worker)
     return worker.told
