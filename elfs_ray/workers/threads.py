@@ -15,7 +15,7 @@ def use_threads(count: int) -> None:
 
 
 def use_torch_threads(count: int) -> None:
-    """Let what this thread gives torch to do, if it is imported, use so many threads, whatever others ask for theirs."""
+    """Let what this thread gives torch to do, if it is imported, use so many threads, whatever other threads use."""
     torch = sys.modules.get("torch")
     if torch is not None:
         # A thread that has not computed yet takes over the number that any thread set last, once it does; so also after
