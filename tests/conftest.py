@@ -36,6 +36,7 @@ settings.register_profile("default", deadline=None, derandomize=True, max_exampl
 settings.load_profile("default")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Mark what uses the suite's Ray; cut the tests into groups, of which a process runs one after the other."""
     for item in items:
@@ -87,14 +88,24 @@ def card(monkeypatch):
         yield mode
 
 
+_suites_ray = contextlib.ExitStack()
+
+
+@pytest.fixture(autouse=True)
+def _no_ray_without_need(request):
+    """A run in a process that is connected to a Ray works there: the suite's ends before the first test without it."""
+    if request.node.get_closest_marker("ray") is None:
+        _suites_ray.close()
+
+
 @pytest.fixture(scope="session")
 def ray_session():
-    """One small local Ray for the whole suite."""
+    """One small local Ray for all tests that ask for it; they come one after the other."""
     from elfs_ray.config import RayConfig
     from elfs_ray.workers.on_ray.session import ray_session
 
-    with ray_session(RayConfig(num_cpus=2, object_store_mb=200)) as workers:
-        yield workers
+    with _suites_ray:
+        yield _suites_ray.enter_context(ray_session(RayConfig(num_cpus=2, object_store_mb=200)))
 
 
 @pytest.fixture(scope="session")

@@ -25,9 +25,10 @@ class Preprocessing:
     crop_fraction: float = 1.0
 
 
-ROWS_AT_ONCE = 8
-"""Images in one forward pass of processors: activations of more leave their caches. The same for any number of threads:
-how many images share a pass can change the last bits.
+ROWS_AT_ONCE = 16
+"""Images in one forward pass of processors: activations of more leave their caches, which cores that encode share. The
+same for any number of threads: how many images share a pass can change the last bits. Of fewer than 16, torch takes
+small convolutions in another way if one thread computes them.
 """
 
 
