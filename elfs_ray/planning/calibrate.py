@@ -20,6 +20,7 @@ from elfs_ray.config import BetaSearchConfig, EvaluateConfig, ProxyConfig, Pseud
 from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.classifier_training import ClassifierTraining, TrainingOptions, TrainingSet
+from elfs_ray.core.components import SAMPLE_ROWS, PrincipalComponents
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.features import normalize_rows
 from elfs_ray.core.networks import build_network
@@ -48,8 +49,8 @@ from elfs_ray.stages.parts.training_options import training_options
 from elfs_ray.workers.hardware import Hardware
 
 SAMPLE_IMAGES, SAMPLE_CHUNKS = 96, 3
-SECONDS_EACH, MOST_REPEATS, MOST_STEPS = 0.5, 15, 60
-SEARCH_ROWS, SEARCH_QUERIES = 20_000, 1024
+SECONDS_EACH, MOST_REPEATS, MOST_STEPS = 0.3, 15, 60
+SEARCH_ROWS, SEARCH_QUERIES, COMPONENT_ROWS = 20_000, 1024, 2048
 # Of a coreset that short trainings are measured on.
 MOST_ROWS = 4096
 
@@ -101,6 +102,7 @@ def _calibrate(
         decode=embedding.decode + (0 if vectors or not embedding.dim else read_seconds),
         encode=embedding.encode,
         search_flops=_search_flops(embedding.dim, source.count, hardware) if "neighbors" in planned else 0.0,
+        components=_components_seconds(embedding.dim, source.count) if _reduced(chosen, planned) else 0.0,
         **steps,
     )
     image_bytes = float(np.mean([len(data) for data in good])) if good else 0.0
@@ -198,7 +200,7 @@ def _encoding(config: RunConfig, images: int, good: list[bytes], side: float, ha
     return _Embedding(encoder.dim, decode_seconds, encode, weights)
 
 
-def _seconds(step: Callable[[], object]) -> float:
+def _seconds(step: Callable[[], object], most: int = MOST_REPEATS) -> float:
     """Median seconds of a call, after one that does not count; a slow one is not repeated."""
 
     def once() -> float:
@@ -212,7 +214,7 @@ def _seconds(step: Callable[[], object]) -> float:
     if first > SECONDS_EACH:
         return first
     taken: list[float] = []
-    while len(taken) < MOST_REPEATS and sum(taken) < SECONDS_EACH:
+    while len(taken) < most and sum(taken) < SECONDS_EACH:
         taken.append(once())
     return statistics.median(taken)
 
@@ -272,13 +274,33 @@ def _encode_seconds(encoder: Encoder, pixels: np.ndarray, dtype: str, batch: int
     """Seconds of an image in a full batch; in a small one, where the encoder is slow."""
     device = torch.device(hardware.device)
     encoder.module.to(device).to(memory_format=torch.channels_last)
-    each = 0.0
-    for size in dict.fromkeys((min(4, batch), min(16, batch), batch)):
+
+    def seconds(size: int, most: int) -> float:
         images = torch.from_numpy(np.resize(pixels, (size, *pixels.shape[1:]))).to(device)
-        each = _seconds(lambda images=images: encoder.encode(images, getattr(torch, dtype)).cpu()) / size  # type: ignore[misc]
-        if each * batch > 2 * SECONDS_EACH:
-            break
-    return each
+        return _seconds(lambda: encoder.encode(images, getattr(torch, dtype)).cpu(), most) / size
+
+    few = seconds(min(4, batch), 1)
+    return few if few * batch > 4 * SECONDS_EACH else seconds(batch, MOST_REPEATS)
+
+
+def _reduced(chosen: _Chosen, planned: Collection[str]) -> bool:
+    """Whether a stage of the run trains on principal components."""
+    proxy = chosen.proxy.model == "mlp" and int(chosen.proxy.pca_dim) and "proxy" in planned
+    return bool(proxy or ("pseudo_labels" in planned and int(chosen.pseudo_labels.pca_dim)))
+
+
+def _components_seconds(dim: int, images: int) -> float:
+    """Seconds of the principal components of all images: of few rows, and what each further row adds."""
+    rows = _unit_rows(COMPONENT_ROWS, dim)
+    few = rows[: min(images, COMPONENT_ROWS // 4)].numpy()
+    PrincipalComponents(few[:, :8], 1)  # brings a library
+    started = time.perf_counter()
+    components = PrincipalComponents(few, 1)
+    first = time.perf_counter() - started
+    wide = rows.double()
+    row = _seconds(lambda: wide.T @ wide) / len(wide)
+    projected = _seconds(lambda: components.project(few)) / len(few)
+    return first + max(0, min(images, SAMPLE_ROWS) - len(few)) * row + images * projected
 
 
 def _search_flops(dim: int, images: int, hardware: Hardware) -> float:

@@ -93,6 +93,7 @@ class Rates:
         search_step: seconds of a step of a trial of the beta search, with all its seeds, on one core or a GPU.
         evaluate_steps: seconds of a step of each model of the evaluation, with all seeds that are trained together, on
             one core or a GPU.
+        components: seconds of the principal components of all candidates.
     """
 
     check: float
@@ -103,6 +104,7 @@ class Rates:
     proxy_step: float
     search_step: float
     evaluate_steps: dict[str, float] = field(default_factory=dict)
+    components: float = 0.0
 
 
 @dataclass(frozen=True)

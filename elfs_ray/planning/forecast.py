@@ -40,5 +40,8 @@ def _estimated(config: RunConfig, price_per_hour: float | None) -> Plan:
     # As in a run, and before torch reads it. Threads that spin while they wait take the processors of those that work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from elfs_ray.planning.estimating import estimated
+    from elfs_ray.workers.machine import keep_freed_memory
+
+    keep_freed_memory()
 
     return estimated(config, price_per_hour)

@@ -11,7 +11,7 @@ from elfs_ray.planning.cost import WORKER_BYTES, Cost, Rates, Work, search_secon
 
 # Seconds of a stage without work: on Ray, in the process of the run.
 STARTS = {
-    "session": (5.0, 2.0),
+    "session": (5.0, 0.9),
     "listing": (0.5, 0.1),
     "ingest": (2.0, 0.1),
     "embed": (7.0, 3.0),
@@ -25,6 +25,8 @@ STARTS = {
 MAP_POINT_SECONDS, MAP_CORES = 3e-3, 8
 # Of a file of a local folder: its place and size are looked up, and written in the run folder.
 LISTING_SECONDS, LISTING_BYTES = 2e-5, 40
+# Of the report without pictures; the map has pictures of so many images at most.
+REPORT_SECONDS, MOST_PICTURES = 0.4, 1000
 # Bytes of a row in the run folder beside vectors: names, numbers, hashes.
 SAMPLE_BYTES, PSEUDO_LABEL_BYTES, DYNAMICS_BYTES, MAP_POINT_BYTES = 150, 20, 60, 40
 
@@ -77,6 +79,7 @@ def pseudo_labels(work: Work, rates: Rates) -> Cost:
     options, images = work.pseudo_labels, work.images
     steps = max(1, images // int(options.batch_size))
     seconds = (int(options.epochs) + 0.5) * steps * rates.pseudo_labels_step
+    seconds += rates.components if int(options.pca_dim) else 0
     reduced = 4 * images * int(options.pca_dim)
     held = WORKER_BYTES + _vector_bytes(work) + reduced + 8 * images * int(work.neighbors.k)
     started = start_seconds("pseudo_labels", work)
@@ -93,6 +96,7 @@ def proxy(work: Work, rates: Rates) -> Cost:
     options, images = work.proxy, work.images
     seconds = math.ceil(images / options.batch_size) * int(options.epochs) * options.folds * rates.proxy_step
     if options.model == "mlp":
+        seconds += rates.components if int(options.pca_dim) else 0
         inputs = 4 * images * int(options.pca_dim) or _vector_bytes(work)
     else:
         inputs = 3 * images * int(options.image_size) ** 2
@@ -156,9 +160,9 @@ def coverage(_work: Work, _rates: Rates) -> Cost:
     return Cost(0.3)
 
 
-def report(_work: Work, _rates: Rates) -> Cost:
-    """Draw the charts and the galleries."""
-    return Cost(2.0)
+def report(work: Work, rates: Rates) -> Cost:
+    """Draw the charts, the map and the galleries."""
+    return Cost(REPORT_SECONDS + min(work.images, MOST_PICTURES) * rates.decode)
 
 
 def pixels(work: Work, rates: Rates) -> Cost:

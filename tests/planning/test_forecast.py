@@ -23,7 +23,7 @@ from elfs_ray.planning.cost import Cost, Rates, StageEstimate, Work, estimate, s
 from elfs_ray.planning.forecast import make_plan
 from elfs_ray.run.graph import all_units
 
-RATES = Rates(0.001, 0.002, 0.004, 1e11, 0.05, 0.01, 0.002, {"mlp": 0.002, "resnet-small": 0.03})
+RATES = Rates(0.001, 0.002, 0.004, 1e11, 0.05, 0.01, 0.002, {"mlp": 0.002, "resnet-small": 0.03}, components=0.5)
 
 
 def work(images=50_000, device="cpu", side=32, dim=1280, options=(), **changes):
@@ -65,15 +65,15 @@ WORKS = {
         ],
     ),
 }  # fmt: skip
-SAME = {"labels": 0.1, "select": 0.1, "duplicates": 0.5, "coverage": 0.3, "report": 2.0}
+SAME = {"labels": 0.1, "select": 0.1, "duplicates": 0.5, "coverage": 0.3, "report": 2.4}
 COSTS_OF_WORKS = {
     "cores": {
         "ingest": Cost(27.0, 50_000, 7_500_000),
         "embed": Cost(257.0, 50_000, 128_000_000),
         "neighbors": Cost(65.5, 50_000, 30_000_000, 1, 1_782_726_656),
-        "pseudo_labels": Cost(104.2, 50_000, 1_000_000, 1, 1_163_603_200),
+        "pseudo_labels": Cost(104.7, 50_000, 1_000_000, 1, 1_163_603_200),
         "anchor": Cost(2.0, 50_000, 1_000_000),
-        "proxy": Cost(65.80000000000001, 50_000, 3_000_000, 1, 795_203_200),
+        "proxy": Cost(66.30000000000001, 50_000, 3_000_000, 1, 795_203_200),
         "beta_search": Cost(8.130208333333334, 27, 0, 2, 990_003_200),
         "evaluate": Cost(3.0520833333333335, 10, 0, 2, 785_203_200),
         "map": Cost(31.5, 20_000, 800_000),
@@ -93,7 +93,7 @@ COSTS_OF_WORKS = {
         "ingest": Cost(377.0, 3_000_000, 450_000_000),
         "embed": Cost(12757.0, 3_000_000, 1_536_000_000),
         "neighbors": Cost(4933.254904678636, 3_000_000, 1_800_000_000, 4, 1_231_641_984),
-        "pseudo_labels": Cost(5938.225, 3_000_000, 60_000_000, 1, 8_078_003_200),
+        "pseudo_labels": Cost(5938.725, 3_000_000, 60_000_000, 1, 8_078_003_200),
         "anchor": Cost(2.0, 3_000_000, 60_000_000),
         "proxy": Cost(23445.0, 3_000_000, 180_000_000, 1, 38_198_003_200),
         "beta_search": Cost(11.125, 27, 0, 8, 3_806_003_200),
