@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from elfs_ray import cli
-
 TIMEOUT_SECONDS = 600  # against hanging alone: machines differ and are shared
 _FORKS = multiprocessing.get_context("forkserver")
 # Ray is not among them: it starts threads, which a fork loses.
@@ -107,4 +105,6 @@ def _command(arguments: list[str], environment: dict[str, str], said: str, termi
         os.dup2(place, stream)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(stream, "rw"[stream > 0], closefd=False) for stream in range(3))
     sys.argv = ["elfs-ray", *arguments]
+    from elfs_ray import cli
+
     cli.command()

@@ -14,7 +14,7 @@ import pytest
 from elfs_ray.artifacts.embeddings import Embeddings
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.table import Table
-from elfs_ray.core import graph, knn, zcore
+from elfs_ray.core import graph, ranking, zcore
 from elfs_ray.errors import UsageError
 from elfs_ray.workers import machine, search_path
 from elsewhere import ASCII, NAMELESS, ROOT, give_to, run_python
@@ -269,7 +269,7 @@ def test_kernels_are_kept_where_the_user_says(room):
 
 
 def test_kernels_are_kept_beside_their_code_where_that_can_be_written_to():
-    for kernel in (graph._select_by_density, knn._similarities, zcore._transpose):
+    for kernel in (graph._select_by_density, ranking._similarities, zcore._transpose):
         assert kernel.stats.cache_path == str(ROOT / "elfs_ray" / "core" / "__pycache__")
 
 
