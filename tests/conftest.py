@@ -19,6 +19,7 @@ os.environ.update(ENVIRONMENT)
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"
 # A thread that waits for another one by spinning would keep the processor from it. Read when torch is loaded.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ.pop("COLUMNS", None)  # pytest-xdist's, of its own terminal
 for _name in FOREIGN:
     os.environ.pop(_name, None)
 

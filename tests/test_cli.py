@@ -65,7 +65,7 @@ def test_a_run_is_not_bound_to_where_it_was_computed(call, small_run, tmp_path):
     code, _, err = call("report", run_dir)
     assert code == 0, err
     # Nothing is left that says where it was computed.
-    assert store.manifest()["config"] == {**config, "ray": {**config["ray"], "num_cpus": None}}
+    assert store.manifest()["config"] == {**config, "ray": {**config["ray"], "mode": "auto", "num_cpus": None}}
 
 
 def test_methods_are_listed(call):

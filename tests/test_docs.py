@@ -193,7 +193,7 @@ def check_script(words):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_command_lines_are_right(page, plugin, monkeypatch):
     monkeypatch.chdir(ROOT)
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for program, *words in (words for kind, _, text in blocks(page) if kind == "console" for words in commands(text)):
         if program == "elfs-ray":
             check_command(words)
