@@ -10,11 +10,11 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-TIMEOUT_SECONDS = 600  # against hanging alone: machines differ and are shared
+from small import TIMEOUT_SECONDS, wait_until
+
 _FORKS = multiprocessing.get_context("forkserver")
 # Ray is not among them: it starts threads, which a fork loses.
 _FORKS.set_forkserver_preload([
@@ -44,11 +44,7 @@ class Command:
 
     def wait_until(self, reached: Callable[[], object]) -> None:
         """Wait for something that it does, which must go on until then."""
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        while not reached():
-            assert self.status is None, (self.status, self._said.read_text())
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(reached, lambda: (self.status, self._said.read_text()), goes_on=lambda: self.status is None)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, as a program does it; Ctrl-C in a terminal is typed there."""

@@ -2,9 +2,10 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from elfs_ray.artifacts.writing import write_index, write_part
 from elfs_ray.console import Reporter
 from elfs_ray.data.digits import write_digits
 
+Found = TypeVar("Found")
 NUM_IMAGES = 240
 BUDGET = 40
 TIMEOUT_SECONDS = 600  # against hanging alone: machines differ and are shared
@@ -121,6 +123,24 @@ def command_line(images: Path, labels: Path, run_dir: Path) -> list[str]:
     sets = [f"--set={name}={value}" for name, value in OPTIONS.items()]
     required = ["--input", str(images), "--budget", str(BUDGET), "--num-classes", "10", "--labels", str(labels)]
     return ["run", *required, "--out", str(run_dir), *sets]
+
+
+def wait_until(
+    reached: Callable[[], Found], told: Callable[[], object], *, goes_on: Callable[[], bool] = lambda: True
+) -> Found:
+    """Wait for something and return it; whoever should bring it about must go on until then.
+
+    Args:
+        reached: gives something that is true in the end.
+        told: what to say if it does not come.
+        goes_on: whether there is still somebody who works on it.
+    """
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not (found := reached()):
+        assert goes_on(), told()
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.02)
+    return found
 
 
 def published(run_dir: Path) -> set[str]:

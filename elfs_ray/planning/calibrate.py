@@ -47,6 +47,7 @@ from elfs_ray.planning.cost import Rates
 from elfs_ray.planning.plan import Calibration
 from elfs_ray.stages.parts.training_options import training_options
 from elfs_ray.workers.hardware import Hardware
+from elfs_ray.workers.threads import use_torch_threads
 
 SAMPLE_IMAGES, SAMPLE_CHUNKS = 96, 3
 SECONDS_EACH, MOST_REPEATS, MOST_STEPS = 0.3, 15, 60
@@ -380,7 +381,7 @@ def _model_step(
 
 def _seconds_on_one_core(steps: Iterator[object]) -> float:
     """Mean seconds of a step: who waits for another thread does so now and then, which a median would not see."""
-    torch.set_num_threads(1)
+    use_torch_threads(1)
     started, done = time.perf_counter(), 0
     while done < MOST_STEPS and time.perf_counter() - started < SECONDS_EACH:
         next(steps)

@@ -72,7 +72,7 @@ STAGES = (
     ),
     Stage(
         name="embed",
-        version=4,  # 4: EfficientNet-Lite's normalizations are part of its convolutions, and fewer images share a pass
+        version=4,  # 4: EfficientNet-Lite's normalizations are part of its convolutions
         summary="Turn the images into embeddings.",
         module=lambda config: f"elfs_ray.stages.{'embed_vectors' if config.embed.vectors else 'embed'}",
         scope=Scope.PER_INPUT,

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from elfs_ray.artifacts import schema
 from elfs_ray.artifacts.embeddings import Embeddings
@@ -41,6 +40,7 @@ from elfs_ray.stages.parts.training_options import training_options
 from elfs_ray.workers.base import Handle
 from elfs_ray.workers.compute import device_of_task
 from elfs_ray.workers.progress import Counter, showing
+from elfs_ray.workers.threads import use_torch_threads
 
 TRAININGS = "trainings"
 """Folder of the run folder with a row of each training that has ended, whatever became of its evaluation."""
@@ -245,7 +245,7 @@ def train(shared: Trainings, trainings: Sequence[tuple[Training, str, int]], cou
         trainings: of one model, each with its key and its seed.
         counter: of trainings that have ended.
     """
-    torch.set_num_threads(1)
+    use_torch_threads(1)
     started, sets, device = time.monotonic(), shared.sets, device_of_task()
     model = trainings[0][0].model
     options = shared.options[model]

@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,14 @@ from elfs_ray.artifacts.table import Table
 from made_records import record_of
 from ray_cluster import Cluster, running_cluster, workers
 from same_run import assert_same_rows
-from small import BUDGET, OPTIONS, TIMEOUT_SECONDS, published
+from small import BUDGET, OPTIONS, TIMEOUT_SECONDS, published, wait_until
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 NODE = {"num_cpus": 2, "num_gpus": 1}  # scheduled as on GPUs, computed on processors
 # Stage -> what shows that it is in the middle: a file of the run, and what Ray calls the process that works on it.
+LOST_IN_EMBED = ("samples/*", "ray::MapWorker(MapBatches(_EncodeBatch)).submit")
 NODES_LOST = {
-    "embed": ("samples/*", "ray::MapWorker(MapBatches(_EncodeBatch)).submit"),
     "neighbors": ("embeddings/*", "ray::_Holder"),
     "pseudo-labels": (".work/pseudo_labels-*/training/checkpoint_*", "ray::RayTrainWorker"),
 }
@@ -70,24 +69,19 @@ class Job:
 
     def wait_until(self, reached: Callable[[], Any]) -> Any:
         """Wait for something that the job does, which must go on until then; returns it."""
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        while not (found := reached()):
-            assert not self._client.get_job_status(self._id).is_terminal(), self.log()
-            assert time.monotonic() < deadline, self.log()
-            time.sleep(0.02)
-        return found
+        return wait_until(reached, self.log, goes_on=lambda: not self._has_ended())
 
     def stop(self) -> None:
         self._client.stop_job(self._id)
 
     def ended(self) -> tuple[JobStatus, int | None]:
         """Its end, and the status of its process."""
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        while not self._client.get_job_status(self._id).is_terminal():
-            assert time.monotonic() < deadline, self.log()
-            time.sleep(0.1)
+        wait_until(self._has_ended, self.log)
         info = self._client.get_job_info(self._id)
         return info.status, info.driver_exit_code
+
+    def _has_ended(self) -> bool:
+        return self._client.get_job_status(self._id).is_terminal()
 
     def log(self) -> str:
         return self._client.get_job_logs(self._id)
@@ -140,26 +134,29 @@ def test_jobs_stopped_and_nodes_and_workers_lost(cluster, small_run, small_input
     assert first.ended()[0] == JobStatus.STOPPED
     assert "embed" not in published(run_dir)
 
-    second = Job(cluster, script("select", images, run_dir, *options))
-    for pattern, title in NODES_LOST.values():
-        lost, _ = second.wait_until(lambda: at_work(nodes, run_dir, pattern, title))  # noqa: B023 - at once
-        cluster.lose(lost)
-        nodes = [*(node for node in nodes if node != lost), cluster.add(**NODE)]
-    for pattern, title in WORKERS_KILLED.values():
-        kill_at_work(second, nodes, run_dir, pattern, title)
+    second = Job(cluster, script("embed", images, run_dir, *options))
+    nodes = lose_at_work(cluster, second, nodes, run_dir, *LOST_IN_EMBED)
     assert second.ended() == (JobStatus.SUCCEEDED, 0), second.log()
-    assert [line for line in second.log().splitlines() if line.startswith("Checked 240") and "(there already)" in line]
+    assert is_told(second.log(), "Checked 240 images")
     assert "Ray gives GPUs that torch cannot use" in second.log()
-    assert "Ray gives GPUs, but processors search: torch finds none" in second.log()
+
+    third = Job(cluster, script("select", images, run_dir, *options))
+    for pattern, title in NODES_LOST.values():
+        nodes = lose_at_work(cluster, third, nodes, run_dir, pattern, title)
+    for pattern, title in WORKERS_KILLED.values():
+        kill_at_work(third, nodes, run_dir, pattern, title)
+    assert third.ended() == (JobStatus.SUCCEEDED, 0), third.log()
+    assert is_told(third.log(), "Embedded 240 images")
+    assert "Ray gives GPUs, but processors search: torch finds none" in third.log()
     assert record_of(RunFolder(str(run_dir)), "embed").metrics["devices"] == ["cpu"]
     # That run had labels, for its evaluation; this one has none.
     artifacts = ("samples", "embeddings", "neighbors", "pseudo_labels", "dynamics", f"coresets/elfs/{BUDGET}")
     assert_same_rows(run_dir, small_run.run_dir, artifacts)
     assert (run_dir / "report.html").exists()
 
-    third = Job(cluster, script("evaluate", images, run_dir, "--labels", str(labels), *options))
-    kill_at_work(third, nodes, run_dir, *KILLED_IN_EVALUATION)
-    assert third.ended() == (JobStatus.SUCCEEDED, 0), third.log()
+    fourth = Job(cluster, script("evaluate", images, run_dir, "--labels", str(labels), *options))
+    kill_at_work(fourth, nodes, run_dir, *KILLED_IN_EVALUATION)
+    assert fourth.ended() == (JobStatus.SUCCEEDED, 0), fourth.log()
     # Other options of earlier stages were given by name, so that the trainings have other keys.
     assert_same_rows(run_dir, small_run.run_dir, [f"evaluation/elfs/{BUDGET}"], but=["training"])
     assert gpus_asked_for(cluster.tasks()) == GPUS
@@ -178,6 +175,18 @@ def at_work(nodes, run_dir, pattern, title):
             for worker in workers(node, title):
                 return node, worker
     return None
+
+
+def lose_at_work(cluster, job, nodes, run_dir, pattern, title):
+    """Lose a node that works on a stage, and add a new one; returns those that are there then."""
+    lost, _ = job.wait_until(lambda: at_work(nodes, run_dir, pattern, title))
+    cluster.lose(lost)
+    return [*(node for node in nodes if node != lost), cluster.add(**NODE)]
+
+
+def is_told(log, begin):
+    """Whether a job says that it found something in the run folder."""
+    return any(line.startswith(begin) and line.endswith("(there already)") for line in log.splitlines())
 
 
 def kill_at_work(job, nodes, run_dir, pattern, title):

@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -83,15 +81,6 @@ def finish(process: subprocess.Popen[bytes]) -> None:
     finally:
         process.kill()
     assert process.returncode == 0, errors.decode()
-
-
-def wait_until(reached: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
-    """Wait for something that a process does, which must go on until then."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not reached():
-        assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

@@ -14,7 +14,7 @@ from elfs_ray.core.features import normalize_rows
 from elfs_ray.data.images import decode, to_uint8
 from elfs_ray.encoders import load_encoder
 from elfs_ray.stages.parts.method_inputs import read_dynamics
-from small import copy_without
+from small import copy_without, wait_until
 
 
 def agreement(ours, theirs):
@@ -115,7 +115,11 @@ def test_killed_in_cluster_and_in_proxy(stores, pictures, tmp_path, figures):
     store = RunFolder(str(run_dir))
     for stage in ("pseudo_labels", "proxy"):
         process = runs.start(*pictures, run_dir, "--until=proxy")
-        runs.wait_until(lambda stage=stage: any(run_dir.glob(f".work/{stage}-*/training/checkpoint_*")), process)
+        wait_until(
+            lambda stage=stage: any(run_dir.glob(f".work/{stage}-*/training/checkpoint_*")),
+            lambda process=process: process.stderr.read().decode(),
+            goes_on=lambda process=process: process.poll() is None,
+        )
         runs.kill(process)
         assert stage not in store.manifest()["records"]
     runs.finish(runs.start(*pictures, run_dir, "--until=proxy"))

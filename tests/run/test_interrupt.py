@@ -33,11 +33,12 @@ STAGES = {
 
 
 @pytest.mark.slow
-def test_interrupted_on_ray_in_stage_after_stage(ray_session, small_run, small_input, tmp_path):
-    """In a terminal; in the end, there is what one process makes undisturbed."""
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "none"])
+def test_interrupted_on_ray_in_stage_after_stage(ray_session, small_run, small_input, tmp_path, terminal):
+    """In the end, there is what one process makes undisturbed."""
     address = ray.get_runtime_context().gcs_address
     arguments = [*command_line(*small_input, tmp_path / "run"), f"--address={address}"]
-    for stage, complete in interrupted_in(arguments, tmp_path / "run", terminal=True):
+    for stage, complete in interrupted_in(arguments, tmp_path / "run", terminal=terminal):
         assert not any(name.startswith(stage) for name in complete)
     assert complete > {"embed", "neighbors", "pseudo_labels", "proxy", f"select/elfs/{BUDGET}"}
     assert Command(arguments).ended() == (0, "")

@@ -18,6 +18,7 @@ from elfs_ray.workers.compute import use_tensor_cores
 from elfs_ray.workers.hardware import Hardware
 from elfs_ray.workers.machine import keep_freed_memory
 from elfs_ray.workers.on_ray.session import worker_threads
+from elfs_ray.workers.threads import use_torch_threads
 
 TaskT = TypeVar("TaskT")
 STATE_FILE = "state.pt"
@@ -78,7 +79,7 @@ def run_training(
 
     def worker(config: dict[str, TaskT]) -> None:
         of_this_machine = ray.train.get_context().get_local_world_size()
-        torch.set_num_threads(worker_threads(hardware.cpus, workers, of_this_machine))
+        use_torch_threads(worker_threads(hardware.cpus, workers, of_this_machine))
         keep_freed_memory()
         training = _Worker(store, work)
         use_tensor_cores(training.device)

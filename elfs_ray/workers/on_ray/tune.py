@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.logger import TBXLoggerCallback
@@ -12,6 +11,7 @@ from ray.tune.schedulers import ASHAScheduler
 from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.workers.base import Search
 from elfs_ray.workers.on_ray.errors import is_lost
+from elfs_ray.workers.threads import use_torch_threads
 
 Config = dict[str, Any]
 Report = dict[str, Any]
@@ -74,7 +74,7 @@ class _Trials(tune.Trainable):
 
     def setup(self, config: dict[str, Any], trial: TrialFunction, shared: Any) -> None:  # type: ignore[override]
         """Arguments by `with_parameters`."""
-        torch.set_num_threads(1)
+        use_torch_threads(1)
         self._trial, self._shared = trial, shared
         self.reset_config(config)
 
