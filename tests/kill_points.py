@@ -1,5 +1,6 @@
 """A driver that needs no images, on file systems that count its steps: it can be killed before each of them."""
 
+import importlib
 import io
 import json
 import os
@@ -259,6 +260,7 @@ def main() -> None:
 
     Forked from this one, which has imported everything and done nothing: that is quick, and safe.
     """
+    importlib.import_module("pandas")  # pyarrow would, in each of them
     for line in sys.stdin:
         uri, name, program, last = json.loads(line)
         child = os.fork()

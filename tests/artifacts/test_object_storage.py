@@ -17,6 +17,7 @@ from PIL import Image
 from elfs_ray import select
 from elfs_ray.artifacts import stores
 from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.run_lock import LOCK_OBJECT
 from elfs_ray.artifacts.table import Table
 from elfs_ray.config_loading import load_config
 from elfs_ray.console import Reporter
@@ -209,7 +210,7 @@ def test_table_input(object_storage, small_input, folder):
 
 @pytest.mark.slow
 def test_the_whole_run(small_run, small_input, object_storage, folder):
-    """Storage refuses writes until the run gives up, then for seconds at a time: the same coreset as on a disk."""
+    """Storage refuses writes until the run gives up, then for half a second at a time: the same coreset as on a disk."""
     images, labels = small_input
     object_storage.upload(images, f"{folder}/images")
     object_storage.put(labels.read_bytes(), f"{folder}/labels.csv")
@@ -227,8 +228,10 @@ def test_the_whole_run(small_run, small_input, object_storage, folder):
         assert "AWS Error" in errors
         assert "run the same command again" in errors
         assert set(run_dir.manifest()["records"]) == {"listing", "ingest", "labels"}
+        # It could not give its lock back. How long the next one waits is tested apart.
+        run_dir.write_json({**run_dir.read_json(LOCK_OBJECT), "expires": 0.1}, LOCK_OBJECT)
 
-        # 2. The same run in this process, without Ray, through a door that closes for two seconds in every eight.
+        # 2. The same run in this process, without Ray, through a door that closes for half a second in every four.
         refused, ended = door.refused, threading.Event()
         swinging = threading.Thread(target=swing, args=(door, ended))
         swinging.start()
@@ -277,6 +280,6 @@ def run_again(object_storage, door, folder, reporter):
 def swing(door, ended):
     while not ended.is_set():
         door.closed = True
-        ended.wait(2)
+        ended.wait(0.5)
         door.closed = False
-        ended.wait(6)
+        ended.wait(3.5)
