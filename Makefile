@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c "$(SUPPORTED)" 2>/dev/null &
 # Tests of functions of arrays and options.
 PURE := tests/core tests/methods tests/test_architecture.py tests/test_config.py tests/test_locations.py
 
-.PHONY: help install demo test check-fast lint format types imports docs check lock audit fuzz device clean
+.PHONY: help install demo test check-fast pure lint format types imports docs check lock audit fuzz device clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,8 +31,11 @@ demo: $(READY) ## run the whole pipeline on 1,797 real images (a minute or two)
 test: $(READY) ## run the tests, in two processes
 	@$(BIN)/python -m pytest -q --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
 
-check-fast: lint types imports $(READY) ## what finds most mistakes within a minute: style, types, and the tests of numerics
-	@$(BIN)/python -m pytest -q -m 'not slow and not ray' $(PURE)
+check-fast: $(READY) ## what finds most mistakes within a minute: style, types, and the tests of numerics
+	@$(MAKE) --no-print-directory --jobs=4 lint types imports pure
+
+pure: $(READY)
+	@$(BIN)/python -m pytest -q --numprocesses=2 --dist=worksteal -m 'not slow and not ray' $(PURE)
 
 lint: $(READY) ## check style and formatting
 	@$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The command line in processes of their own, forked from one that has its imports: those take longer than the work.
+"""Processes forked from one that has the imports, which take longer than the work; the command line is one of them.
 
 `elsewhere.run_python` starts Python from the beginning.
 """
@@ -15,9 +15,9 @@ from pathlib import Path
 
 from small import TIMEOUT_SECONDS, wait_until
 
-_FORKS = multiprocessing.get_context("forkserver")
+FORKS = multiprocessing.get_context("forkserver")
 # Ray is not among them: it starts threads, which a fork loses.
-_FORKS.set_forkserver_preload([
+FORKS.set_forkserver_preload([
     *("elfs_ray.run.runner", "elfs_ray.report.render", "elfs_ray.workers.in_process.session"),
     *("numba", "scipy.stats", "sklearn.cluster", "pandas", "pyarrow.dataset", "torchvision", "plotly"),
 ])  # fmt: skip
@@ -34,7 +34,7 @@ class Command:
         self._said.touch()
         self._terminal = _Terminal(self._said) if terminal else None
         place = self._terminal.name if self._terminal else None
-        self._process = _FORKS.Process(target=_command, args=(arguments, dict(environment), str(self._said), place))
+        self._process = FORKS.Process(target=_command, args=(arguments, dict(environment), str(self._said), place))
         self._process.start()
 
     @property

@@ -210,7 +210,7 @@ def test_table_input(object_storage, small_input, folder):
 
 @pytest.mark.slow
 def test_the_whole_run(small_run, small_input, object_storage, folder):
-    """Storage refuses writes until the run gives up, then for half a second at a time: the same coreset as on a disk."""
+    """Storage refuses writes until the run gives up, then for moments: the same coreset as on a disk."""
     images, labels = small_input
     object_storage.upload(images, f"{folder}/images")
     object_storage.put(labels.read_bytes(), f"{folder}/labels.csv")

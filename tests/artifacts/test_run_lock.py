@@ -1,7 +1,6 @@
 """One driver in a run folder, on a disk and on real object storage: living ones are left alone, dead ones replaced."""
 
 import contextlib
-import multiprocessing
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from elfs_ray.artifacts.run_folder import RunFolder
 from elfs_ray.artifacts.run_lock import LOCK_OBJECT, Waits, sole_driver
 from elfs_ray.console import Reporter
 from elfs_ray.errors import RunError, UsageError
+from forked import FORKS
 from object_storage import CONDITIONS, Door
 from small import Lines
 
@@ -50,9 +50,8 @@ def hold(uri, held):
 
 @contextlib.contextmanager
 def other_process(store):
-    context = multiprocessing.get_context("spawn")
-    held = context.Event()
-    process = context.Process(target=hold, args=(store.uri, held))
+    held = FORKS.Event()
+    process = FORKS.Process(target=hold, args=(store.uri, held))
     process.start()
     try:
         assert held.wait(60)

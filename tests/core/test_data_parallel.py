@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from elfs_ray.core import data_parallel
@@ -11,7 +10,10 @@ from elfs_ray.core.augmentation import Draws, prepare_images
 from elfs_ray.core.classifier import sgd, train_step
 from elfs_ray.core.dynamics import DynamicsAccumulator
 from elfs_ray.core.networks import build_network
+from forked import FORKS
+from small import TIMEOUT_SECONDS
 
+pytestmark = pytest.mark.slow
 SAMPLES, CLASSES, SIDE = 30, 4, 32
 # The second has a share for one worker alone.
 BATCHES = [list(range(13)), [15, 18], [21, 14, 29, 20, 17, 25, 13]]
@@ -52,7 +54,12 @@ def worker(rank, folder, workers):
 def results(request, tmp_path_factory):
     """What each of the workers has in the end."""
     folder = tmp_path_factory.mktemp("workers")
-    mp.spawn(worker, (str(folder), request.param), request.param)
+    workers = [FORKS.Process(target=worker, args=(rank, str(folder), request.param)) for rank in range(request.param)]
+    for process in workers:
+        process.start()
+    for process in workers:
+        process.join(TIMEOUT_SECONDS)
+        assert process.exitcode == 0
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 

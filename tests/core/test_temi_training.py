@@ -42,6 +42,7 @@ def test_compiled_steps_are_the_same():
     assert_same(trained(), trained(compiled=True))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("forgotten")
 def test_without_a_compiler_the_steps_are_taken_as_they_are(monkeypatch):
     import torch._inductor.config

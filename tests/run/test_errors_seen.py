@@ -19,6 +19,7 @@ from elfs_ray.errors import ElfsRayError, RunError, UsageError
 from elfs_ray.planning import doctor
 from elfs_ray.run.errors_seen import as_expected, behind, expected_errors
 from elfs_ray.workers.base import Search, Source, Step
+from elfs_ray.workers.on_ray import train
 
 FULL = "ingest stopped: the disk is full (writing to {}); free some space and run the same command again"
 CLOSED = "ingest stopped: {} ({}); change the permissions and run the same command again"
@@ -265,7 +266,8 @@ def from_trial(workers, store):
         *(from_stream, from_holder_in_a_stream, from_training, from_trial),
     ],
 )
-def test_from_wherever_it_is_raised(ray_session, tmp_path, capfd, call):
+def test_from_wherever_it_is_raised(ray_session, tmp_path, capfd, monkeypatch, call):
+    monkeypatch.setattr(train, "MAX_WORKER_FAILURES", 0)
     with pytest.raises(UsageError) as caught, expected_errors("ingest", "/run"):
         call(ray_session, RunFolder(str(tmp_path)))
     assert type(caught.value) is UsageError

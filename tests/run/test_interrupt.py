@@ -6,8 +6,6 @@ On Ray and in the process: so what comes out does not depend on where a run work
 import signal
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,15 +31,22 @@ STAGES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "none"])
-def test_interrupted_on_ray_in_stage_after_stage(ray_session, small_run, small_input, tmp_path, terminal):
-    """In the end, there is what one process makes undisturbed."""
-    address = ray.get_runtime_context().gcs_address
-    arguments = [*command_line(*small_input, tmp_path / "run"), f"--address={address}"]
-    for stage, complete in interrupted_in(arguments, tmp_path / "run", terminal=terminal):
+def test_interrupted_on_ray_in_stage_after_stage(ray_session, small_run, small_input, tmp_path):
+    """In the end, there is what one process makes undisturbed.
+
+    Where Ray has handlers of its own, with a terminal and without; and once on a Ray that the command itself started,
+    whose processes the terminal interrupts, too.
+    """
+    run_dir = tmp_path / "run"
+    arguments = command_line(*small_input, run_dir)
+    there, own = f"--address={ray.get_runtime_context().gcs_address}", "--set=ray.mode=always"
+    complete: set[str] = set()
+    for stage in STAGES:
+        terminal, where = stage in ("proxy", "beta_search"), own if stage == "proxy" else there
+        complete = interrupted([*arguments, where], run_dir, stage, complete, terminal=terminal)
         assert not any(name.startswith(stage) for name in complete)
     assert complete > {"embed", "neighbors", "pseudo_labels", "proxy", f"select/elfs/{BUDGET}"}
-    assert Command(arguments).ended() == (0, "")
+    assert Command([*arguments, there]).ended() == (0, "")
     assert RunFolder(str(tmp_path / "run")).manifest()["hardware"]["workers"]["are"] == "on Ray"
     assert_same_run(tmp_path / "run", small_run.run_dir)
 
@@ -51,25 +56,24 @@ def test_interrupted_on_ray_in_stage_after_stage(ray_session, small_run, small_i
 def test_interrupted_in_the_process_in_stage_after_stage(small_run, small_input, tmp_path, terminal):
     """Some stages are over before the signal comes, and it meets the next one."""
     arguments = command_line(*small_input, tmp_path / "run")
-    deque(interrupted_in(arguments, tmp_path / "run", terminal=terminal), maxlen=0)
+    complete: set[str] = set()
+    for stage in STAGES:
+        complete = interrupted(arguments, tmp_path / "run", stage, complete, terminal=terminal)
     assert Command(arguments).ended() == (0, "")
     assert_same_run(tmp_path / "run", small_run.run_dir)
 
 
-def interrupted_in(arguments: list[str], run_dir: Path, *, terminal: bool) -> Iterator[tuple[str, set[str]]]:
-    """Start the command again and again, and interrupt it in one stage after the other; gives what is published."""
-    complete: set[str] = set()
-    for stage, folder in STAGES.items():
-        command = Command(arguments, terminal=terminal)
-        command.wait_until(lambda folder=folder: has_begun(folder, run_dir))
-        command.send(signal.SIGINT)
-        status, said = command.ended()
-        assert status == 130, (stage, said)
-        assert said.count(TOLD) == 1, (stage, said)
-        assert "Traceback" not in said
-        assert complete <= published(run_dir)
-        complete = published(run_dir)
-        yield stage, complete
+def interrupted(arguments: list[str], run_dir: Path, stage: str, complete: set[str], *, terminal: bool) -> set[str]:
+    """Start the command and interrupt it in a stage; what was complete stays, and what is then is returned."""
+    command = Command(arguments, terminal=terminal)
+    command.wait_until(lambda: has_begun(STAGES[stage], run_dir))
+    command.send(signal.SIGINT)
+    status, said = command.ended()
+    assert status == 130, (stage, said)
+    assert said.count(TOLD) == 1, (stage, said)
+    assert "Traceback" not in said
+    assert complete <= published(run_dir)
+    return published(run_dir)
 
 
 WITH_A_LONG_END = """

@@ -1,9 +1,6 @@
 """Which units a run has, what changes with which option, and what a new stage needs."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import json
 
 import pytest
 from pydantic import ValidationError
@@ -13,6 +10,7 @@ from elfs_ray.artifacts.record import Record, Records, Unit
 from elfs_ray.config import RunConfig, Section
 from elfs_ray.config_loading import load_config
 from elfs_ray.run.graph import all_units
+from elsewhere import run_python
 
 METHOD, BUDGET = "elfs", 20
 # Named files or folders are looked into: what they hold is tested with the inputs.
@@ -149,39 +147,47 @@ def test_a_method_gets_what_it_reads_and_no_more(config):
     assert {"neighbors", "pseudo_labels", "proxy", "beta_search"} <= set(names())
 
 
+NEW_STAGE = """
+from elfs_ray.planning.cost import Cost
+from elfs_ray.stages.context import StageResult
+from elfs_ray.stages.descriptor import Stage
+
+ENTRY = Stage(
+    name="brightest", version=1, summary="Find the brightest.", module="brightest",
+    inputs=lambda _: ("samples",), outputs=("brightest",), options=lambda _: None, cost=lambda *_: Cost(1.0, 3),
+)
+
+def run(context):
+    names = context.table("samples").read(columns=["sample_id"])
+    context.write("brightest", names.slice(0, 3), names.schema)
+    return StageResult(metrics={"count": 3})
+"""
+COMMANDS = """
+import json, sys
+import brightest
+from elfs_ray import stages
+stages.STAGES += (brightest.ENTRY,)
+from elfs_ray.cli import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["elfs-ray", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code
+    print("ended")
+"""
+
+
 def test_a_new_stage_is_one_file_and_one_entry(small_input, tmp_path):
     """It is run, recorded, planned, shown in the help and known to `--until`."""
-    (tmp_path / "brightest.py").write_text(
-        "from elfs_ray.stages.context import StageResult\n"
-        "import pyarrow as pa\n"
-        "def run(context):\n"
-        "    names = context.table('samples').read(columns=['sample_id'])\n"
-        "    context.write('brightest', names.slice(0, 3), names.schema)\n"
-        "    return StageResult(metrics={'count': 3})\n"
-    )
-    program = (
-        "from elfs_ray import stages\n"
-        "from elfs_ray.planning.cost import Cost\n"
-        "from elfs_ray.stages.descriptor import Stage\n"
-        "stages.STAGES += (Stage(name='brightest', version=1, summary='Find the brightest.', module='brightest',\n"
-        "    inputs=lambda case: ('samples',), outputs=('brightest',), options=lambda case: None,\n"
-        "    cost=lambda work, rates: Cost(1.0, 3)),)\n"
-        "from elfs_ray.cli import main\nmain()\n"
-    )
-
-    def call(*arguments):
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200"}
-        command = [sys.executable, "-c", program, *map(str, arguments)]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout
-
-    images, _ = small_input
-    run_dir = tmp_path / "run"
-    assert "Find the brightest." in call("--help")
-    call("run", "--input", images, "--budget", 5, "--num-classes", 10, "--out", run_dir, "--method", "random",
-         "--until", "brightest", "--set=ray.num_cpus=1")  # fmt: skip
-    assert "3 brightest" in call("status", run_dir)
-    assert len(list(Path(run_dir, "brightest").glob("*.parquet"))) == 1
-    planned = call("plan", "--input", images, "--budget", 5, "--num-classes", 10, "--method", "random")
+    (tmp_path / "brightest.py").write_text(NEW_STAGE)
+    required = [f"--input={small_input[0]}", "--budget=5", "--num-classes=10", "--method=random"]
+    to_it = ["--out=run", "--until=brightest", "--set=ray.num_cpus=1"]
+    commands = [["--help"], ["run", *required, *to_it], ["status", "run"], ["plan", *required]]
+    ended = run_python("-c", COMMANDS, json.dumps(commands), cwd=tmp_path, COLUMNS=200, HOME=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    told, _, status, planned, _ = ended.stdout.split("ended\n")
+    assert "Find the brightest." in told
+    assert len(list(tmp_path.glob("run/brightest/*.parquet"))) == 1
+    assert "3 brightest" in status
     assert "brightest" not in planned  # nothing wants it

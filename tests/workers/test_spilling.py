@@ -65,7 +65,8 @@ def test_object_store_too_small(ray_session, small_input, ray_folder, tmp_path):
     torch.save(network.state_dict(), tmp_path / "weights.pt")
     options = {**OPTIONS, **EMBED, "embed.weights": str(tmp_path / "weights.pt")}
     assert run_until_embedded(images, labels, tmp_path / "small", ray_folder, options) > 0
-    config = load_config({"input": str(images), "budgets": [BUDGET], "num_classes": 10, **options})
+    in_process = {**options, "ray.mode": "never"}
+    config = load_config({"input": str(images), "budgets": [BUDGET], "num_classes": 10, **in_process})
     run(config, RunFolder(str(tmp_path / "enough")), Reporter(), until="embed")
     ours, theirs = (Table(RunFolder(str(tmp_path / name)), "embeddings").read() for name in ("small", "enough"))
     assert ours.equals(theirs)

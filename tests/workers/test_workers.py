@@ -71,23 +71,18 @@ def dynamics_on_images(folder, on, **options):
 
 @pytest.mark.slow
 def test_networks_on_images_learn_the_same_with_one_worker_and_with_three(again_from, in_process, ray_session):
-    """Batch norm sees the whole batch, each image is augmented as with one, and each worker keeps its own dynamics."""
+    """Batch norm sees the whole batch, each image is augmented as with one, and each worker keeps its own dynamics.
+
+    The last batch has two images: one of three workers has no share of it.
+    """
     folder = again_from("proxy")
     one, three = (
-        dynamics_on_images(folder, on, workers=workers, batch_size=33)
+        dynamics_on_images(folder, on, workers=workers, batch_size=119)
         for on, workers in ((in_process, 1), (ray_session, 3))
     )
     assert (one["epochs_seen"] == three["epochs_seen"]).all()
     assert (one["epochs_seen"] == 3).all()
+    assert one["aum"].std() > 0
     assert np.corrcoef(one["aum"], three["aum"])[0, 1] > 0.999
     np.testing.assert_allclose(three["aum"], one["aum"], atol=0.05)
     assert (three["correctness"] != one["correctness"]).mean() < 0.05
-
-
-@pytest.mark.slow
-def test_workers_without_a_share_of_a_batch_do_no_harm(again_from, ray_session):
-    """Of batches of two images, one of three workers has none, and often two."""
-    found = dynamics_on_images(again_from("proxy"), ray_session, workers=3, batch_size=2, epochs=1)
-    assert (found["epochs_seen"] == 1).all()
-    assert np.isfinite(found["aum"]).all()
-    assert found["aum"].std() > 0

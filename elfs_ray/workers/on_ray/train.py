@@ -111,7 +111,10 @@ def run_training(
 
 
 class _Trainer(TorchTrainer):
-    """Leaves Ctrl-C to whoever handles it: Ray's own handler ends the process without a word, and stays in place."""
+    """Leaves Ctrl-C to whoever handles it: Ray's own handler ends the process without a word, and stays in place.
+
+    And starts no process that would hand out data sets, of which it has none.
+    """
 
     _controller: Any = None
 
@@ -123,6 +126,10 @@ class _Trainer(TorchTrainer):
             if self._controller is not None:
                 ray.kill(self._controller)
             raise
+
+    def _create_default_callbacks(self) -> list[Any]:
+        default = super()._create_default_callbacks()  # type: ignore[misc] # Ray's own method is private
+        return [each for each in default if type(each).__name__ != "DatasetsCallback"]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self._controller = controller
