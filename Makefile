@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c "$(SUPPORTED)" 2>/dev/null &
 # Tests of functions of arrays and options.
 PURE := tests/core tests/methods tests/test_architecture.py tests/test_config.py tests/test_locations.py
 
-.PHONY: help install demo test check-fast pure lint format types imports docs check lock audit fuzz device clean
+.PHONY: help install demo demos test check-fast pure lint format types imports docs check lock audit fuzz device clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## run the whole pipeline on 1,797 real images (a minute or two)
 	@$(BIN)/elfs-ray demo
+
+demos: demo ## run the same pipeline on a local Ray, too (five minutes)
+	@$(BIN)/elfs-ray demo --ray
 
 test: $(READY) ## run the tests, in two processes
 	@$(BIN)/python -m pytest -q --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
@@ -55,7 +58,7 @@ imports: $(READY) ## check which layer imports which
 docs: $(READY) ## build the documentation into site/, every warning an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs/mkdocs.yml
 
-check: lint types imports docs test ## all that CI runs
+check: lint types imports docs test demos ## all that CI runs
 
 fuzz: $(READY) ## pass some ten thousand damaged files and options to the readers (minutes; EXAMPLES=N for each test)
 	@ELFS_RAY_FUZZ=$(or $(EXAMPLES),1200) $(BIN)/python -m pytest -q --hypothesis-show-statistics tests/test_fuzz*.py

@@ -59,7 +59,7 @@ def ray_folder():
 
 
 @pytest.mark.slow
-def test_object_store_too_small(ray_session, small_input, ray_folder, tmp_path):
+def test_object_store_too_small(small_input, ray_folder, tmp_path):
     images, labels = small_input
     network = timm.create_model("test_resnet", pretrained=False)
     torch.save(network.state_dict(), tmp_path / "weights.pt")
