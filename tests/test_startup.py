@@ -57,6 +57,31 @@ def test_a_second_method_does_without_what_trains(method, small_run, small_input
     assert not {"numba", "ray", "torchvision"} & set(heavy)
 
 
+TRAINING = """
+import sys, numpy, torch
+from elfs_ray.core.classifier_training import ClassifierTraining, TrainingOptions, TrainingSet
+from elfs_ray.core.optimizers import AdamW
+how = TrainingOptions(steps=3, batch_size=8, learning_rate=0.1, model="mlp", num_classes=2, hidden_dim=4)
+samples, labels = numpy.random.default_rng(0).random((20, 6), numpy.float32), numpy.arange(20) % 2
+for hide in (0.0, 0.3):
+    how = TrainingOptions(**{**vars(how), "hide": hide})
+    ClassifierTraining(how, samples, labels, [TrainingSet(numpy.arange(20), 0)], device=torch.device("cpu")).train()
+weight = torch.nn.Parameter(torch.ones(2))
+optimizer = AdamW([weight], lr=0.1, fused=True)
+weight.sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+print(sorted({"torch._dynamo", "sympy"} & sys.modules.keys()))
+"""
+
+
+def test_small_trainings_do_without_the_compiler():
+    """Of torch, which takes a second to import."""
+    ended = run_python("-c", TRAINING, cwd=ROOT)
+    assert (ended.stdout, ended.stderr) == ("[]\n", "")
+
+
 def test_the_shell_completes_methods():
     """As bash asks for it, beginning with what the user has typed."""
     asked = {"_ELFS_RAY_COMPLETE": "complete_bash", "COMP_WORDS": "elfs-ray run --method ty", "COMP_CWORD": "3"}

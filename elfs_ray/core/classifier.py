@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from elfs_ray.core.augmentation import Draws
 from elfs_ray.core.device_rows import DeviceRows, Room
+from elfs_ray.core.optimizers import SGD
 
 Inputs = Shaped[Tensor, "N ..."] | DeviceRows
 """What samples look like: a tensor, or rows that may be elsewhere than the device."""
@@ -46,11 +47,9 @@ def epoch_batches(
     return [order[start:stop] for start, stop in zip(starts, [*starts[1:], num_samples], strict=True)]
 
 
-def sgd(
-    model: nn.Module, learning_rate: float, momentum: float, weight_decay: float, *, fused: bool = False
-) -> torch.optim.SGD:
+def sgd(model: nn.Module, learning_rate: float, momentum: float, weight_decay: float, *, fused: bool = False) -> SGD:
     """SGD with Nesterov momentum, as the papers train proxies and evaluation models; fused on a GPU, or if asked."""
-    return torch.optim.SGD(
+    return SGD(
         model.parameters(),
         learning_rate,
         momentum=momentum,

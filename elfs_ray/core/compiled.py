@@ -1,9 +1,10 @@
 """Loops that numba compiles."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, no_type_check
 
 import numba
+import numpy as np
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,3 +27,31 @@ def compiled(**options: Any) -> Callable[[F], F]:
             return numba.njit(**options)(function)
 
     return decorate
+
+
+@compiled()
+@no_type_check
+def value_at(values: np.ndarray, place: int) -> Any:
+    """The value that would be at a place if they were sorted; moves them. Hoare's selection.
+
+    `np.partition` does the same, and takes numba six seconds to compile.
+    """
+    low, high = 0, len(values) - 1
+    while low < high:
+        pivot, left, right = values[(low + high) // 2], low, high
+        while left <= right:
+            while values[left] < pivot:
+                left += 1
+            while values[right] > pivot:
+                right -= 1
+            if left <= right:
+                values[left], values[right] = values[right], values[left]
+                left += 1
+                right -= 1
+        if place <= right:
+            high = right
+        elif place >= left:
+            low = left
+        else:
+            break
+    return values[place]

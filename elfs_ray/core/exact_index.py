@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from elfs_ray.core.compiled import compiled
+from elfs_ray.core.compiled import compiled, value_at
 from elfs_ray.core.knn import shard_ranges
 from elfs_ray.core.ranking import similarity_of
 
@@ -136,7 +136,7 @@ def _look(products, first, queries, vectors, error, similarity, rows):
         bound = best[k - 1] - error
         if bound == -np.inf and len(largest) >= k:
             # Each of k groups holds a row that is at least as similar as this, whatever the error.
-            kth = np.partition(largest, len(largest) - k)[len(largest) - k]
+            kth = value_at(largest.copy(), len(largest) - k)
             bound = min(kth, np.float32(1)) - np.float32(2) * error
         found = near[: _collect(products[query], size, largest, bound, near)]
         # The best products first: then the k-th best similarity soon ends the search.

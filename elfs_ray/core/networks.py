@@ -226,14 +226,25 @@ def build_network(
     return network.to(memory_format=torch.channels_last)
 
 
+# Weights are drawn from a generator, once. (`nn.utils.skip_init` imports torch's symbolic shapes, for half a second.)
+class _Linear(nn.Linear):
+    def reset_parameters(self) -> None:
+        """Leave them as they are."""
+
+
+class _Conv2d(nn.Conv2d):
+    def reset_parameters(self) -> None:
+        """Leave them as they are."""
+
+
 def _linear(fan_in: int, fan_out: int, generator: torch.Generator) -> nn.Linear:
-    layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
+    layer = _Linear(fan_in, fan_out)
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
     nn.init.zeros_(layer.bias)
     return layer
 
 
 def _conv(fan_in: int, fan_out: int, kernel: int, stride: int, generator: torch.Generator) -> nn.Conv2d:
-    layer = nn.utils.skip_init(nn.Conv2d, fan_in, fan_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+    layer = _Conv2d(fan_in, fan_out, kernel, stride=stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu", generator=generator)
     return layer

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from elfs_ray.core.optimizers import AdamW
 from elfs_ray.core.temi import LOSS_PARTS, LossParts, TemiHeads, temi_loss, uniform_prior, update_teacher
 
 
@@ -83,7 +84,7 @@ class TemiTraining:
         if compiled:
             self._compile()
         self._forward = parallel(self.student)
-        self._optimizer = torch.optim.AdamW(self.student.parameter_groups(options.weight_decay), lr=0.0, fused=True)
+        self._optimizer = AdamW(self.student.parameter_groups(options.weight_decay), lr=0.0, fused=True)
         self.prior = uniform_prior(options.heads, options.num_classes).to(device)
         self.losses = torch.zeros(options.heads, device=device)
 

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
-from elfs_ray.core.compiled import compiled
+from elfs_ray.core.compiled import compiled, value_at
 from elfs_ray.core.knn import shard_ranges
 
 # Copied together: as many rows as values share a cache line, and as many columns as lines stay in the fastest cache.
@@ -342,7 +342,7 @@ def _nth_smallest(values: np.ndarray, wanted: int) -> np.float32:
         if steps[number] == step:
             some[count] = values[number]
             count += 1
-    return np.partition(some, wanted - before - 1)[wanted - before - 1]
+    return value_at(some, wanted - before - 1)
 
 
 @compiled()

@@ -1,9 +1,13 @@
 """What an encoder is: a network that maps images to vectors, and how images are prepared for it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from elfs_ray.workers.threads import use_torch_threads
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,15 @@ class Preprocessing:
     crop_fraction: float = 1.0
 
 
-ROWS_AT_ONCE = 16
-"""Images in one forward pass of processors: activations of more leave their caches, which cores that encode share. The
-same for any number of threads: how many images share a pass can change the last bits. Of fewer than 16, torch takes
-small convolutions in another way if one thread computes them.
+ROWS_AT_ONCE = 8
+"""Images in one forward pass of processors: activations of more leave their caches. Each pass has one thread: how many
+images and threads share one can change the last bits.
 """
+
+
+def threads_busy(images: int) -> int:
+    """How many of the threads that torch may use here have a pass to do, on processors."""
+    return min(torch.get_num_threads(), max(1, -(-images // ROWS_AT_ONCE)))
 
 
 @dataclass
@@ -54,9 +62,8 @@ class Encoder:
         """Freeze the network."""
         self.module.eval().requires_grad_(False)
 
-    @torch.inference_mode()
     def encode(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Vectors of images, on the device of the pixels.
+        """Vectors of images, on the device of the pixels; on processors by as many threads as torch may use here.
 
         Args:
             pixels: uint8 [b, 3, size, size].
@@ -65,8 +72,18 @@ class Encoder:
         Returns:
             float32 [b, dim].
         """
-        if pixels.device.type == "cpu" and len(pixels) > ROWS_AT_ONCE:
-            return torch.cat([self.encode(part, dtype) for part in pixels.split(ROWS_AT_ONCE)])
+        if pixels.device.type != "cpu":
+            return self._pass(pixels, dtype)
+        threads, parts = torch.get_num_threads(), pixels.split(ROWS_AT_ONCE)
+        try:
+            with ThreadPoolExecutor(threads_busy(len(pixels)), initializer=use_torch_threads, initargs=(1,)) as pool:
+                return torch.cat(list(pool.map(partial(self._pass, dtype=dtype), parts)))
+        finally:
+            torch.set_num_threads(threads)  # which threads that have not computed yet take over
+
+    @torch.inference_mode()
+    def _pass(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+        """Vectors of images that go through the network together."""
         mean, std = self._scale(pixels.device)
         images = pixels.to(memory_format=torch.channels_last).float().sub_(mean).div_(std)
         with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):

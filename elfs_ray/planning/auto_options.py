@@ -113,8 +113,10 @@ def choose_embed(
         size, batch, actors = native_size, 256, gpus
     else:
         # A CPU affords small inputs only, and enlarging tiny images further adds cost but no detail.
-        size, batch = min(native_size, 128 if median_side <= 64 else 160), 64
+        size = min(native_size, 128 if median_side <= 64 else 160)
         actors = min(cpus, math.ceil(num_samples / IMAGES_PER_CPU_ENCODER))
+        # So that each thread of an encoder has a pass to do (`encoders.base.ROWS_AT_ONCE`), even on many processors.
+        batch = min(256, max(64, 8 * (cpus // actors)))
     return _fill(section, image_size=size, dtype=image_dtype, decode=decode, batch_size=batch, actors=actors)
 
 

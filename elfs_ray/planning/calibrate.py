@@ -32,7 +32,7 @@ from elfs_ray.data.images import ImageError, inspect, to_square
 from elfs_ray.data.sources import Source
 from elfs_ray.data.vectors import open_vectors
 from elfs_ray.encoders import load_encoder
-from elfs_ray.encoders.base import Encoder
+from elfs_ray.encoders.base import Encoder, threads_busy
 from elfs_ray.errors import UsageError
 from elfs_ray.planning.auto_options import (
     choose_beta_search,
@@ -281,6 +281,8 @@ def _encode_seconds(encoder: Encoder, pixels: np.ndarray, dtype: str, batch: int
         return _seconds(lambda: encoder.encode(images, getattr(torch, dtype)).cpu(), most) / size
 
     few = seconds(min(4, batch), 1)
+    if device.type == "cpu":
+        few *= threads_busy(min(4, batch)) / threads_busy(batch)
     return few if few * batch > 4 * SECONDS_EACH else seconds(batch, MOST_REPEATS)
 
 

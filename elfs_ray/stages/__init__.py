@@ -72,7 +72,7 @@ STAGES = (
     ),
     Stage(
         name="embed",
-        version=4,  # 4: EfficientNet-Lite's normalizations are part of its convolutions
+        version=5,  # 5: passes of eight images on processors, each by one thread
         summary="Turn the images into embeddings.",
         module=lambda config: f"elfs_ray.stages.{'embed_vectors' if config.embed.vectors else 'embed'}",
         scope=Scope.PER_INPUT,

@@ -11,6 +11,7 @@ from torch import nn
 from elfs_ray.data.digits import write_digits
 from elfs_ray.data.images import decode, to_uint8
 from elfs_ray.encoders import check_encoder, efficientnet_lite, load_encoder, packaged, weights_signature
+from elfs_ray.encoders.base import threads_busy
 from elfs_ray.encoders.weights import read_state_dict
 from elfs_ray.errors import UsageError
 
@@ -60,18 +61,49 @@ class TestEfficientNetLite:
         assert half.dtype == torch.float32
         assert nn.functional.cosine_similarity(exact, half).min() > 0.98
 
-    def test_a_processor_takes_few_images_at_once(self):
-        """And the vectors are those of each image."""
-        encoder, sizes, threads = load_encoder("efficientnet-lite0", image_size=32), [], torch.get_num_threads()
+    def test_processors_take_few_images_at_once(self):
+        """And the vectors are the same to the bit for any number of threads, which is as it was afterwards."""
+        encoder, sizes, before = load_encoder("efficientnet-lite0", image_size=32), [], torch.get_num_threads()
         encoder.module.register_forward_pre_hook(lambda _, images: sizes.append(len(images[0])))
-        many = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        torch.set_num_threads(1)
+        many, found = pixels(32, count=20), []
         try:
-            vectors = encoder.encode(many)
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                found.append(encoder.encode(many))
+                assert torch.get_num_threads() == threads
         finally:
-            torch.set_num_threads(threads)
-        assert sizes == [16, 16, 8]
-        assert torch.allclose(vectors, torch.cat([encoder.encode(one) for one in many.split(1)]), atol=1e-4)
+            torch.set_num_threads(before)
+        assert sorted(sizes) == [4] * 3 + [8] * 6
+        assert torch.equal(found[0], found[1])
+        assert torch.equal(found[0], found[2])
+        assert torch.allclose(found[0], torch.cat([encoder.encode(one) for one in many.split(1)]), atol=1e-4)
+
+    def test_what_a_pass_raises_is_raised(self):
+        """Passes that have not begun never do, and the number of threads is as it was."""
+        encoder, begun, before = load_encoder("efficientnet-lite0", image_size=32), [], torch.get_num_threads()
+
+        def fail(_module, images):
+            begun.append(len(images[0]))
+            raise RuntimeError("no such luck")
+
+        encoder.module.register_forward_pre_hook(fail)
+        torch.set_num_threads(2)
+        try:
+            with pytest.raises(RuntimeError, match="no such luck"):
+                encoder.encode(pixels(32, count=8000))
+            assert torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(before)
+        assert len(begun) < 500
+
+    @pytest.mark.parametrize(("images", "busy"), [(0, 1), (1, 1), (8, 1), (9, 2), (64, 3)])
+    def test_threads_that_have_a_pass_to_do(self, images, busy):
+        before = torch.get_num_threads()
+        torch.set_num_threads(3)
+        try:
+            assert threads_busy(images) == busy
+        finally:
+            torch.set_num_threads(before)
 
     def test_preprocessing(self):
         how = load_encoder("efficientnet-lite0").preprocessing

@@ -30,20 +30,20 @@ class Greedy(nn.Module):
         return images.mean(dim=(2, 3))
 
 
-def forward(fits):
+def forward(fits, rows=16):
     module = Greedy(fits)
     encoder = Encoder("greedy", module, Preprocessing(4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), 3, "none")
-    return module, AdaptiveForward(encoder, torch.device("cpu"), torch.float32, 16)
+    return module, AdaptiveForward(encoder, torch.device("cpu"), torch.float32, rows)
 
 
 def test_batches_get_smaller_and_stay_small():
-    pixels = torch.randint(256, (16, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    _, plain = forward(16)
-    module, adaptive = forward(5)
+    pixels = torch.randint(256, (8, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    _, plain = forward(8)
+    module, adaptive = forward(3, rows=8)
     assert torch.allclose(adaptive(pixels), plain(pixels))
-    assert module.sizes == [16, 8, 4, 4, 4, 4]
+    assert module.sizes == [8, 4, 2, 2, 2, 2]
     adaptive(pixels)
-    assert module.sizes[6:] == [4, 4, 4, 4]
+    assert module.sizes[6:] == [2, 2, 2, 2]
 
 
 def test_one_image_that_does_not_fit_says_what_to_do():
@@ -87,12 +87,12 @@ class Shared(nn.Module):
 
 
 def by_two_threads(fits, batches=6):
-    """Encode batches of 16 rows; returns the network, the forward, and whether all vectors are right."""
+    """Encode batches of 8 rows, a pass each; returns the network, the forward, and whether all vectors are right."""
     module = Shared(fits)
     encoder = Encoder("shared", module, Preprocessing(4, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), 3, "none")
-    adaptive = AdaptiveForward(encoder, CPU, torch.float32, 16)
-    _, plain = forward(16)
-    pixels = [torch.full((16, 3, 4, 4), number, dtype=torch.uint8) for number in range(batches)]
+    adaptive = AdaptiveForward(encoder, CPU, torch.float32, 8)
+    _, plain = forward(8)
+    pixels = [torch.full((8, 3, 4, 4), number, dtype=torch.uint8) for number in range(batches)]
 
     def encode(one):
         with adaptive.turn():
@@ -104,16 +104,16 @@ def by_two_threads(fits, batches=6):
 
 
 def test_two_batches_that_fit_are_under_way_at_once():
-    module, adaptive, right = by_two_threads(32)
+    module, adaptive, right = by_two_threads(16)
     assert right
-    assert (adaptive.rows, module.most, module.failures) == (16, 32, 0)
+    assert (adaptive.rows, module.most, module.failures) == (8, 16, 0)
 
 
 def test_two_batches_that_do_not_fit_take_turns():
     """One alone fits, so that no part gets smaller."""
-    module, adaptive, right = by_two_threads(16)
+    module, adaptive, right = by_two_threads(8)
     assert right
-    assert (adaptive.rows, module.failures) == (16, 2)
+    assert (adaptive.rows, module.failures) == (8, 2)
     assert module.calls == 2 + 6
 
 

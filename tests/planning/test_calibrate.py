@@ -1,11 +1,14 @@
 """What a plan measures on images: those that cannot be used do not end it."""
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import nn
 
 from elfs_ray.encoders.base import Encoder, Preprocessing
-from elfs_ray.planning.calibrate import _check, _decode
+from elfs_ray.planning import calibrate
+from elfs_ray.planning.calibrate import _check, _decode, _encode_seconds
+from elfs_ray.workers.hardware import Hardware
 from image_files import PIXELS, encode, exif, tiff, with_exif
 
 ENCODER = Encoder("mean", nn.AdaptiveAvgPool2d(1), Preprocessing(8, (0, 0, 0), (1, 1, 1), "nearest"), 3, "none")
@@ -31,3 +34,15 @@ def test_one_that_fails_later_all_the_same_is_passed_over():
 def test_where_all_fail_something_is_measured():
     pixels, _ = _decode([BAD], ENCODER, max_pixels=10_000)
     assert pixels.shape == (1, 3, 8, 8)
+
+
+def test_few_images_of_a_slow_encoder_speak_for_all_threads(monkeypatch):
+    """They are one pass, on one thread: of three, each has passes to do in a whole batch."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(calibrate, "_seconds", lambda step, most: 60.0)
+    torch.set_num_threads(3)
+    try:
+        each = _encode_seconds(ENCODER, np.zeros((1, 3, 8, 8), np.uint8), "float32", 64, Hardware("cpu", 3, 0))
+    finally:
+        torch.set_num_threads(before)
+    assert each == 60 / 4 / 3

@@ -238,6 +238,11 @@ class TestDecodingOnTheCard:
         chosen = choose_embed(EmbedConfig(), 4, gpus, 100, 224, 64.0, image_dtype="float32", card_decodes=can)
         assert chosen.decode == where
 
+    @pytest.mark.parametrize(("cpus", "images", "batch"), [(2, 300, 64), (16, 300, 128), (16, 9999, 64), (99, 9, 256)])
+    def test_each_thread_of_an_encoder_has_a_pass(self, cpus, images, batch):
+        chosen = choose_embed(EmbedConfig(), cpus, 0, images, 224, 64.0, image_dtype="float32")
+        assert chosen.batch_size == batch
+
 
 def test_two_threads_give_what_one_gives(tmp_path):
     """As Ray calls an encoder on a GPU; each batch keeps its rows and their order."""
