@@ -32,28 +32,11 @@ def mean_and_interval(values: Sequence[float] | Float[np.ndarray, " n"]) -> Mean
     count = len(values)
     if count < 2:
         return MeanInterval(float(values.mean()), 0.0, 0.0, count)
+    from scipy import special
+
     deviation = float(values.std(ddof=1))
-    return MeanInterval(float(values.mean()), deviation, _two_sided(count - 1) * deviation / count**0.5, count)
-
-
-def _two_sided(freedom: int) -> float:
-    """What a variable of Student's t distribution stays below in 95 of 100 cases, whatever its sign.
-
-    From the finite sums of that probability (Abramowitz and Stegun, 26.7.3 and 26.7.4): a few lines, where importing
-    SciPy's special functions takes longer than most that is judged here.
-    """
-    odd = freedom % 2
-    powers = np.arange(odd, freedom - 1, 2)
-    factors = np.cumprod(np.concatenate([[1.0], (powers[:-1] + 1) / (powers[:-1] + 2)])[: len(powers)])
-    low, high = 0.0, np.pi / 2
-    for _ in range(64):
-        angle = (low + high) / 2
-        inside = float(np.sin(angle) * (factors * np.cos(angle) ** powers).sum())
-        if (2 / np.pi * (angle + inside) if odd else inside) < 0.95:
-            low = angle
-        else:
-            high = angle
-    return float(np.sqrt(freedom) * np.tan(low))
+    quantile = float(special.stdtrit(count - 1, 0.975))
+    return MeanInterval(float(values.mean()), deviation, quantile * deviation / count**0.5, count)
 
 
 def best_candidate(values: Float64[np.ndarray, "c s"], steps: Int[np.ndarray, "c s"], *, within_noise: bool) -> int:

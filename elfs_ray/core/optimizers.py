@@ -9,28 +9,31 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 
-def _step_of(kind: type[torch.optim.Optimizer]) -> Callable[..., Any]:
-    """Its step, out of what would import the compiler, and not to be differentiated."""
-    found: Callable[..., Any] = torch.no_grad()(inspect.unwrap(kind.step))
+def _plain(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method, out of what would import the compiler."""
+    found: Callable[..., Any] = inspect.unwrap(method)
     return found
 
 
-class SGD(torch.optim.SGD):
+class _Plain(Optimizer):
+    """What all optimizers share."""
+
+    add_param_group = _plain(Optimizer.add_param_group)
+    load_state_dict = _plain(Optimizer.load_state_dict)
+    state_dict = _plain(Optimizer.state_dict)
+    zero_grad = _plain(Optimizer.zero_grad)
+
+
+class SGD(_Plain, torch.optim.SGD):
     """As torch has it."""
 
-    step = _step_of(torch.optim.SGD)
+    step = torch.no_grad()(_plain(torch.optim.SGD.step))
 
 
-class AdamW(torch.optim.AdamW):
+class AdamW(_Plain, torch.optim.AdamW):
     """As torch has it."""
 
-    step = _step_of(torch.optim.AdamW)
-
-
-# What these are marked with stands for what the compiler would make of them. Another torch may have no such mark, and
-# imports as it does.
-for _method in vars(torch.optim.Optimizer).values():
-    if hasattr(_method, "__wrapped__"):
-        vars(_method.__wrapped__).setdefault("__dynamo_disable", _method.__wrapped__)
+    step = torch.no_grad()(_plain(torch.optim.AdamW.step))

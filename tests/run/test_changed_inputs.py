@@ -63,7 +63,7 @@ def test_files_that_only_got_new_times_are_read_again_and_no_more(images, small_
     assert {step.state for step in outline([config], store, until="neighbors")} == {State.TO_DO}
     (images / f"more-{one.name}").unlink()
     changed = run(config, store, Reporter(), until="neighbors")["records"]
-    assert all(changed[unit]["started"] > after[unit]["started"] for unit in PREPARED)
+    assert all(changed[unit]["fingerprint"] != after[unit]["fingerprint"] for unit in PREPARED)
     assert changed["labels"]["content"] == before["labels"]["content"]
 
 
