@@ -1,10 +1,15 @@
 """The scripts in `jobs/`, run as scripts."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from elfs_ray.artifacts.run_folder import RunFolder
+from elfs_ray.artifacts.table import Table
+from small import BUDGET, command_line
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
@@ -25,6 +30,17 @@ def test_options_are_those_of_the_command(script):
 
 def test_each_command_has_its_script():
     assert SCRIPTS == ["embed", "evaluate", "select", "sweep"]
+
+
+def test_an_evaluation(small_run, small_input, tmp_path):
+    """Of a run that is there; `test_cluster.py` sends the other scripts to a cluster."""
+    run_dir = shutil.copytree(small_run.run_dir, tmp_path / "run")
+    images, labels = small_input
+    _, *options = command_line(images, labels, run_dir)
+    ended = run("jobs/evaluate.py", *options, "--set=evaluate.models=[linear]", "--set=ray.mode=never")
+    assert ended.returncode == 0, ended.stderr
+    rows = Table(RunFolder(str(run_dir)), f"evaluation/elfs/{BUDGET}").read().to_pandas()
+    assert rows.groupby(["model", "subset"]).size().to_dict() == {("linear", "elfs"): 2, ("linear", "random"): 2}
 
 
 def test_the_standard_module_is_found_from_every_place(tmp_path):
