@@ -34,7 +34,7 @@ demos: demo ## run the same pipeline on a local Ray, too (five minutes)
 test: $(READY) ## run the tests, in two processes
 	@$(BIN)/python -m pytest -q --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
 
-check-fast: $(READY) ## what finds most mistakes within a minute: style, types, and the tests of numerics
+check-fast: $(READY) ## what finds most mistakes in about a minute: style, types, and the tests of numerics
 	@$(MAKE) --no-print-directory --jobs=4 lint types imports pure
 
 pure: $(READY)

@@ -282,7 +282,7 @@ def _encode_seconds(encoder: Encoder, pixels: np.ndarray, dtype: str, batch: int
 
     few = seconds(min(4, batch), 1)
     if device.type == "cpu":
-        few *= threads_busy(min(4, batch)) / threads_busy(batch)
+        few /= threads_busy(batch)  # so few are one pass, of one thread
     return few if few * batch > 4 * SECONDS_EACH else seconds(batch, MOST_REPEATS)
 
 

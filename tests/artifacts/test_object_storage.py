@@ -210,7 +210,7 @@ def test_table_input(object_storage, small_input, folder):
 
 @pytest.mark.slow
 def test_the_whole_run(small_run, small_input, object_storage, folder):
-    """Storage refuses writes until the run gives up, then for moments: the same coreset as on a disk."""
+    """Storage refuses writes until the run gives up, then for seconds at a time: the same coreset as on a disk."""
     images, labels = small_input
     object_storage.upload(images, f"{folder}/images")
     object_storage.put(labels.read_bytes(), f"{folder}/labels.csv")
@@ -231,7 +231,7 @@ def test_the_whole_run(small_run, small_input, object_storage, folder):
         # It could not give its lock back. How long the next one waits is tested apart.
         run_dir.write_json({**run_dir.read_json(LOCK_OBJECT), "expires": 0.1}, LOCK_OBJECT)
 
-        # 2. The same run in this process, without Ray, through a door that closes for half a second in every four.
+        # 2. The same run in this process, without Ray, through a door that closes for two seconds in every eight.
         refused, ended = door.refused, threading.Event()
         swinging = threading.Thread(target=swing, args=(door, ended))
         swinging.start()
@@ -280,6 +280,6 @@ def run_again(object_storage, door, folder, reporter):
 def swing(door, ended):
     while not ended.is_set():
         door.closed = True
-        ended.wait(0.5)
+        ended.wait(2)
         door.closed = False
-        ended.wait(3.5)
+        ended.wait(6)

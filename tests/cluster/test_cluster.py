@@ -156,7 +156,7 @@ def test_jobs_stopped_and_nodes_and_workers_lost(cluster, small_run, small_input
     assert_same_rows(run_dir, small_run.run_dir, artifacts)
     assert (run_dir / "report.html").exists()
 
-    more = ["--method=elfs,kcenter", "--labels", str(labels), *options]
+    more = ["--method=elfs,random,kcenter", "--labels", str(labels), *options]
     with ThreadPoolExecutor(1) as pool:
         sweep = pool.submit(submitted, cluster, *script("sweep", images, run_dir, *more))
         wait = partial(wait_until, told=lambda: sweep, goes_on=lambda: not sweep.done())
@@ -167,7 +167,8 @@ def test_jobs_stopped_and_nodes_and_workers_lost(cluster, small_run, small_input
     # Other options of earlier stages were given by name, so that the trainings have other keys.
     assert_same_rows(run_dir, small_run.run_dir, [f"evaluation/elfs/{BUDGET}"], but=["training"])
     assert gpus_asked_for(cluster.tasks()) == GPUS
-    assert len(Table(RunFolder(str(run_dir)), f"coresets/kcenter/{BUDGET}").read()) == BUDGET
+    for method in ("random", "kcenter"):
+        assert len(Table(RunFolder(str(run_dir)), f"coresets/{method}/{BUDGET}").read()) == BUDGET
 
 
 def at_work(nodes, run_dir, pattern, title):
